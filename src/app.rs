@@ -1,0 +1,416 @@
+//! Starts every task, hands out every handle, stops everything: the one file that knows all floors.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::args::{HostOwnership, IssuerFlag, Serve};
+use crate::certs::{self, Acme, AcmeOptions, Issuer, Keeper, Local};
+use crate::compile::{IssuerKind, Policy, compile};
+use crate::lease::{self, Election, Leadership};
+use crate::live::{Current, Live};
+use crate::metrics::{Metrics, Replica};
+use crate::model::name::{Kind, ObjectName};
+use crate::model::plan::Plan;
+use crate::proxy::{Listening, Phase, Ports, Proxy};
+use crate::status::{self, Addresses, Compiled};
+use crate::store::{Cluster, ClusterOptions, Directory, Snapshots, Store};
+
+/// How long readiness waits for the ACME account's key once everything else is there.
+const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long tasks may take to end once nothing is served any more.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The time of day. Everything that needs it gets this function handed down.
+#[expect(clippy::disallowed_methods, reason = "this is the place that hands the clock down")]
+fn wall() -> Timestamp {
+    Timestamp::now()
+}
+
+/// Where `serve` reads its objects, for callers that have them elsewhere than the flags say.
+#[derive(Debug)]
+pub enum Source {
+    /// As the flags say.
+    Flags,
+    /// Files: directories to read, and one to write to.
+    Files {
+        /// Read.
+        read: Vec<PathBuf>,
+        /// Read and written.
+        write: PathBuf,
+    },
+}
+
+/// Serves until a signal says to stop; `stop` may say so, too.
+pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> anyhow::Result<()> {
+    for flag in &args.without_effect {
+        tracing::info!("flag --{flag} has no effect here");
+    }
+    let identity = identity(args);
+    let metrics = Arc::new(Metrics::new(&Replica {
+        namespace: args.pod_namespace.clone(),
+        pod: identity.clone(),
+        class: args.controller_class.clone(),
+        election: args.election_id.clone(),
+    })?);
+    let current = Current::new(Live::empty(certs::fake()?));
+    let (phase, phases) = watch::channel(Phase::Serving);
+
+    // Ports first: whoever waits for them sees 404 rather than refused connections.
+    let admin_address =
+        SocketAddr::new(args.healthz_host.unwrap_or(everywhere()), args.healthz_port);
+    let admin_listener = admin::bind(admin_address).await?;
+    let proxy =
+        Proxy::start(&listening(args), current.clone(), metrics.clone(), phases.clone(), wall)?;
+    tracing::info!(http = args.http_port, https = args.https_port, "listening");
+
+    let policy = policy(args);
+    let store = store(args, source, &policy, &identity).await?;
+    let elected = CancellationToken::new();
+    let (leadership, election) =
+        if matches!(store, Store::Directory(_)) || args.disable_leader_election {
+            metrics.leader.set(1);
+            (Leadership::sole(), None)
+        } else {
+            let election = Election {
+                name: ObjectName::new(args.pod_namespace.as_str(), args.election_id.as_str()),
+                identity,
+                duration: args.election_ttl,
+            };
+            let (leadership, task) =
+                lease::run(store.clone(), election, metrics.clone(), wall, elected.clone());
+            (leadership, Some(task))
+        };
+
+    let (compiled, compilations) = watch::channel(Compiled::default());
+    let (plan, plans) = watch::channel(Arc::<Plan>::default());
+    let (ready, readiness) = watch::channel(false);
+    let (notices, noticed) = mpsc::channel(64);
+    let compiler = Compiler {
+        policy,
+        current: current.clone(),
+        metrics: metrics.clone(),
+        store: store.clone(),
+        compiled,
+        plan,
+        ready,
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(compiler.run(store.snapshots()));
+    if let Some(issuer) = issuer(args, &leadership)? {
+        let keeper = Keeper {
+            store: store.clone(),
+            issuer,
+            leadership: leadership.clone(),
+            metrics: metrics.clone(),
+            notices: notices.clone(),
+            namespace: args.pod_namespace.as_str().into(),
+            min_reissue: args.acme_min_reissue,
+            wall,
+        };
+        tasks.spawn(keeper.run(plans));
+    }
+    let interval = Duration::from_secs(args.status_update_interval.max(5));
+    let addresses = addresses(args);
+    tasks.spawn(status::publish(
+        store.clone(),
+        addresses,
+        interval,
+        leadership.clone(),
+        compilations.clone(),
+    ));
+    tasks.spawn(status::tell(store.clone(), leadership.clone(), compilations.clone(), noticed));
+    let admin = Admin {
+        current,
+        compiled: compilations,
+        metrics,
+        phase: phases,
+        ready: readiness,
+        leadership,
+        store,
+        health_path: args.health_check_path.clone(),
+        class: args.controller_class.clone(),
+    };
+    tasks.spawn(admin.run(admin_listener));
+
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        () = signals.next() => {}
+        () = stop.cancelled() => {}
+        Some(ended) = tasks.join_next() => {
+            // None of them ever ends by itself: going on without it would be worse.
+            tracing::error!(?ended, "a task ended");
+            phase.send_replace(Phase::Over);
+            anyhow::bail!("a task of the control plane ended");
+        }
+    }
+    let grace = Duration::from_secs(args.shutdown_grace_period);
+    shut_down(proxy, &phase, &mut signals, grace, args.drain_timeout, elected, election).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Ends in order: ask clients to go elsewhere, accept nothing new, finish, cut what is left.
+async fn shut_down(
+    proxy: Proxy,
+    phase: &watch::Sender<Phase>,
+    signals: &mut Signals,
+    grace: Duration,
+    drain: Duration,
+    elected: CancellationToken,
+    election: Option<tokio::task::JoinHandle<()>>,
+) {
+    tracing::info!(?grace, "shutting down");
+    phase.send_replace(Phase::Leaving);
+    elected.cancel();
+    tokio::select! {
+        () = tokio::time::sleep(grace) => {}
+        () = signals.next() => drop(phase.send_replace(Phase::Over)),
+    }
+    phase.send_if_modified(|it| {
+        let later = *it < Phase::Draining;
+        if later {
+            *it = Phase::Draining;
+        }
+        later
+    });
+    let mut workers = tokio::task::spawn_blocking(move || proxy.join());
+    tokio::select! {
+        _ = &mut workers => {}
+        () = tokio::time::sleep(drain) => tracing::warn!("requests under way are cut"),
+        () = signals.next() => tracing::warn!("told again to stop: requests under way are cut"),
+    }
+    phase.send_replace(Phase::Over);
+    if !workers.is_finished() {
+        let _ = tokio::time::timeout(FAREWELL, workers).await;
+    }
+    if let Some(election) = election {
+        let _ = tokio::time::timeout(FAREWELL, election).await;
+    }
+    tracing::info!("stopped");
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Turns snapshots into what is served.
+struct Compiler {
+    policy: Policy,
+    current: Current,
+    metrics: Arc<Metrics>,
+    store: Store,
+    compiled: watch::Sender<Compiled>,
+    plan: watch::Sender<Arc<Plan>>,
+    ready: watch::Sender<bool>,
+}
+
+impl Compiler {
+    async fn run(self, mut snapshots: Snapshots) {
+        let mut first = None;
+        loop {
+            let late = first.map(|it: Instant| it + ACCOUNT_PATIENCE);
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(late.unwrap_or_else(Instant::now)),
+                    if late.is_some() && !*self.ready.borrow() =>
+                {
+                    tracing::warn!("no ACME account key yet: ready without, challenges are not answered");
+                    self.ready.send_replace(true);
+                    continue;
+                }
+            }
+            let Some(objects) = snapshots.borrow_and_update().clone() else { continue };
+            first.get_or_insert_with(Instant::now);
+            let policy = self.policy.clone();
+            let snapshot = objects.clone();
+            let compiling = tokio::task::spawn_blocking(move || compile(&snapshot, &policy));
+            let Ok((plan, problems)) = compiling.await else {
+                tracing::error!("compiling panicked: what was served before is kept");
+                continue;
+            };
+            self.store.read_also(&plan.unlisted);
+            self.metrics.problems(&problems);
+            let previous = self.current.load();
+            let plan = if *previous.plan == plan {
+                previous.plan.clone()
+            } else {
+                let plan = Arc::new(plan);
+                self.current.replace(Live::next(plan.clone(), &previous));
+                self.metrics.keep(&plan.ours);
+                tracing::info!(
+                    hosts = plan.hosts.len(),
+                    backends = plan.backends.len(),
+                    problems = problems.len(),
+                    "now serving"
+                );
+                plan
+            };
+            self.metrics.swapped(wall().as_second());
+            let unanswerable = self.policy.issuer == IssuerKind::Acme
+                && plan.thumbprint.is_none()
+                && !objects.unreadable.contains(&Kind::Secret);
+            if !unanswerable {
+                self.ready.send_replace(true);
+            }
+            self.compiled.send_replace(Compiled {
+                objects,
+                plan: plan.clone(),
+                problems: Arc::new(problems),
+            });
+            self.plan.send_if_modified(|it| {
+                let changed = !Arc::ptr_eq(it, &plan);
+                *it = plan;
+                changed
+            });
+        }
+    }
+}
+
+/// The pod's name, or one made up.
+fn identity(args: &Serve) -> String {
+    args.pod_name.clone().unwrap_or_else(|| {
+        let random: u64 = rand::random();
+        format!("lockgate-{random:016x}")
+    })
+}
+
+/// All addresses of this machine, by IPv6 where there is any.
+fn everywhere() -> IpAddr {
+    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    match TcpListener::bind((any, 0)) {
+        Ok(_) => any,
+        Err(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    }
+}
+
+fn listening(args: &Serve) -> Listening {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Listening {
+        bind: args.bind.unwrap_or_else(everywhere),
+        http: args.http_port,
+        https: args.https_port,
+        external: Ports { http: args.external_http_port, https: args.external_https_port },
+        workers: args.workers.map_or(cores, usize::from),
+    }
+}
+
+fn policy(args: &Serve) -> Policy {
+    Policy {
+        ingress_class: args.ingress_class.clone(),
+        controller_class: args.controller_class.clone(),
+        class_by_name: args.ingress_class_by_name,
+        watch_without_class: args.watch_ingress_without_class,
+        prefix: args.annotations_prefix.clone(),
+        legacy_annotations: args.legacy_annotations,
+        config_map: args.configmap.clone(),
+        default_backend: args.default_backend_service.clone(),
+        default_certificate: args.default_ssl_certificate.clone(),
+        no_catch_all: args.disable_catch_all,
+        no_external_name: args.disable_svc_external_name,
+        strict_hosts: args.host_ownership == HostOwnership::Namespace,
+        issuer: match args.issuer {
+            IssuerFlag::Acme => IssuerKind::Acme,
+            IssuerFlag::Local => IssuerKind::Local,
+            IssuerFlag::None => IssuerKind::None,
+        },
+        account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
+        adopt_cert_manager: args.adopt_cert_manager_annotations,
+    }
+}
+
+async fn store(
+    args: &Serve,
+    source: Source,
+    policy: &Policy,
+    identity: &str,
+) -> anyhow::Result<Store> {
+    match (source, &args.manifests) {
+        (Source::Files { read, write }, _) => Ok(Store::Directory(Directory::new(read, write))),
+        (Source::Flags, Some(directory)) => {
+            anyhow::ensure!(
+                directory.is_dir(),
+                "--manifests: {} is no directory",
+                directory.display()
+            );
+            let issued = directory.join("issued");
+            Ok(Store::Directory(Directory::new([directory.clone()], issued)))
+        }
+        (Source::Flags, None) => {
+            let options = ClusterOptions {
+                kubeconfig: args.kubeconfig.clone(),
+                host: args.apiserver_host.clone(),
+                namespace: args.watch_namespace.clone().filter(|it| !it.is_empty()),
+                config_map: args.configmap.clone(),
+                account: policy.account.clone(),
+                identity: identity.to_owned(),
+            };
+            let cluster = Cluster::connect(options).await;
+            Ok(Store::Cluster(cluster.context("no way to the API server is configured")?))
+        }
+    }
+}
+
+fn issuer(args: &Serve, leadership: &Leadership) -> anyhow::Result<Option<Issuer>> {
+    match args.issuer {
+        IssuerFlag::None => Ok(None),
+        IssuerFlag::Local => Ok(Some(Issuer::Local(Local {
+            secret: ObjectName::new(args.pod_namespace.as_str(), "lockgate-local-ca"),
+            validity: args.local_validity,
+        }))),
+        IssuerFlag::Acme => {
+            let trust = match &args.acme_ca_file {
+                None => None,
+                Some(file) => Some(
+                    std::fs::read(file)
+                        .with_context(|| format!("--acme-ca-file {}", file.display()))?,
+                ),
+            };
+            let options = AcmeOptions {
+                directory: args.directory().to_owned(),
+                trust,
+                email: args.acme_email.clone(),
+                profile: args.acme_profile.clone(),
+                account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
+            };
+            Ok(Some(Issuer::Acme(Acme::new(options, leadership.clone())?)))
+        }
+    }
+}
+
+fn addresses(args: &Serve) -> Addresses {
+    let given = args.publish_status_address.iter().map(|it| it.trim()).filter(|it| !it.is_empty());
+    let given: Vec<Box<str>> = given.map(Into::into).collect();
+    match &args.publish_service {
+        _ if !args.update_status => Addresses::None,
+        _ if !given.is_empty() => Addresses::Given(given),
+        Some(service) => Addresses::Service(service.clone()),
+        None => Addresses::None,
+    }
+}

@@ -1,0 +1,425 @@
+//! Certificates: ordered by whoever leads, stored in Secrets, never handed to the proxy.
+//!
+//! Floor 3: knows no proxy. What is stored comes back in a snapshot and is served from there, by every
+//! replica alike. One work item is one Secret:
+//!
+//! 1. read it afresh, and make sure that it is ours and still due;
+//! 2. rehearse the write, so that nothing is ordered that could not be stored;
+//! 3. store key and request in a Secret of our own, so that nothing that is issued can be lost;
+//! 4. order, and note the order's URL before doing anything with it;
+//! 5. check what came, store it, and forget the record of step 3.
+//!
+//! After a crash at any point the next leader finds that record and goes on from there.
+
+mod account;
+mod client;
+pub mod due;
+mod fake;
+mod local;
+mod order;
+mod trouble;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertificateParams, KeyPair};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::compile::objects::{ISSUED_AT, ISSUER, MANAGED, MANAGER, TLS_ACME};
+use crate::lease::Leadership;
+use crate::metrics::Metrics;
+use crate::model::host::HostPattern;
+use crate::model::keypair::Keypair;
+use crate::model::name::{Kind, ObjectName};
+use crate::model::plan::{Plan, Wanted};
+use crate::store::{Notice, Store, StoredSecret};
+
+use due::{Due, due, next_look};
+pub use fake::fake;
+pub use local::Local;
+pub use order::{Acme, AcmeOptions};
+pub use trouble::Trouble;
+
+/// Most orders under way at once.
+const AT_ONCE: usize = 8;
+/// Longest sleep: a clock that was set is noticed after this long.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Who signs.
+#[derive(Clone, Debug)]
+pub enum Issuer {
+    /// A CA that speaks ACME.
+    Acme(Acme),
+    /// The built-in one.
+    Local(Local),
+}
+
+impl Issuer {
+    fn name(&self) -> &str {
+        match self {
+            Self::Acme(acme) => acme.name(),
+            Self::Local(_) => "local",
+        }
+    }
+}
+
+/// What the keeper of certificates needs.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    /// Where Secrets are.
+    pub store: Store,
+    /// Who signs.
+    pub issuer: Issuer,
+    /// Whether this replica may write.
+    pub leadership: Leadership,
+    /// Where orders are counted.
+    pub metrics: Arc<Metrics>,
+    /// Where milestones are told.
+    pub notices: mpsc::Sender<Notice>,
+    /// Our own namespace: records of orders are kept there.
+    pub namespace: Box<str>,
+    /// Shortest time between two certificates for one Secret (`--acme-min-reissue`).
+    pub min_reissue: Duration,
+    /// The time of day.
+    pub wall: fn() -> jiff::Timestamp,
+}
+
+/// How an item failed, and when it is tried again.
+#[derive(Debug)]
+struct Waiting {
+    failures: u32,
+    until: Instant,
+    /// The names that were wanted: other names are tried at once.
+    names: BTreeSet<String>,
+}
+
+impl Keeper {
+    /// Keeps certificates for ever: whenever this replica leads, whatever is due is ordered.
+    pub async fn run(mut self, mut plans: watch::Receiver<Arc<Plan>>) {
+        let mut jobs: JoinSet<(ObjectName, Wanted, Result<(), Trouble>)> = JoinSet::new();
+        let mut under_way = BTreeSet::new();
+        let mut waiting: HashMap<ObjectName, Waiting> = HashMap::new();
+        let mut prepared = false;
+        loop {
+            let plan = plans.borrow_and_update().clone();
+            let mut sleep = LONGEST_SLEEP;
+            if self.leadership.holds() {
+                if !prepared {
+                    prepared = self.prepare().await;
+                    sleep = sleep.min(Duration::from_secs(5));
+                }
+                waiting.retain(|name, _| plan.wanted.contains_key(name));
+                if prepared && self.answerable(&plan) {
+                    sleep = sleep.min(self.start(&plan, &mut jobs, &mut under_way, &waiting));
+                }
+            }
+            tokio::select! {
+                changed = plans.changed() => if changed.is_err() { return },
+                () = self.leadership.changed() => {}
+                Some(done) = jobs.join_next() => {
+                    // A job that panicked is forgotten with its name: the next plan or tick tries again.
+                    let Ok((name, wanted, result)) = done else { under_way.clear(); continue };
+                    under_way.remove(&name);
+                    self.conclude(&mut waiting, name, wanted, result).await;
+                }
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    async fn prepare(&self) -> bool {
+        let Issuer::Acme(acme) = &self.issuer else { return true };
+        match acme.prepare(&self.store).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "the ACME account's key is not ready");
+                false
+            }
+        }
+    }
+
+    /// Whether a challenge would be answered: the thumbprint has come round to us.
+    fn answerable(&self, plan: &Plan) -> bool {
+        matches!(self.issuer, Issuer::Local(_)) || plan.thumbprint.is_some()
+    }
+
+    /// Starts what is due; says how long until something else may be.
+    fn start(
+        &self,
+        plan: &Plan,
+        jobs: &mut JoinSet<(ObjectName, Wanted, Result<(), Trouble>)>,
+        under_way: &mut BTreeSet<ObjectName>,
+        waiting: &HashMap<ObjectName, Waiting>,
+    ) -> Duration {
+        let now = (self.wall)().as_second();
+        let mut sleep = LONGEST_SLEEP;
+        for (name, wanted) in &plan.wanted {
+            let Some(due) = due(wanted, self.issuer.name(), now) else {
+                if let Some(look) = next_look(wanted) {
+                    let left = Duration::from_secs(u64::try_from(look - now).unwrap_or(0));
+                    sleep = sleep.min(left.max(Duration::from_millis(200)));
+                }
+                continue;
+            };
+            if let Some(it) = waiting.get(name).filter(|it| it.names == wanted.names) {
+                let left = it.until.saturating_duration_since(Instant::now());
+                if !left.is_zero() {
+                    sleep = sleep.min(left);
+                    continue;
+                }
+            }
+            if let Some(left) = self.too_soon(wanted, &due, now) {
+                sleep = sleep.min(left);
+                continue;
+            }
+            if jobs.len() < AT_ONCE && under_way.insert(name.clone()) {
+                let (keeper, name, wanted) = (self.clone(), name.clone(), wanted.clone());
+                jobs.spawn(async move {
+                    let result = keeper.obtain(&name, &wanted, &due).await;
+                    (name, wanted, result)
+                });
+            }
+        }
+        sleep
+    }
+
+    /// How long until the same names may be issued again; a runaway loop ends here.
+    fn too_soon(&self, wanted: &Wanted, due: &Due, now: i64) -> Option<Duration> {
+        if *due != Due::Expiring {
+            return None;
+        }
+        let since = u64::try_from(now - wanted.issued_at?).unwrap_or(0);
+        self.min_reissue.checked_sub(Duration::from_secs(since)).filter(|it| !it.is_zero())
+    }
+
+    async fn conclude(
+        &self,
+        waiting: &mut HashMap<ObjectName, Waiting>,
+        name: ObjectName,
+        wanted: Wanted,
+        result: Result<(), Trouble>,
+    ) {
+        let Err(trouble) = result else {
+            self.metrics.orders.with_label_values(&["issued"]).inc();
+            waiting.remove(&name);
+            return;
+        };
+        let failures = waiting.get(&name).map_or(0, |it| it.failures) + 1;
+        let pause = trouble.pause(failures);
+        self.metrics.orders.with_label_values(&["failed"]).inc();
+        tracing::warn!(secret = %name, %trouble, retry_in = ?pause, "no certificate");
+        if trouble.concerns_owner() {
+            let text =
+                format!("no certificate for Secret {name}: {trouble}; next try in {pause:?}");
+            self.tell(&wanted, "CertificateFailed", text, true).await;
+        }
+        let until = Instant::now() + pause;
+        waiting.insert(name, Waiting { failures, until, names: wanted.names });
+    }
+
+    async fn tell(&self, wanted: &Wanted, reason: &str, text: String, warning: bool) {
+        for ingress in &wanted.ingresses {
+            let notice = Notice {
+                kind: Kind::Ingress,
+                object: ingress.clone(),
+                reason: reason.to_owned(),
+                text: text.clone(),
+                warning,
+            };
+            // Who listens ends only when we do.
+            let _ = self.notices.send(notice).await;
+        }
+    }
+
+    /// Gets one certificate into its Secret.
+    async fn obtain(&self, name: &ObjectName, wanted: &Wanted, due: &Due) -> Result<(), Trouble> {
+        let found = self.store.secret(name).await?;
+        let mut secret = match found {
+            None => fresh(name),
+            Some(found) if is_ours(&found) => found,
+            Some(_) => return Err(Trouble::Foreign),
+        };
+        if self.is_settled(&secret, wanted) {
+            return Ok(());
+        }
+        tracing::info!(secret = %name, reason = %due, names = ?wanted.names, "ordering a certificate");
+        let text = format!("certificate for Secret {name} is ordered: {due}");
+        self.tell(wanted, "CertificateOrdered", text, false).await;
+        let mut record = self.record(name, wanted).await?;
+        self.rehearse(&secret, &record).await?;
+        let chain = match &self.issuer {
+            Issuer::Local(local) => {
+                local.issue(&self.store, record.csr()?, (self.wall)().as_second()).await?
+            }
+            Issuer::Acme(acme) => {
+                let placed = acme.place(&self.store, &wanted.names, record.url()).await?;
+                record.note(&self.store, placed.url()).await?;
+                acme.complete(placed, record.csr()?).await?
+            }
+        };
+        let keypair = self.check(&chain, record.key()?, wanted)?;
+        secret.data.insert("tls.crt".to_owned(), chain.into_bytes());
+        secret.data.insert("tls.key".to_owned(), record.key()?.to_vec());
+        self.mark(&mut secret);
+        if !self.leadership.holds() {
+            return Err(Trouble::Deposed);
+        }
+        self.store.write_secret(&secret, false).await?;
+        self.store.delete_secret(&record.0.name).await?;
+        let until = jiff::Timestamp::from_second(keypair.not_after).unwrap_or_default();
+        tracing::info!(secret = %name, %until, "certificate stored");
+        let text = format!("certificate for Secret {name} is stored and good until {until}");
+        self.tell(wanted, "CertificateIssued", text, false).await;
+        Ok(())
+    }
+
+    /// Whether somebody already did what is to be done.
+    fn is_settled(&self, secret: &StoredSecret, wanted: &Wanted) -> bool {
+        let entry = |name: &str| secret.data.get(name).map(Vec::as_slice);
+        let held = Keypair::parse(entry("tls.crt"), entry("tls.key")).ok().map(Arc::new);
+        let now = Wanted {
+            exists: secret.version.is_some(),
+            held,
+            issuer: secret.annotations.get(ISSUER).cloned(),
+            ..wanted.clone()
+        };
+        due(&now, self.issuer.name(), (self.wall)().as_second()).is_none()
+    }
+
+    /// The record of an order for these names: found, or made with a new key and stored.
+    async fn record(&self, name: &ObjectName, wanted: &Wanted) -> Result<Record, Trouble> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let place = ObjectName::new(
+            self.namespace.clone(),
+            format!("lockgate-order-{:016x}", hasher.finish()),
+        );
+        let names = due::key(&wanted.names);
+        let found = self.store.secret(&place).await?;
+        let version = match found {
+            Some(found) => {
+                let same = |entry: &str, text: &str| {
+                    found.data.get(entry).is_some_and(|it| it == text.as_bytes())
+                };
+                if same("names", &names) && same("issuer", self.issuer.name()) {
+                    return Ok(Record(found));
+                }
+                found.version
+            }
+            None => None,
+        };
+        let made = |it: rcgen::Error| Trouble::Unusable(it.to_string());
+        let key = KeyPair::generate().map_err(made)?;
+        let params = CertificateParams::new(wanted.names.iter().cloned().collect::<Vec<_>>())
+            .map_err(made)?;
+        let csr = params.serialize_request(&key).map_err(made)?;
+        let data = [
+            ("key.pem", key.serialize_pem().into_bytes()),
+            ("csr.der", csr.der().to_vec()),
+            ("names", names.into_bytes()),
+            ("issuer", self.issuer.name().as_bytes().to_vec()),
+            ("secret", name.to_string().into_bytes()),
+        ];
+        let secret = StoredSecret {
+            kind: "Opaque".to_owned(),
+            data: BTreeMap::from(data.map(|(name, value)| (name.to_owned(), value))),
+            version,
+            ..fresh(&place)
+        };
+        if !self.leadership.holds() {
+            return Err(Trouble::Deposed);
+        }
+        self.store.write_secret(&secret, false).await?;
+        // Read again for the version that a later write needs.
+        let stored = self.store.secret(&place).await?;
+        stored.map(Record).ok_or(Trouble::Deposed)
+    }
+
+    /// Has the API server check the write before anything is ordered.
+    async fn rehearse(&self, secret: &StoredSecret, record: &Record) -> Result<(), Trouble> {
+        let mut draft = secret.clone();
+        draft.data.insert("tls.crt".to_owned(), b"rehearsal".to_vec());
+        draft.data.insert("tls.key".to_owned(), record.key()?.to_vec());
+        self.mark(&mut draft);
+        Ok(self.store.write_secret(&draft, true).await?)
+    }
+
+    fn mark(&self, secret: &mut StoredSecret) {
+        let now = (self.wall)().as_second().to_string();
+        let issuer = self.issuer.name().to_owned();
+        for (name, value) in [(MANAGED, "v1".to_owned()), (ISSUER, issuer), (ISSUED_AT, now)] {
+            secret.annotations.insert(name.to_owned(), value);
+        }
+    }
+
+    /// Whether what came may be stored.
+    fn check(&self, chain: &str, key: &[u8], wanted: &Wanted) -> Result<Keypair, Trouble> {
+        let unusable = |it: String| Trouble::Unusable(it);
+        let keypair = Keypair::parse(Some(chain.as_bytes()), Some(key))
+            .map_err(|it| unusable(it.to_string()))?;
+        for name in &wanted.names {
+            let host: Result<HostPattern, _> = name.parse();
+            if !host.is_ok_and(|it| keypair.covers(&it)) {
+                return Err(unusable(format!("it does not cover {name}")));
+            }
+        }
+        let now = (self.wall)().as_second();
+        if keypair.not_before > now + 300
+            || due::renew_at(keypair.not_before, keypair.not_after) <= now
+        {
+            return Err(unusable("it is not valid yet, or due again at once".to_owned()));
+        }
+        Ok(keypair)
+    }
+}
+
+/// What is remembered of an order, in a Secret of our own.
+#[derive(Debug)]
+struct Record(StoredSecret);
+
+impl Record {
+    fn entry(&self, name: &str) -> Result<&[u8], Trouble> {
+        let missing = || Trouble::Unusable(format!("Secret {} holds no {name}", self.0.name));
+        self.0.data.get(name).map(Vec::as_slice).ok_or_else(missing)
+    }
+
+    fn key(&self) -> Result<&[u8], Trouble> {
+        self.entry("key.pem")
+    }
+
+    fn csr(&self) -> Result<&[u8], Trouble> {
+        self.entry("csr.der")
+    }
+
+    fn url(&self) -> Option<&str> {
+        self.entry("url").ok().and_then(|it| std::str::from_utf8(it).ok())
+    }
+
+    /// Notes the order's URL; two leaders cannot both succeed.
+    async fn note(&mut self, store: &Store, url: &str) -> Result<(), Trouble> {
+        if self.url() != Some(url) {
+            self.0.data.insert("url".to_owned(), url.as_bytes().to_vec());
+            store.write_secret(&self.0, false).await?;
+        }
+        Ok(())
+    }
+}
+
+fn fresh(name: &ObjectName) -> StoredSecret {
+    StoredSecret {
+        name: name.clone(),
+        kind: "kubernetes.io/tls".to_owned(),
+        labels: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())]),
+        ..StoredSecret::default()
+    }
+}
+
+/// Whether a Secret is ours to write: it bears our mark, or kube-lego's.
+fn is_ours(secret: &StoredSecret) -> bool {
+    let lego = secret.annotations.get(TLS_ACME).is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    secret.annotations.contains_key(MANAGED) || lego
+}

@@ -1,0 +1,215 @@
+//! Annotations: what an Ingress says about itself, read by one table.
+//!
+//! Every annotation of ingress-nginx has its row in [`TABLE`], built or not, so that one which is not
+//! honoured is told to its owner and one that protects something never looks as if it did. A new
+//! feature turns a `Missing` row into one that `Sets` something.
+
+mod table;
+
+use std::collections::BTreeMap;
+
+pub use table::TABLE;
+
+use super::Policy;
+use super::objects::Ingress;
+use crate::model::options::Options;
+
+/// The prefix before ingress-nginx 0.9, which kube-lego's users still have.
+const LEGACY: &str = "ingress.kubernetes.io";
+
+/// One annotation: its name without the prefix, what it is for, and what is done with it.
+pub struct Annotation {
+    /// As `proxy-body-size`.
+    pub name: &'static str,
+    /// Value and meaning, for people.
+    pub help: &'static str,
+    /// What is done with it.
+    pub effect: Effect,
+}
+
+/// What is done with an annotation.
+#[derive(Clone, Copy)]
+pub enum Effect {
+    /// Read into the options; the error says what the value should have been, and the default holds.
+    Sets(fn(&str, &mut Options) -> Result<(), &'static str>),
+    /// Not built. A value that asks for what happens anyway is let pass.
+    Missing {
+        /// Whether a value asks for nothing.
+        inert: fn(&str) -> bool,
+        /// What happens to an Ingress that asks for something.
+        instead: Instead,
+    },
+    /// Tunes something nginx has and this program has not; nobody loses anything.
+    Moot,
+}
+
+/// What happens to an Ingress that asks for what is not built.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Instead {
+    /// It is served without; its owner is told.
+    Serve,
+    /// Its paths answer 503, because without it they would be open or mean something else.
+    Refuse,
+    /// It is left out whole: its paths would take those of others.
+    Skip,
+}
+
+/// What the annotations of one Ingress come to.
+pub(super) struct Reading {
+    pub(super) options: Options,
+    /// Why its paths answer 503.
+    pub(super) refusal: Option<String>,
+    /// Why it is left out.
+    pub(super) skip: Option<String>,
+    /// Reason and text of each problem.
+    pub(super) problems: Vec<(&'static str, String)>,
+}
+
+/// Reads the annotations of an Ingress on top of what the ConfigMap set.
+pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
+    let mut reading =
+        Reading { options: base.clone(), refusal: None, skip: None, problems: Vec::new() };
+    for (name, value) in named(ingress, policy) {
+        match TABLE.iter().find(|it| it.name == name) {
+            Some(row) => reading.apply(row, value.trim()),
+            None => reading.problems.push(("UnknownAnnotation", unknown(name))),
+        }
+    }
+    reading
+}
+
+/// The annotations under our prefixes without these; the newer prefix wins over the legacy one.
+fn named<'a>(ingress: &'a Ingress, policy: &Policy) -> BTreeMap<&'a str, &'a str> {
+    let mut named = BTreeMap::new();
+    if policy.legacy_annotations {
+        named.extend(under(LEGACY, ingress));
+    }
+    named.extend(under(&policy.prefix, ingress));
+    named
+}
+
+fn under<'a>(prefix: &str, ingress: &'a Ingress) -> impl Iterator<Item = (&'a str, &'a str)> {
+    ingress.annotations.iter().filter_map(move |(name, value)| {
+        Some((name.strip_prefix(prefix)?.strip_prefix('/')?, &**value))
+    })
+}
+
+fn unknown(name: &str) -> String {
+    if super::config::is_known(name) {
+        return format!(
+            "annotation {name} has no effect: it is a key of the ConfigMap, for all Ingresses"
+        );
+    }
+    format!("annotation {name} is not known and has no effect")
+}
+
+impl Reading {
+    fn apply(&mut self, row: &Annotation, value: &str) {
+        let Annotation { name, effect, .. } = row;
+        match effect {
+            Effect::Sets(read) => {
+                if let Err(wanted) = read(value, &mut self.options) {
+                    self.problems.push((
+                        "BadAnnotation",
+                        format!("annotation {name} ignored: {value:?} is not {wanted}"),
+                    ));
+                }
+            }
+            Effect::Moot => {}
+            Effect::Missing { inert, .. } if inert(value) => {}
+            Effect::Missing { instead, .. } => {
+                let what = format!("annotation {name}: {value:?} is not supported yet");
+                let text = match instead {
+                    Instead::Serve => format!("{what}: served without it"),
+                    Instead::Refuse => {
+                        let text = format!("{what}: the paths of this Ingress answer 503");
+                        self.refusal.get_or_insert_with(|| text.clone());
+                        text
+                    }
+                    Instead::Skip => {
+                        let text = format!("{what}: the whole Ingress is left out");
+                        self.skip.get_or_insert_with(|| text.clone());
+                        text
+                    }
+                };
+                self.problems.push(("NotSupported", text));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(annotations: &[(&str, &str)]) -> Reading {
+        let annotations = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        read(
+            &Ingress { annotations, ..Ingress::default() },
+            &Policy::default(),
+            &Options::default(),
+        )
+    }
+
+    #[test]
+    fn the_newer_prefix_wins_over_the_legacy_one() {
+        let both = reading(&[
+            ("ingress.kubernetes.io/proxy-body-size", "1k"),
+            ("nginx.ingress.kubernetes.io/proxy-body-size", "2k"),
+        ]);
+        assert_eq!(both.options.body_limit, Some(2048));
+        let legacy = reading(&[("ingress.kubernetes.io/proxy-body-size", "1k")]);
+        assert_eq!(legacy.options.body_limit, Some(1024));
+    }
+
+    #[test]
+    fn every_row_that_protects_refuses_and_lets_pass_what_asks_for_nothing() {
+        for (name, value, refused) in [
+            ("auth-url", "http://auth/", true),
+            ("auth-tls-secret", "a/b", true),
+            ("allowlist-source-range", "10.0.0.0/8", true),
+            ("whitelist-source-range", "10.0.0.0/8", true),
+            ("denylist-source-range", "10.0.0.0/8", true),
+            ("satisfy", "any", true),
+            ("satisfy", "all", false),
+            ("proxy-ssl-verify", "on", true),
+            ("proxy-ssl-verify", "off", false),
+            ("enable-modsecurity", "true", true),
+            ("enable-modsecurity", "false", false),
+            ("enable-modsecurity", "maybe", true),
+            ("use-regex", "true", true),
+            ("use-regex", "false", false),
+            ("rewrite-target", "/$1", true),
+            ("configuration-snippet", "deny all;", true),
+            ("backend-protocol", "HTTPS", true),
+            ("backend-protocol", "http", false),
+            ("limit-rps", "5", false),
+        ] {
+            let name = format!("nginx.ingress.kubernetes.io/{name}");
+            let reading = reading(&[(&name, value)]);
+            assert_eq!(reading.refusal.is_some(), refused, "{name}: {value}");
+            assert!(!refused || !reading.problems.is_empty(), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_keeps_the_default_and_is_told() {
+        for (name, value) in [
+            ("ssl-redirect", "maybe"),
+            ("proxy-body-size", "15r"),
+            ("proxy-read-timeout", "60s"),
+            ("proxy-connect-timeout", "50k"),
+        ] {
+            let reading = reading(&[(&format!("nginx.ingress.kubernetes.io/{name}"), value)]);
+            assert_eq!(reading.options, Options::default(), "{name}");
+            assert_eq!(reading.problems.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = TABLE.iter().map(|it| it.name).collect();
+        names.sort_unstable();
+        assert!(names.windows(2).all(|it| it[0] != it[1]));
+    }
+}

@@ -1,0 +1,413 @@
+//! The rows: first what is built, then what is not, strictest first, then what needs no building.
+
+use super::{Annotation, Effect, Instead};
+use crate::model::options::Options;
+use crate::model::value::{boolean, bytes, seconds};
+
+const TRUTH: &str = "true or false";
+
+/// Every annotation of ingress-nginx 1.15, and some that older manifests still hold.
+pub const TABLE: &[Annotation] = &[
+    sets(
+        "ssl-redirect",
+        "`true` or `false`: send plain HTTP to HTTPS where the host has a `tls` entry.",
+        |value, options| {
+            options.ssl_redirect = boolean(value).ok_or(TRUTH)?;
+            Ok(())
+        },
+    ),
+    sets(
+        "force-ssl-redirect",
+        "`true` or `false`: send plain HTTP to HTTPS even where the host has no `tls` entry.",
+        |value, options| {
+            options.force_ssl_redirect = boolean(value).ok_or(TRUTH)?;
+            Ok(())
+        },
+    ),
+    sets(
+        "use-port-in-redirects",
+        "`true` or `false`: keep our HTTPS port in redirects.",
+        |value, options| {
+            options.port_in_redirects = boolean(value).ok_or(TRUTH)?;
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-body-size",
+        "Largest request body, as `8m`; `0` lifts the limit.",
+        |value, options| {
+            let size = bytes(value).ok_or("a size such as 512k or 8m")?;
+            options.body_limit = (size > 0).then_some(size);
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-connect-timeout",
+        "Seconds to wait for a connection to an endpoint.",
+        |value, options| {
+            options.connect_timeout = positive(value)?;
+            Ok(())
+        },
+    ),
+    sets("proxy-read-timeout", "Seconds between two reads from an endpoint.", |value, options| {
+        options.read_timeout = positive(value)?;
+        Ok(())
+    }),
+    sets("proxy-send-timeout", "Seconds between two writes to an endpoint.", |value, options| {
+        options.send_timeout = positive(value)?;
+        Ok(())
+    }),
+    missing("auth-type", "`basic` or `digest`: ask for a password.", never, Instead::Refuse),
+    missing("auth-secret", "The Secret with the passwords.", never, Instead::Refuse),
+    missing(
+        "auth-secret-type",
+        "`auth-file` or `auth-map`: how that Secret is laid out.",
+        never,
+        Instead::Refuse,
+    ),
+    missing("auth-realm", "Text of the password prompt.", never, Instead::Refuse),
+    missing("auth-url", "URL that is asked whether a request may pass.", never, Instead::Refuse),
+    missing("auth-signin", "URL to send those to who may not.", never, Instead::Refuse),
+    missing(
+        "auth-signin-redirect-param",
+        "Name of the parameter that brings them back.",
+        never,
+        Instead::Refuse,
+    ),
+    missing(
+        "auth-response-headers",
+        "Headers of that answer the backend gets.",
+        never,
+        Instead::Refuse,
+    ),
+    missing("auth-method", "Method of that question.", never, Instead::Refuse),
+    missing(
+        "auth-request-redirect",
+        "Value of its X-Auth-Request-Redirect.",
+        never,
+        Instead::Refuse,
+    ),
+    missing(
+        "auth-proxy-set-headers",
+        "ConfigMap of headers for that question.",
+        never,
+        Instead::Refuse,
+    ),
+    missing(
+        "auth-always-set-cookie",
+        "Pass its cookies on with errors too.",
+        never,
+        Instead::Refuse,
+    ),
+    missing("auth-cache-key", "Cache its answers under this key.", never, Instead::Refuse),
+    missing("auth-cache-duration", "How long they are cached.", never, Instead::Refuse),
+    missing("auth-snippet", "nginx configuration.", never, Instead::Refuse),
+    missing(
+        "auth-tls-secret",
+        "The Secret with the CA of client certificates.",
+        never,
+        Instead::Refuse,
+    ),
+    missing(
+        "auth-tls-verify-depth",
+        "Longest chain of a client certificate.",
+        never,
+        Instead::Refuse,
+    ),
+    missing("auth-tls-error-page", "URL for clients without one.", never, Instead::Refuse),
+    missing("auth-tls-match-cn", "What its subject must look like.", never, Instead::Refuse),
+    missing("allowlist-source-range", "Addresses that may pass.", never, Instead::Refuse),
+    missing(
+        "whitelist-source-range",
+        "Older name of `allowlist-source-range`.",
+        never,
+        Instead::Refuse,
+    ),
+    missing("denylist-source-range", "Addresses that may not pass.", never, Instead::Refuse),
+    missing("modsecurity-snippet", "ModSecurity configuration.", never, Instead::Refuse),
+    missing("modsecurity-transaction-id", "ModSecurity's id of a request.", never, Instead::Refuse),
+    missing("configuration-snippet", "nginx configuration.", never, Instead::Refuse),
+    missing("server-snippet", "nginx configuration.", never, Instead::Refuse),
+    missing("stream-snippet", "nginx configuration.", never, Instead::Refuse),
+    missing(
+        "rewrite-target",
+        "Path the backend sees; makes every path of the host a regular expression.",
+        never,
+        Instead::Refuse,
+    ),
+    missing(
+        "auth-tls-verify-client",
+        "Whether a client certificate is asked for.",
+        is_off,
+        Instead::Refuse,
+    ),
+    missing(
+        "auth-tls-pass-certificate-to-upstream",
+        "Send the client certificate on.",
+        is_false,
+        Instead::Refuse,
+    ),
+    missing(
+        "satisfy",
+        "`all` or `any`: how many of the checks must pass.",
+        is_all,
+        Instead::Refuse,
+    ),
+    missing("proxy-ssl-verify", "`on`: check the backend's certificate.", is_off, Instead::Refuse),
+    missing("enable-modsecurity", "Web application firewall.", is_false, Instead::Refuse),
+    missing("enable-owasp-core-rules", "Its rule set.", is_false, Instead::Refuse),
+    missing("use-regex", "Paths are regular expressions.", is_false, Instead::Refuse),
+    missing("ssl-passthrough", "Hand TLS to the backend as it is.", is_false, Instead::Refuse),
+    missing(
+        "backend-protocol",
+        "`HTTP`; `HTTPS`, `GRPC`, `GRPCS`, `AUTO_HTTP` and `FCGI` are not built yet.",
+        is_http,
+        Instead::Refuse,
+    ),
+    missing(
+        "secure-backends",
+        "Older name of `backend-protocol: HTTPS`.",
+        is_false,
+        Instead::Refuse,
+    ),
+    missing("grpc-backend", "Older name of `backend-protocol: GRPC`.", is_false, Instead::Refuse),
+    missing(
+        "canary",
+        "This Ingress takes a share of another one's requests.",
+        is_false,
+        Instead::Skip,
+    ),
+    missing(
+        "preserve-trailing-slash",
+        "Keep a trailing slash in redirects to HTTPS.",
+        is_false,
+        Instead::Serve,
+    ),
+    missing(
+        "from-to-www-redirect",
+        "Redirect between `www.` and the bare host.",
+        is_false,
+        Instead::Serve,
+    ),
+    missing("relative-redirects", "Redirects without scheme and host.", is_false, Instead::Serve),
+    missing("service-upstream", "Send to the Service's cluster IP.", is_false, Instead::Serve),
+    missing("enable-cors", "Answer browsers' cross-origin questions.", is_false, Instead::Serve),
+    missing(
+        "session-cookie-conditional-samesite-none",
+        "Leave out SameSite=None for browsers that choke on it.",
+        is_false,
+        Instead::Serve,
+    ),
+    missing("session-cookie-secure", "`Secure` on the affinity cookie.", is_false, Instead::Serve),
+    missing(
+        "session-cookie-change-on-failure",
+        "New endpoint, new cookie.",
+        is_false,
+        Instead::Serve,
+    ),
+    missing("upstream-hash-by-subset", "Hash to a subset of endpoints.", is_false, Instead::Serve),
+    missing(
+        "disable-proxy-intercept-errors",
+        "Leave error answers alone.",
+        is_false,
+        Instead::Serve,
+    ),
+    missing("enable-opentelemetry", "Traces.", is_false, Instead::Serve),
+    missing(
+        "enable-access-log",
+        "`false`: no access log for this Ingress.",
+        is_true,
+        Instead::Serve,
+    ),
+    missing("app-root", "Where `/` of the host is redirected to.", never, Instead::Serve),
+    missing("x-forwarded-prefix", "Value of that header with rewrites.", never, Instead::Serve),
+    missing("permanent-redirect", "Redirect instead of serving.", never, Instead::Serve),
+    missing("permanent-redirect-code", "Its status.", never, Instead::Serve),
+    missing("temporal-redirect", "Redirect instead of serving, for now.", never, Instead::Serve),
+    missing("temporal-redirect-code", "Its status.", never, Instead::Serve),
+    missing("server-alias", "More names of the host.", never, Instead::Serve),
+    missing(
+        "proxy-ssl-secret",
+        "Client certificate and CA for the backend.",
+        never,
+        Instead::Serve,
+    ),
+    missing(
+        "proxy-ssl-verify-depth",
+        "Longest chain of the backend's certificate.",
+        never,
+        Instead::Serve,
+    ),
+    missing("proxy-ssl-name", "Name in the backend's certificate.", never, Instead::Serve),
+    missing("proxy-ssl-protocols", "TLS versions towards the backend.", never, Instead::Serve),
+    missing("proxy-ssl-ciphers", "Ciphers towards the backend.", never, Instead::Serve),
+    missing("ssl-ciphers", "Ciphers of the host.", never, Instead::Serve),
+    missing("affinity", "`cookie`: keep a client on one endpoint.", never, Instead::Serve),
+    missing("affinity-mode", "What keeps it there.", never, Instead::Serve),
+    missing("affinity-canary-behavior", "Whether canaries count.", never, Instead::Serve),
+    missing("session-cookie-name", "Name of that cookie.", never, Instead::Serve),
+    missing("session-cookie-path", "Its path.", never, Instead::Serve),
+    missing("session-cookie-domain", "Its domain.", never, Instead::Serve),
+    missing("session-cookie-samesite", "Its SameSite.", never, Instead::Serve),
+    missing("session-cookie-expires", "Its end.", never, Instead::Serve),
+    missing("session-cookie-max-age", "Its age.", never, Instead::Serve),
+    missing("upstream-hash-by", "Choose the endpoint by this text.", never, Instead::Serve),
+    missing("upstream-hash-by-subset-size", "Size of that subset.", never, Instead::Serve),
+    missing("upstream-vhost", "The Host the backend sees.", never, Instead::Serve),
+    missing("default-backend", "Service that answers when this one cannot.", never, Instead::Serve),
+    missing(
+        "custom-http-errors",
+        "Answers that the default backend replaces.",
+        never,
+        Instead::Serve,
+    ),
+    missing("custom-headers", "ConfigMap of response headers.", never, Instead::Serve),
+    missing("cors-allow-origin", "Origins that may.", never, Instead::Serve),
+    missing("cors-allow-methods", "Methods they may use.", never, Instead::Serve),
+    missing("cors-allow-headers", "Headers they may send.", never, Instead::Serve),
+    missing("cors-expose-headers", "Headers they may see.", never, Instead::Serve),
+    missing("cors-allow-credentials", "Whether with cookies.", never, Instead::Serve),
+    missing("cors-max-age", "How long that holds.", never, Instead::Serve),
+    missing("limit-rps", "Requests a second and client.", never, Instead::Serve),
+    missing("limit-rpm", "Requests a minute and client.", never, Instead::Serve),
+    missing("limit-connections", "Connections a client.", never, Instead::Serve),
+    missing("limit-burst-multiplier", "How many may come at once.", never, Instead::Serve),
+    missing("limit-allowlist", "Clients without limits.", never, Instead::Serve),
+    missing("limit-whitelist", "Older name of `limit-allowlist`.", never, Instead::Serve),
+    missing("limit-rate", "Bandwidth of an answer.", never, Instead::Serve),
+    missing("limit-rate-after", "From which byte on.", never, Instead::Serve),
+    missing("proxy-cookie-domain", "Rewrite the domain of cookies.", never, Instead::Serve),
+    missing("proxy-cookie-path", "Rewrite the path of cookies.", never, Instead::Serve),
+    missing("proxy-redirect-to", "Rewrite Location.", never, Instead::Serve),
+    missing(
+        "connection-proxy-header",
+        "Value of Connection towards the backend.",
+        never,
+        Instead::Serve,
+    ),
+    missing("mirror-target", "Where copies of requests go.", never, Instead::Serve),
+    missing("mirror-host", "Their Host.", never, Instead::Serve),
+    missing("opentelemetry-operation-name", "Name of its spans.", never, Instead::Serve),
+    missing("fastcgi-index", "File for FastCGI.", never, Instead::Serve),
+    missing("fastcgi-params-configmap", "Parameters for FastCGI.", never, Instead::Serve),
+    missing("canary-by-header", "Header that chooses the canary.", never, Instead::Serve),
+    missing("canary-by-header-value", "Its value.", never, Instead::Serve),
+    missing("canary-by-header-pattern", "Pattern of its value.", never, Instead::Serve),
+    missing("canary-by-cookie", "Cookie that chooses it.", never, Instead::Serve),
+    missing("canary-weight", "Its share.", never, Instead::Serve),
+    missing("canary-weight-total", "Out of how many.", never, Instead::Serve),
+    missing("global-rate-limit", "Removed from ingress-nginx.", never, Instead::Serve),
+    missing("global-rate-limit-window", "Removed from ingress-nginx.", never, Instead::Serve),
+    missing("global-rate-limit-key", "Removed from ingress-nginx.", never, Instead::Serve),
+    missing(
+        "global-rate-limit-ignored-cidrs",
+        "Removed from ingress-nginx.",
+        never,
+        Instead::Serve,
+    ),
+    missing("add-base-url", "Removed from ingress-nginx.", never, Instead::Serve),
+    missing("base-url-scheme", "Removed from ingress-nginx.", never, Instead::Serve),
+    missing("load-balance", "`round_robin` or `ewma`.", is_round_robin, Instead::Serve),
+    missing(
+        "proxy-ssl-server-name",
+        "Send the name to the backend in the handshake.",
+        is_off,
+        Instead::Serve,
+    ),
+    missing(
+        "proxy-next-upstream",
+        "When another endpoint is tried.",
+        is_error_timeout,
+        Instead::Serve,
+    ),
+    missing("proxy-redirect-from", "Rewrite Location.", is_off, Instead::Serve),
+    missing("proxy-buffering", "Read answers ahead of the client.", is_off, Instead::Serve),
+    missing("proxy-http-version", "HTTP version towards the backend.", is_one_one, Instead::Serve),
+    missing("proxy-next-upstream-tries", "How many endpoints are tried.", never, Instead::Serve),
+    missing("proxy-next-upstream-timeout", "For how long.", is_zero, Instead::Serve),
+    moot("ssl-prefer-server-ciphers", "rustls chooses."),
+    moot("auth-keepalive", "nginx's connections to the auth host."),
+    moot("auth-keepalive-requests", "nginx's connections to the auth host."),
+    moot("auth-keepalive-timeout", "nginx's connections to the auth host."),
+    moot("auth-keepalive-share-vars", "nginx's connections to the auth host."),
+    moot("enable-global-auth", "No global auth is built; the ConfigMap's key refuses."),
+    moot("client-body-buffer-size", "Bodies are streamed."),
+    moot("proxy-request-buffering", "Bodies are streamed."),
+    moot("proxy-buffer-size", "Heads up to 64 KiB are taken from a backend."),
+    moot("proxy-buffers-number", "Answers are streamed."),
+    moot("proxy-busy-buffers-size", "Answers are streamed."),
+    moot("proxy-max-temp-file-size", "Nothing is written to disk."),
+    moot("mirror-request-body", "Has a meaning only with mirror-target."),
+    moot("enable-rewrite-log", "nginx's log."),
+    moot("opentelemetry-trust-incoming-span", "Trace headers pass untouched."),
+    moot("http2-push-preload", "Browsers dropped HTTP/2 push."),
+    moot("session-cookie-hash", "Removed from ingress-nginx."),
+    moot("enable-opentracing", "Removed from ingress-nginx."),
+    moot("opentracing-trust-incoming-span", "Removed from ingress-nginx."),
+    moot("enable-influxdb", "Removed from ingress-nginx."),
+];
+
+type Reader = fn(&str, &mut Options) -> Result<(), &'static str>;
+
+const fn sets(name: &'static str, help: &'static str, read: Reader) -> Annotation {
+    Annotation { name, help, effect: Effect::Sets(read) }
+}
+
+const fn missing(
+    name: &'static str,
+    help: &'static str,
+    inert: fn(&str) -> bool,
+    instead: Instead,
+) -> Annotation {
+    Annotation { name, help, effect: Effect::Missing { inert, instead } }
+}
+
+const fn moot(name: &'static str, help: &'static str) -> Annotation {
+    Annotation { name, help, effect: Effect::Moot }
+}
+
+/// Whole seconds; 0 would mean that nothing is ever in time.
+fn positive(value: &str) -> Result<std::time::Duration, &'static str> {
+    let wanted = "a whole number of seconds, at least 1";
+    seconds(value).filter(|it| !it.is_zero()).ok_or(wanted)
+}
+
+fn never(_: &str) -> bool {
+    false
+}
+
+fn is_true(value: &str) -> bool {
+    boolean(value) == Some(true)
+}
+
+fn is_false(value: &str) -> bool {
+    boolean(value) == Some(false)
+}
+
+fn is_off(value: &str) -> bool {
+    value == "off"
+}
+
+fn is_all(value: &str) -> bool {
+    value == "all"
+}
+
+fn is_http(value: &str) -> bool {
+    value.eq_ignore_ascii_case("http")
+}
+
+fn is_round_robin(value: &str) -> bool {
+    value == "round_robin"
+}
+
+fn is_error_timeout(value: &str) -> bool {
+    value == "error timeout"
+}
+
+fn is_one_one(value: &str) -> bool {
+    value == "1.1"
+}
+
+fn is_zero(value: &str) -> bool {
+    value == "0"
+}

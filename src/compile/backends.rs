@@ -1,0 +1,135 @@
+//! Services and EndpointSlices → who answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::Policy;
+use super::objects::{Objects, Port, Service, Slice};
+use crate::model::name::{Kind, ObjectName};
+use crate::model::plan::{Backend, BackendId, Plan, Target};
+use crate::model::problem::Problem;
+
+/// Looks up every backend that a route of the plan names.
+pub(super) fn add(
+    objects: &Objects,
+    policy: &Policy,
+    plan: &mut Plan,
+    problems: &mut Vec<Problem>,
+) {
+    let slices = by_service(objects);
+    if let Some(name) = &policy.default_backend {
+        let port = objects.services.get(name).and_then(|it| it.ports.first());
+        match port {
+            Some(port) => {
+                plan.fallback = Some(super::routes::fallback(name, port.port, &plan.settings));
+            }
+            None => problems.push(Problem {
+                kind: Kind::Service,
+                object: name.clone(),
+                reason: "DefaultBackend",
+                text: "--default-backend-service names it, but it is not there or has no port: \
+                       the built-in 404 answers"
+                    .to_owned(),
+            }),
+        }
+    }
+    let routes = plan.hosts.values().flat_map(|it| it.paths.values());
+    let named: BTreeMap<&BackendId, &ObjectName> = routes
+        .chain(&plan.fallback)
+        .filter_map(|it| match &it.target {
+            Target::Backend(id) => Some((id, &it.ingress)),
+            _ => None,
+        })
+        .collect();
+    for (id, ingress) in named {
+        let backend = match objects.services.get(&id.service) {
+            None => Err(format!("Service {} is not there: its paths answer 503", id.service)),
+            Some(service) => match &service.external_name {
+                Some(name) => external(name, service, id, policy),
+                None => internal(service, slices.get(&id.service), id),
+            },
+        };
+        let backend = backend.unwrap_or_else(|text| {
+            problems.push(Problem::ingress(ingress, "Backend", text));
+            Backend::default()
+        });
+        plan.backends.insert(id.clone(), backend);
+    }
+}
+
+fn by_service(objects: &Objects) -> BTreeMap<ObjectName, Vec<&Slice>> {
+    let mut slices: BTreeMap<ObjectName, Vec<&Slice>> = BTreeMap::new();
+    for (name, slice) in &objects.slices {
+        let service = ObjectName::new(name.namespace.clone(), slice.service.clone());
+        slices.entry(service).or_default().push(slice);
+    }
+    slices
+}
+
+/// The first of the Service's ports whose number, target or name is what the Ingress says.
+fn port<'a>(service: &'a Service, wanted: &str) -> Option<&'a Port> {
+    service
+        .ports
+        .iter()
+        .find(|it| it.port.to_string() == wanted || *it.target == *wanted || *it.name == *wanted)
+}
+
+fn internal(
+    service: &Service,
+    slices: Option<&Vec<&Slice>>,
+    id: &BackendId,
+) -> Result<Backend, String> {
+    let port = port(service, &id.port).ok_or_else(|| {
+        format!("Service {} has no port {}: its paths answer 503", id.service, id.port)
+    })?;
+    let mut ready = BTreeSet::new();
+    let mut lingering = BTreeSet::new();
+    for slice in slices.into_iter().flatten() {
+        for number in numbers(slice, port) {
+            for endpoint in &slice.endpoints {
+                let address = SocketAddr::new(endpoint.address, number);
+                if endpoint.ready {
+                    ready.insert(address);
+                } else if endpoint.lingering {
+                    lingering.insert(address);
+                }
+            }
+        }
+    }
+    let used = if ready.is_empty() { lingering } else { ready };
+    Ok(Backend { addresses: used.into_iter().collect(), external: None })
+}
+
+/// A slice's port is found by name; one without any has the Service's numeric target.
+fn numbers(slice: &Slice, port: &Port) -> Vec<u16> {
+    if slice.ports.is_empty() {
+        return port.target.parse().into_iter().collect();
+    }
+    let named = slice.ports.iter().filter(|(name, _)| port.name.is_empty() || *name == port.name);
+    named.map(|(_, number)| *number).collect()
+}
+
+fn external(
+    name: &str,
+    service: &Service,
+    id: &BackendId,
+    policy: &Policy,
+) -> Result<Backend, String> {
+    let refuse = |why: &str| Err(format!("Service {}: {why}: its paths answer 503", id.service));
+    if policy.no_external_name {
+        return refuse("ExternalName is switched off by --disable-svc-external-name");
+    }
+    let name = name.trim_end_matches('.');
+    let loopback = name.parse::<IpAddr>().is_ok_and(|it| it.is_loopback() || it.is_unspecified());
+    if name == "localhost" || name.ends_with(".localhost") || loopback {
+        return refuse("an ExternalName may not be this machine itself");
+    }
+    let number = match port(service, &id.port) {
+        Some(port) => port.target.parse().unwrap_or(port.port),
+        None => match id.port.parse() {
+            Ok(number) => number,
+            Err(_) => return refuse("an ExternalName needs a port number"),
+        },
+    };
+    Ok(Backend { addresses: Vec::new(), external: Some((name.into(), number)) })
+}

@@ -1,0 +1,264 @@
+//! `spec.tls` → which certificate a host shows, and which Secrets we are to fill.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::objects::{ISSUED_AT, ISSUER, Ingress, MANAGED, Objects, Secret, TLS_ACME};
+use super::routes::{CHALLENGES, Ours, hosts_of};
+use super::{IssuerKind, Policy};
+use crate::model::host::HostPattern;
+use crate::model::keypair::Keypair;
+use crate::model::name::{Kind, ObjectName};
+use crate::model::path::PathPattern;
+use crate::model::plan::{Certificate, Plan, Wanted};
+use crate::model::problem::Problem;
+
+/// Set by cert-manager on Secrets it fills.
+const CERT_MANAGER_SECRET: &str = "cert-manager.io/certificate-name";
+/// Annotations by which an Ingress asks cert-manager for a certificate.
+const CERT_MANAGER: [&str; 2] = ["cert-manager.io/cluster-issuer", "cert-manager.io/issuer"];
+/// Let's Encrypt's largest certificate; more names are a certain refusal.
+const MOST_NAMES: usize = 100;
+
+/// Adds certificates, the account's thumbprint and wanted Secrets to the plan.
+pub(super) fn add(
+    ours: &[Ours<'_>],
+    objects: &Objects,
+    policy: &Policy,
+    plan: &mut Plan,
+    problems: &mut Vec<Problem>,
+) {
+    plan.thumbprint =
+        objects.secrets.get(&policy.account).and_then(|secret| secret.thumbprint.clone());
+    if let Some(name) = &policy.default_certificate {
+        let keypair = look_up(name, objects, plan, |text| {
+            problems.push(Problem {
+                kind: Kind::Secret,
+                object: name.clone(),
+                reason: "DefaultCertificate",
+                text: format!("{text}: the self-signed certificate is shown"),
+            });
+        });
+        plan.default_certificate = Some(Certificate { secret: Some(name.clone()), keypair });
+    }
+    for it in ours {
+        want(it, objects, policy, plan, problems);
+    }
+    for it in ours {
+        show(it, objects, plan, problems);
+    }
+}
+
+/// Gives the hosts of an Ingress with `tls` entries their certificates; the oldest such Ingress of a
+/// host decides.
+fn show(ours: &Ours<'_>, objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem>) {
+    if ours.ingress.tls.is_empty() {
+        return;
+    }
+    for host in hosts_of(ours.ingress) {
+        match plan.hosts.get_mut(&host) {
+            Some(known) if !known.tls => known.tls = true,
+            _ => continue,
+        }
+        let secret = secret_of(&host, ours, objects);
+        let mut report = |text| {
+            let text = format!("{text}: {host} shows the default certificate");
+            problems.push(Problem::ingress(ours.name, "Certificate", text));
+        };
+        let keypair = secret.as_ref().and_then(|name| {
+            let awaited = plan.wanted.contains_key(name);
+            let found = look_up(name, objects, plan, |text| {
+                if !awaited {
+                    report(text);
+                }
+            })?;
+            if host == HostPattern::Any || found.covers(&host) {
+                return Some(found);
+            }
+            if !awaited {
+                report(format!("the certificate in Secret {name} is not for this host"));
+            }
+            None
+        });
+        plan.certificates.insert(host, Certificate { secret, keypair });
+    }
+}
+
+/// ingress-nginx's choice: the entry that lists the host, else one whose certificate is for it.
+fn secret_of(host: &HostPattern, ours: &Ours<'_>, objects: &Objects) -> Option<ObjectName> {
+    let full = |secret: &str| ObjectName::new(ours.name.namespace.clone(), secret);
+    let listed =
+        |it: &&super::objects::Tls| it.hosts.iter().any(|it| it.parse() == Ok(host.clone()));
+    if let Some(entry) = ours.ingress.tls.iter().find(listed) {
+        return entry.secret.as_deref().map(full);
+    }
+    let names = ours.ingress.tls.iter().filter_map(|it| it.secret.as_deref().map(full));
+    names.into_iter().find(|name| {
+        let keypair = objects.secrets.get(name).and_then(|it| it.keypair.as_ref().ok());
+        keypair.is_some_and(|it| it.covers(host))
+    })
+}
+
+/// The pair in a Secret; a Secret that no list held is noted, to be read by its name.
+fn look_up(
+    name: &ObjectName,
+    objects: &Objects,
+    plan: &mut Plan,
+    report: impl FnOnce(String),
+) -> Option<Arc<Keypair>> {
+    match objects.secrets.get(name) {
+        None => {
+            plan.unlisted.insert(name.clone());
+            report(format!("Secret {name} is not there"));
+            None
+        }
+        Some(secret) => match &secret.keypair {
+            Ok(keypair) => Some(keypair.clone()),
+            Err(error) => {
+                report(format!("Secret {name}: {error}"));
+                None
+            }
+        },
+    }
+}
+
+/// Notes the Secrets an Ingress asks us to fill.
+fn want(
+    ours: &Ours<'_>,
+    objects: &Objects,
+    policy: &Policy,
+    plan: &mut Plan,
+    problems: &mut Vec<Problem>,
+) {
+    if !asks(ours.ingress, policy) {
+        return;
+    }
+    for host in hosts_of(ours.ingress) {
+        if let Some(known) = plan.hosts.get_mut(&host) {
+            known.acme = true;
+        }
+    }
+    let mut report =
+        |reason, text: String| problems.push(Problem::ingress(ours.name, reason, text));
+    if policy.issuer == IssuerKind::None {
+        let text = "asks for a certificate, but --issuer=none: its Secrets come from elsewhere";
+        return report("NoIssuer", text.to_owned());
+    }
+    if objects.unreadable.contains(&Kind::Secret) {
+        // Not seen is not the same as not there.
+        return report(
+            "NoSecrets",
+            "no certificate is ordered while Secrets may not be read".into(),
+        );
+    }
+    for entry in &ours.ingress.tls {
+        let Some(secret) = entry.secret.as_deref().filter(|_| !entry.hosts.is_empty()) else {
+            report(
+                "NoSecretName",
+                "a tls entry needs hosts and secretName to get a certificate".into(),
+            );
+            continue;
+        };
+        let name = ObjectName::new(ours.name.namespace.clone(), secret);
+        let found = objects.secrets.get(&name);
+        if let Some(why) = found.and_then(|it| not_ours(it)) {
+            report("SecretNotManaged", format!("Secret {name} is only read, never written: {why}"));
+            continue;
+        }
+        match names(&entry.hosts, ours, policy, plan) {
+            Err((reason, text)) => {
+                report(reason, format!("no certificate is ordered for {name}: {text}"))
+            }
+            Ok(names) => {
+                let wanted =
+                    plan.wanted.entry(name).or_insert_with(|| Wanted::new(found.map(|it| &**it)));
+                wanted.names.extend(names);
+                wanted.ingresses.insert(ours.name.clone());
+            }
+        }
+    }
+}
+
+impl Wanted {
+    fn new(found: Option<&Secret>) -> Self {
+        let annotation = |name| found.and_then(|it| it.annotations.get(name));
+        Self {
+            names: BTreeSet::new(),
+            ingresses: BTreeSet::new(),
+            exists: found.is_some(),
+            held: found.and_then(|it| it.keypair.as_ref().ok()).cloned(),
+            issuer: annotation(ISSUER).map(ToString::to_string),
+            issued_at: annotation(ISSUED_AT).and_then(|it| it.parse().ok()),
+        }
+    }
+}
+
+fn asks(ingress: &Ingress, policy: &Policy) -> bool {
+    let marked = |name: &str| ingress.annotations.get(name).is_some_and(|it| !it.is_empty());
+    let others = CERT_MANAGER.iter().any(|it| marked(it));
+    let lego = ingress.annotations.get(TLS_ACME).is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    if others { policy.adopt_cert_manager } else { lego }
+}
+
+/// Why a Secret is not ours to write; one that kube-lego filled is.
+fn not_ours(secret: &Secret) -> Option<&'static str> {
+    if secret.annotations.contains_key(CERT_MANAGER_SECRET) {
+        return Some("cert-manager fills it");
+    }
+    let ours = secret.annotations.contains_key(MANAGED)
+        || secret.annotations.get(TLS_ACME).is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    (!ours).then_some(
+        "somebody else made it; annotate it with lockgate.dev/managed: v1 to hand it over",
+    )
+}
+
+/// The names a certificate must cover, or why none can be had.
+fn names(
+    hosts: &[Box<str>],
+    ours: &Ours<'_>,
+    policy: &Policy,
+    plan: &Plan,
+) -> Result<BTreeSet<String>, (&'static str, String)> {
+    let mut names = BTreeSet::new();
+    for text in hosts {
+        let host: HostPattern =
+            text.parse().map_err(|error| ("NotIssuable", format!("{text:?}: {error}")))?;
+        if policy.issuer == IssuerKind::Acme && !is_issuable(&host) {
+            let why = "a public CA gives no certificate for it over HTTP-01";
+            return Err(("NotIssuable", format!("{host}: {why}")));
+        }
+        if let Some(known) = plan.hosts.get(&host) {
+            if known.owner.namespace != ours.name.namespace {
+                let text = format!("{host} belongs to {}, which is older", known.owner);
+                return Err(("HostTaken", text));
+            }
+            if policy.issuer == IssuerKind::Acme && takes_challenges(known) {
+                let text = format!("a path of {host} takes {CHALLENGES} away");
+                return Err(("ChallengePathTaken", text));
+            }
+        }
+        names.insert(host.to_string());
+    }
+    if names.len() > MOST_NAMES {
+        return Err(("TooManyNames", format!("{} names, at most {MOST_NAMES}", names.len())));
+    }
+    Ok(names)
+}
+
+fn is_issuable(host: &HostPattern) -> bool {
+    const PRIVATE: [&str; 5] = ["local", "internal", "localhost", "localdomain", "invalid"];
+    match host {
+        HostPattern::Exact(name) => name.rsplit_once('.').is_some_and(|(_, last)| {
+            !PRIVATE.contains(&last) && !last.bytes().all(|it| it.is_ascii_digit())
+        }),
+        HostPattern::Wildcard(_) | HostPattern::Any => false,
+    }
+}
+
+/// Whether somebody routes the challenge path by a prefix; one exact token is a solver's and is fine.
+fn takes_challenges(host: &crate::model::plan::Host) -> bool {
+    host.paths.keys().any(|it| match it {
+        PathPattern::Prefix(path) => path.starts_with(CHALLENGES),
+        PathPattern::Exact(_) => false,
+    })
+}

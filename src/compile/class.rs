@@ -1,0 +1,49 @@
+//! Which Ingresses are ours, and in which order they count.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::Policy;
+use super::objects::{Ingress, Objects};
+use crate::model::name::{Kind, ObjectName};
+
+/// The class annotation that came before `ingressClassName`.
+const CLASS: &str = "kubernetes.io/ingress.class";
+
+/// Our Ingresses, oldest first.
+///
+/// Of two created in the same second the one whose `namespace/name` sorts last counts as older, as in
+/// ingress-nginx.
+pub(super) fn ours<'a>(
+    objects: &'a Objects,
+    policy: &Policy,
+) -> Vec<(&'a ObjectName, &'a Arc<Ingress>)> {
+    let mut ours: Vec<_> =
+        objects.ingresses.iter().filter(|(_, it)| is_ours(it, objects, policy)).collect();
+    ours.sort_by_key(|(name, it)| (it.created, Reverse(*name)));
+    ours
+}
+
+/// ingress-nginx's rule: the field decides where it is set, else the annotation, else
+/// `--watch-ingress-without-class`.
+fn is_ours(ingress: &Ingress, objects: &Objects, policy: &Policy) -> bool {
+    if let Some(class) = &ingress.class {
+        return is_our_class(class, objects, policy);
+    }
+    match ingress.annotations.get(CLASS) {
+        Some(class) if !class.is_empty() => **class == *policy.ingress_class,
+        _ => policy.watch_without_class,
+    }
+}
+
+fn is_our_class(class: &str, objects: &Objects, policy: &Policy) -> bool {
+    if objects.unreadable.contains(&Kind::IngressClass) {
+        // Who may not read classes still knows the name of its own.
+        return class == policy.ingress_class;
+    }
+    let name = ObjectName::new("", class);
+    objects.classes.get(&name).is_some_and(|it| {
+        *it.controller == *policy.controller_class
+            || (policy.class_by_name && class == policy.ingress_class)
+    })
+}

@@ -1,0 +1,408 @@
+//! The ConfigMap of `--configmap`: settings for everything at once, read by one table.
+//!
+//! Keys, values and defaults are ingress-nginx's. As with annotations, a key that protects something
+//! and is not built makes every path answer 503 rather than be open.
+
+use super::Policy;
+use super::annotation::Instead;
+use super::objects::Objects;
+use crate::model::name::Kind;
+use crate::model::problem::Problem;
+use crate::model::settings::{Hsts, Settings};
+use crate::model::template::Template;
+use crate::model::value::{boolean, bytes, seconds};
+
+/// One key: its name, what it is for, and what is done with it.
+pub struct Key {
+    /// As in the ConfigMap's `data`.
+    pub name: &'static str,
+    /// Value and meaning, for people.
+    pub help: &'static str,
+    /// Reads the value; the error says what it should have been, and the default holds.
+    read: fn(&str, &mut Settings) -> Result<(), &'static str>,
+}
+
+/// Keys that are honoured.
+pub const KEYS: &[Key] = &[
+    key("ssl-redirect", "Default of the annotation.", |value, it| {
+        it.options.ssl_redirect = truth(value)?;
+        Ok(())
+    }),
+    key("force-ssl-redirect", "Default of the annotation.", |value, it| {
+        it.options.force_ssl_redirect = truth(value)?;
+        Ok(())
+    }),
+    key("use-port-in-redirects", "Default of the annotation.", |value, it| {
+        it.options.port_in_redirects = truth(value)?;
+        Ok(())
+    }),
+    key("proxy-body-size", "Default of the annotation.", |value, it| {
+        let size = bytes(value).ok_or("a size such as 512k or 8m")?;
+        it.options.body_limit = (size > 0).then_some(size);
+        Ok(())
+    }),
+    key("proxy-connect-timeout", "Default of the annotation.", |value, it| {
+        it.options.connect_timeout = positive(value)?;
+        Ok(())
+    }),
+    key("proxy-read-timeout", "Default of the annotation.", |value, it| {
+        it.options.read_timeout = positive(value)?;
+        Ok(())
+    }),
+    key("proxy-send-timeout", "Default of the annotation.", |value, it| {
+        it.options.send_timeout = positive(value)?;
+        Ok(())
+    }),
+    key("http-redirect-code", "Status of redirects to HTTPS.", |value, it| {
+        it.redirect_code = match value {
+            "301" => 301,
+            "302" => 302,
+            "307" => 307,
+            "308" => 308,
+            _ => return Err("301, 302, 307 or 308"),
+        };
+        Ok(())
+    }),
+    key("no-tls-redirect-locations", "Ingress paths that are not redirected.", |value, it| {
+        let paths = value.split(',').map(str::trim).filter(|it| !it.is_empty());
+        it.no_redirect = paths.map(str::to_owned).collect();
+        Ok(())
+    }),
+    key("hsts", "Send Strict-Transport-Security on HTTPS.", |value, it| {
+        it.hsts = truth(value)?.then(|| it.hsts.unwrap_or_default());
+        Ok(())
+    }),
+    key("hsts-max-age", "Its max-age in seconds.", |value, it| {
+        let age = value.parse().map_err(|_| "a whole number of seconds")?;
+        it.hsts = it.hsts.map(|hsts| Hsts { max_age: age, ..hsts });
+        Ok(())
+    }),
+    key("hsts-include-subdomains", "Its includeSubDomains.", |value, it| {
+        let include_subdomains = truth(value)?;
+        it.hsts = it.hsts.map(|hsts| Hsts { include_subdomains, ..hsts });
+        Ok(())
+    }),
+    key("hsts-preload", "Its preload.", |value, it| {
+        let preload = truth(value)?;
+        it.hsts = it.hsts.map(|hsts| Hsts { preload, ..hsts });
+        Ok(())
+    }),
+    key("enable-underscores-in-headers", "Pass headers with an underscore.", |value, it| {
+        it.underscores = truth(value)?;
+        Ok(())
+    }),
+    key("generate-request-id", "Give requests an X-Request-ID.", |value, it| {
+        it.request_id = truth(value)?;
+        Ok(())
+    }),
+    key("server-tokens", "Leave the backend's Server header in answers.", |value, it| {
+        it.server_header = truth(value)?;
+        Ok(())
+    }),
+    key("log-format-upstream", "The access log's line, with nginx's variables.", |value, it| {
+        let json = it.log.as_ref().is_some_and(|log| log.json);
+        let (template, unknown) = Template::parse(value, json);
+        it.log = it.log.as_ref().map(|_| template);
+        if unknown.is_empty() {
+            Ok(())
+        } else {
+            Err("free of variables that are not known (they show as -)")
+        }
+    }),
+    key("log-format-escape-json", "Escape the line's values for JSON.", |value, it| {
+        let json = truth(value)?;
+        if let Some(log) = &mut it.log {
+            log.json = json;
+        }
+        Ok(())
+    }),
+    key("disable-access-log", "No access log at all.", |value, it| {
+        if truth(value)? {
+            it.log = None;
+        }
+        Ok(())
+    }),
+];
+
+/// Keys that protect something and are not built: any value but these makes every path answer 503.
+const PROTECTING: &[(&str, &[&str])] = &[
+    ("whitelist-source-range", &[""]),
+    ("denylist-source-range", &[""]),
+    ("block-cidrs", &[""]),
+    ("block-user-agents", &[""]),
+    ("block-referers", &[""]),
+    ("global-auth-url", &[""]),
+    ("enable-modsecurity", &["false"]),
+    ("enable-owasp-modsecurity-crs", &["false"]),
+    ("modsecurity-snippet", &[""]),
+    ("ssl-reject-handshake", &["false"]),
+];
+
+/// Keys that are known and not built, each with the value that asks for nothing.
+const MISSING: &[(&str, &str)] = &[
+    ("use-forwarded-headers", "false"),
+    ("enable-real-ip", "false"),
+    ("forwarded-for-header", "X-Forwarded-For"),
+    ("proxy-real-ip-cidr", "0.0.0.0/0"),
+    ("compute-full-forwarded-for", "false"),
+    ("use-proxy-protocol", "false"),
+    ("no-auth-locations", "/.well-known/acme-challenge"),
+    ("proxy-next-upstream", "error timeout"),
+    ("proxy-next-upstream-tries", "3"),
+    ("proxy-next-upstream-timeout", "0"),
+    ("retry-non-idempotent", "false"),
+    ("proxy-buffering", "off"),
+    ("add-headers", ""),
+    ("proxy-set-headers", ""),
+    ("hide-headers", ""),
+    ("custom-http-errors", ""),
+    ("limit-req-status-code", "503"),
+    ("limit-conn-status-code", "503"),
+    ("limit-rate", "0"),
+    ("limit-rate-after", "0"),
+    ("global-auth-method", ""),
+    ("global-auth-signin", ""),
+    ("global-auth-signin-redirect-param", ""),
+    ("global-auth-response-headers", ""),
+    ("global-auth-request-redirect", ""),
+    ("global-auth-cache-key", ""),
+    ("global-auth-cache-duration", ""),
+    ("global-auth-always-set-cookie", "false"),
+    ("use-gzip", "false"),
+    ("enable-brotli", "false"),
+    ("use-http2", "true"),
+    ("load-balance", "round_robin"),
+    ("service-upstream", "false"),
+    ("ssl-protocols", "TLSv1.2 TLSv1.3"),
+    ("ssl-ciphers", ""),
+    ("ssl-early-data", "false"),
+    ("enable-ocsp", "false"),
+    ("skip-access-log-urls", ""),
+    ("access-log-path", ""),
+    ("access-log-params", ""),
+    ("log-format-escape-none", "false"),
+    ("allow-snippet-annotations", "false"),
+    ("annotation-value-word-blocklist", ""),
+    ("allow-cross-namespace-resources", "false"),
+    ("global-allowed-response-headers", ""),
+    ("proxy-add-original-uri-header", "false"),
+    ("relative-redirects", "false"),
+    ("proxy-ssl-location-only", "false"),
+    ("enable-opentelemetry", "false"),
+    ("main-snippet", ""),
+    ("http-snippet", ""),
+    ("server-snippet", ""),
+    ("location-snippet", ""),
+    ("stream-snippet", ""),
+    ("bind-address", ""),
+    ("keep-alive", "75"),
+    ("client-header-timeout", "60"),
+    ("client-body-timeout", "60"),
+    ("http2-max-concurrent-streams", "128"),
+    ("worker-shutdown-timeout", "240s"),
+    ("ignore-invalid-headers", "true"),
+    ("proxy-stream-timeout", "600s"),
+    ("custom-http-errors-default-backend", ""),
+    ("proxy-cookie-domain", "off"),
+    ("proxy-cookie-path", "off"),
+    ("proxy-redirect-from", "off"),
+];
+
+/// Keys that tune nginx itself: nothing is lost without them. `*` stands for any ending.
+const MOOT: &[&str] = &[
+    "annotations-risk-level",
+    "brotli-*",
+    "client-body-buffer-size",
+    "client-header-buffer-size",
+    "datadog-*",
+    "debug-connections",
+    "default-type",
+    "disable-ipv6*",
+    "enable-access-log-for-default-backend",
+    "enable-aio-write",
+    "enable-multi-accept",
+    "error-log-*",
+    "geoip*",
+    "grpc-buffer-size-kb",
+    "gzip-*",
+    "http2-max-*",
+    "http-access-log-path",
+    "jaeger-*",
+    "keep-alive-requests",
+    "large-client-header-buffers",
+    "log-format-stream",
+    "lua-shared-dicts",
+    "map-hash-bucket-size",
+    "max-worker-*",
+    "modsecurity-*",
+    "nginx-status-ipv*",
+    "opentelemetry-*",
+    "opentracing-*",
+    "otel-*",
+    "otlp-*",
+    "plugins",
+    "proxy-buffer-size",
+    "proxy-buffers-number",
+    "proxy-busy-buffers-size",
+    "proxy-headers-hash-*",
+    "proxy-http-version",
+    "proxy-max-temp-file-size",
+    "proxy-protocol-header-timeout",
+    "proxy-redirect-to",
+    "proxy-request-buffering",
+    "proxy-stream-*",
+    "reuse-port",
+    "server-name-hash-*",
+    "ssl-buffer-size",
+    "ssl-dh-param",
+    "ssl-ecdh-curve",
+    "ssl-session-*",
+    "stream-access-log-path",
+    "strict-validate-path-type",
+    "syslog-*",
+    "upstream-keepalive-*",
+    "use-geoip*",
+    "variables-hash-*",
+    "worker-*",
+    "zipkin-*",
+];
+
+const fn key(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&str, &mut Settings) -> Result<(), &'static str>,
+) -> Key {
+    Key { name, help, read }
+}
+
+/// Whether a name is a key of the ConfigMap, honoured or not.
+pub(super) fn is_known(name: &str) -> bool {
+    KEYS.iter().any(|it| it.name == name)
+        || PROTECTING.iter().any(|(it, _)| *it == name)
+        || MISSING.iter().any(|(it, _)| *it == name)
+        || is_moot(name)
+}
+
+fn is_moot(name: &str) -> bool {
+    MOOT.iter().any(|it| match it.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => *it == name,
+    })
+}
+
+/// Reads the ConfigMap; without one, ingress-nginx's defaults.
+pub(super) fn settings(
+    objects: &Objects,
+    policy: &Policy,
+    problems: &mut Vec<Problem>,
+) -> Settings {
+    let mut settings = Settings::default();
+    let Some(name) = &policy.config_map else { return settings };
+    let mut report = |reason, text| {
+        problems.push(Problem { kind: Kind::ConfigMap, object: name.clone(), reason, text });
+    };
+    let Some(map) = objects.config_maps.get(name) else {
+        report("ConfigMap", "--configmap names it, but it is not there: defaults hold".to_owned());
+        return settings;
+    };
+    // In the table's order, so that a key which builds on another finds it read.
+    for key in KEYS {
+        let Some(value) = map.data.get(key.name) else { continue };
+        if let Err(wanted) = (key.read)(value.trim(), &mut settings) {
+            report("BadSetting", format!("{}: {value:?} is not {wanted}", key.name));
+        }
+    }
+    for (name, value) in &map.data {
+        match instead(name, value.trim()) {
+            None => {}
+            Some(Instead::Refuse) => {
+                let text = format!("{name} is not supported yet: every path answers 503");
+                settings.refusal.get_or_insert_with(|| text.clone());
+                report("NotSupported", text);
+            }
+            Some(_) if is_known(name) => {
+                report("NotSupported", format!("{name} is not supported yet: served without it"));
+            }
+            Some(_) => {
+                report("UnknownSetting", format!("{name} is not known and has no effect"));
+            }
+        }
+    }
+    settings
+}
+
+fn instead(name: &str, value: &str) -> Option<Instead> {
+    if KEYS.iter().any(|it| it.name == name) {
+        return None;
+    }
+    if let Some((_, inert)) = PROTECTING.iter().find(|(it, _)| *it == name) {
+        return (!inert.contains(&value)).then_some(Instead::Refuse);
+    }
+    if let Some((_, inert)) = MISSING.iter().find(|(it, _)| *it == name) {
+        return (*inert != value).then_some(Instead::Serve);
+    }
+    (!is_moot(name)).then_some(Instead::Serve)
+}
+
+fn truth(value: &str) -> Result<bool, &'static str> {
+    boolean(value).ok_or("true or false")
+}
+
+fn positive(value: &str) -> Result<std::time::Duration, &'static str> {
+    let wanted = "a whole number of seconds, at least 1";
+    seconds(value).filter(|it| !it.is_zero()).ok_or(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::compile::objects::ConfigMap;
+    use crate::model::name::ObjectName;
+    use crate::model::options::Options;
+
+    fn read(data: &[(&str, &str)]) -> (Settings, Vec<Problem>) {
+        let name = ObjectName::new("lockgate", "lockgate");
+        let policy = Policy { config_map: Some(name.clone()), ..Policy::default() };
+        let mut objects = Objects::default();
+        let data = data.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        objects.config_maps.insert(name, Arc::new(ConfigMap { data }));
+        let mut problems = Vec::new();
+        (settings(&objects, &policy, &mut problems), problems)
+    }
+
+    #[test]
+    fn keys_change_the_defaults_of_annotations() {
+        let (settings, problems) =
+            read(&[("proxy-body-size", "0"), ("ssl-redirect", "false"), ("hsts", "false")]);
+        assert_eq!(problems, []);
+        assert_eq!(
+            settings.options,
+            Options { body_limit: None, ssl_redirect: false, ..Options::default() }
+        );
+        assert_eq!(settings.hsts, None);
+    }
+
+    #[test]
+    fn what_protects_and_is_not_built_refuses_everything() {
+        let (settings, problems) = read(&[("global-auth-url", "http://auth/")]);
+        assert!(settings.refusal.is_some());
+        assert_eq!(problems.len(), 1);
+        let (settings, problems) = read(&[("enable-modsecurity", "false")]);
+        assert_eq!((settings.refusal, problems), (None, vec![]));
+    }
+
+    #[test]
+    fn bad_and_unknown_keys_are_told() {
+        let (settings, problems) = read(&[
+            ("http-redirect-code", "200"),
+            ("worker-processes", "4"),
+            ("no-such-key", "1"),
+            ("use-gzip", "true"),
+        ]);
+        assert_eq!(settings, Settings::default());
+        let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
+        assert_eq!(reasons, ["BadSetting", "UnknownSetting", "NotSupported"]);
+    }
+}

@@ -1,0 +1,118 @@
+//! Objects → plan: pure functions.
+//!
+//! Floor 1. No clock, no I/O, no async, no error: whatever is wrong with an object becomes a
+//! [`Problem`] and a plan without it. Equal objects give equal plans, in whatever order they arrived.
+
+pub mod annotation;
+mod backends;
+mod certificates;
+mod class;
+pub mod config;
+pub mod objects;
+mod routes;
+
+use crate::model::name::{Kind, ObjectName};
+use crate::model::plan::Plan;
+use crate::model::problem::Problem;
+
+use objects::Objects;
+
+/// What the flags say about reading objects.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of ingress-nginx")]
+pub struct Policy {
+    /// `--ingress-class`
+    pub ingress_class: String,
+    /// `--controller-class`
+    pub controller_class: String,
+    /// `--ingress-class-by-name`
+    pub class_by_name: bool,
+    /// `--watch-ingress-without-class`
+    pub watch_without_class: bool,
+    /// `--annotations-prefix`
+    pub prefix: String,
+    /// `--legacy-annotations`
+    pub legacy_annotations: bool,
+    /// `--configmap`
+    pub config_map: Option<ObjectName>,
+    /// `--default-backend-service`
+    pub default_backend: Option<ObjectName>,
+    /// `--default-ssl-certificate`
+    pub default_certificate: Option<ObjectName>,
+    /// `--disable-catch-all`
+    pub no_catch_all: bool,
+    /// `--disable-svc-external-name`
+    pub no_external_name: bool,
+    /// `--host-ownership=namespace`
+    pub strict_hosts: bool,
+    /// `--issuer`
+    pub issuer: IssuerKind,
+    /// Where the account's Secret is.
+    pub account: ObjectName,
+    /// `--adopt-cert-manager-annotations`
+    pub adopt_cert_manager: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            ingress_class: "nginx".to_owned(),
+            controller_class: "k8s.io/ingress-nginx".to_owned(),
+            class_by_name: false,
+            watch_without_class: false,
+            prefix: "nginx.ingress.kubernetes.io".to_owned(),
+            legacy_annotations: true,
+            config_map: None,
+            default_backend: None,
+            default_certificate: None,
+            no_catch_all: false,
+            no_external_name: false,
+            strict_hosts: false,
+            issuer: IssuerKind::None,
+            account: ObjectName::new("lockgate", "lockgate-acme-account"),
+            adopt_cert_manager: false,
+        }
+    }
+}
+
+/// `--issuer`
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IssuerKind {
+    /// A CA that speaks RFC 8555.
+    Acme,
+    /// The small CA inside this program.
+    Local,
+    /// Nobody: certificates come from elsewhere.
+    None,
+}
+
+/// Turns the objects into a plan, and says what was wrong with them.
+///
+/// Total: a bad object costs its owner a [`Problem`], never another team its route.
+/// Deterministic: equal objects give equal plans, whatever order they arrived in.
+pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
+    let mut plan = Plan::default();
+    let mut problems = objects.problems.clone();
+    for kind in &objects.unreadable {
+        problems.push(Problem {
+            kind: *kind,
+            object: ObjectName::default(),
+            reason: "Unreadable",
+            text: format!(
+                "{kind} objects may not be listed: what needs them does not work until they may"
+            ),
+        });
+    }
+    let settings = config::settings(objects, policy, &mut problems);
+    let ours = routes::read(objects, policy, &settings, &mut problems);
+    plan.ours = ours.iter().map(|it| it.name.clone()).collect();
+    plan.settings = settings.into();
+    routes::add(&ours, policy, &mut plan, &mut problems);
+    certificates::add(&ours, objects, policy, &mut plan, &mut problems);
+    routes::decide_redirects(&mut plan);
+    backends::add(objects, policy, &mut plan, &mut problems);
+    problems.retain(|it| it.kind != Kind::Ingress || objects.ingresses.contains_key(&it.object));
+    problems.sort_unstable();
+    problems.dedup();
+    (plan, problems)
+}

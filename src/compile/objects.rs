@@ -1,0 +1,174 @@
+//! A snapshot: every object as last seen, in types of our own.
+//!
+//! They hold what serving needs and nothing else; with ten thousand Ingresses, ten thousand TLS
+//! Secrets and fifty thousand endpoints that is a third of what the API's own types take. The one
+//! conversion per kind stands in `store`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::model::keypair::{Keypair, KeypairError};
+use crate::model::name::{Kind, ObjectName};
+use crate::model::problem::Problem;
+
+/// Everything that was seen.
+#[expect(missing_docs, reason = "one field a kind")]
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    pub ingresses: BTreeMap<ObjectName, Arc<Ingress>>,
+    pub classes: BTreeMap<ObjectName, Arc<IngressClass>>,
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// By their own names; a Service's slices are found by their label.
+    pub slices: BTreeMap<ObjectName, Arc<Slice>>,
+    pub secrets: BTreeMap<ObjectName, Arc<Secret>>,
+    pub config_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
+    /// Kinds that could not be listed (403, 404): what needs them is degraded, and only that.
+    pub unreadable: BTreeSet<Kind>,
+    /// What was wrong with objects that could not be converted at all.
+    pub problems: Vec<Problem>,
+}
+
+/// `networking.k8s.io/v1` Ingress.
+#[expect(missing_docs, reason = "the fields are the API's own")]
+#[derive(Clone, Debug, Default)]
+pub struct Ingress {
+    pub uid: Box<str>,
+    /// Seconds since 1970; absent counts as oldest.
+    pub created: Option<i64>,
+    /// Only those this program could know: ours, ingress-nginx's, kube-lego's, cert-manager's.
+    pub annotations: BTreeMap<Box<str>, Box<str>>,
+    pub class: Option<Box<str>>,
+    pub default_backend: Option<ServicePort>,
+    pub tls: Vec<Tls>,
+    pub rules: Vec<Rule>,
+    /// Addresses in `status.loadBalancer.ingress`, to write them only when they differ.
+    pub addresses: Vec<Box<str>>,
+}
+
+/// `service.name` and `service.port` of a backend, the port as text.
+#[expect(missing_docs, reason = "the fields are the API's own")]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServicePort {
+    pub service: Box<str>,
+    pub port: Box<str>,
+}
+
+/// An element of `spec.tls`.
+#[expect(missing_docs, reason = "the fields are the API's own")]
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    pub hosts: Vec<Box<str>>,
+    pub secret: Option<Box<str>>,
+}
+
+/// An element of `spec.rules`.
+#[derive(Clone, Debug, Default)]
+pub struct Rule {
+    /// Empty for any host.
+    pub host: Box<str>,
+    /// `None` where the rule has no `http` at all.
+    pub paths: Option<Vec<Path>>,
+}
+
+/// An element of `http.paths`.
+#[derive(Clone, Debug)]
+pub struct Path {
+    /// Empty counts as `/`.
+    pub path: Box<str>,
+    /// `pathType: Exact`; everything else is a prefix, as in ingress-nginx.
+    pub exact: bool,
+    /// `None` for a `resource` backend.
+    pub backend: Option<ServicePort>,
+}
+
+/// `networking.k8s.io/v1` IngressClass.
+#[expect(missing_docs, reason = "the field is the API's own")]
+#[derive(Clone, Debug, Default)]
+pub struct IngressClass {
+    pub controller: Box<str>,
+}
+
+/// `v1` Service.
+#[expect(missing_docs, reason = "the fields are the API's own")]
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    pub ports: Vec<Port>,
+    /// Of an `ExternalName` Service.
+    pub external_name: Option<Box<str>>,
+    /// Addresses the world reaches it by: those of its load balancer, its external IPs, or for lack of
+    /// both its cluster IP. For `--publish-service`.
+    pub addresses: Vec<Box<str>>,
+}
+
+/// An element of a Service's `ports`.
+#[expect(missing_docs, reason = "the fields are the API's own")]
+#[derive(Clone, Debug, Default)]
+pub struct Port {
+    pub name: Box<str>,
+    pub port: u16,
+    /// A number or the name of a container port; empty where it is not set.
+    pub target: Box<str>,
+}
+
+/// `discovery.k8s.io/v1` EndpointSlice, of address types IPv4 and IPv6.
+#[expect(missing_docs, reason = "the fields are the API's own")]
+#[derive(Clone, Debug, Default)]
+pub struct Slice {
+    pub service: Box<str>,
+    /// TCP ports: name (empty for none) and number.
+    pub ports: Vec<(Box<str>, u16)>,
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An address and what may be sent there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    /// Its IP address.
+    pub address: IpAddr,
+    /// `conditions.ready`, absent counts as true.
+    pub ready: bool,
+    /// `serving && terminating`: used only while no endpoint is ready.
+    pub lingering: bool,
+}
+
+/// `v1` Secret.
+#[derive(Clone, Debug)]
+pub struct Secret {
+    /// `tls.crt` and `tls.key`, read when the Secret arrived.
+    pub keypair: Result<Arc<Keypair>, KeypairError>,
+    /// Only those in [`Ingress::annotations`]'s sense.
+    pub annotations: BTreeMap<Box<str>, Box<str>>,
+    /// The entry `thumbprint` of our account Secret.
+    pub thumbprint: Option<Box<str>>,
+}
+
+/// `v1` ConfigMap.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigMap {
+    /// Its entries.
+    pub data: BTreeMap<Box<str>, Box<str>>,
+}
+
+/// Which annotations are kept: prefixes of those that this program could know.
+pub fn keeps_annotation(name: &str) -> bool {
+    let prefix = name.split_once('/').map_or("", |(prefix, _)| prefix);
+    prefix.ends_with("kubernetes.io")
+        || prefix.ends_with("cert-manager.io")
+        || prefix == OWN_PREFIX
+        || prefix.contains("ingress")
+}
+
+/// Prefix of our own annotations.
+pub const OWN_PREFIX: &str = "lockgate.dev";
+
+/// Marks a Secret that we wrote; one without it is never written.
+pub const MANAGED: &str = "lockgate.dev/managed";
+/// Who issued what a managed Secret holds: the directory's URL, or `local`.
+pub const ISSUER: &str = "lockgate.dev/issuer";
+/// When we stored what a managed Secret holds, in seconds since 1970.
+pub const ISSUED_AT: &str = "lockgate.dev/issued-at";
+/// kube-lego's request for a certificate, on an Ingress, and its mark, on a Secret.
+pub const TLS_ACME: &str = "kubernetes.io/tls-acme";
+/// Our name as field manager, as component in Events and in `app.kubernetes.io/managed-by`.
+pub const MANAGER: &str = "lockgate";

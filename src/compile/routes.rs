@@ -1,0 +1,248 @@
+//! Ingress rules → hosts and paths, merged the way ingress-nginx merges them.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::annotation::{self, Reading};
+use super::objects::{Ingress, Objects, ServicePort};
+use super::{Policy, class};
+use crate::model::host::HostPattern;
+use crate::model::name::ObjectName;
+use crate::model::options::Options;
+use crate::model::path::{self, PathPattern};
+use crate::model::plan::{BackendId, Host, Plan, Route, Target};
+use crate::model::problem::Problem;
+use crate::model::settings::Settings;
+
+/// An Ingress of ours with its annotations read.
+pub(super) struct Ours<'a> {
+    pub(super) name: &'a ObjectName,
+    pub(super) ingress: &'a Ingress,
+    options: Arc<Options>,
+    refusal: Option<Box<str>>,
+}
+
+/// Marks the Ingress by which kube-lego used to answer challenges; we answer them ourselves.
+const LEGO_CHALLENGES: &str = "kubernetes.io/tls-acme-challenge-endpoints";
+/// Services of kube-lego that such paths lead to.
+const LEGO_SERVICES: [&str; 2] = ["kube-lego-nginx", "kube-lego-gce"];
+/// Where challenges are answered.
+pub(super) const CHALLENGES: &str = "/.well-known/acme-challenge";
+
+/// Our Ingresses, oldest first, without those that are left out whole.
+pub(super) fn read<'a>(
+    objects: &'a Objects,
+    policy: &Policy,
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Vec<Ours<'a>> {
+    let mut ours = Vec::new();
+    for (name, ingress) in class::ours(objects, policy) {
+        let Reading { options, refusal, skip, problems: found } =
+            annotation::read(ingress, policy, &settings.options);
+        problems.extend(found.into_iter().map(|(why, text)| Problem::ingress(name, why, text)));
+        if ingress.annotations.get(LEGO_CHALLENGES).is_some_and(|it| **it == *"true") {
+            let text = "left over from kube-lego and left out: challenges are answered without it; \
+                        delete it";
+            problems.push(Problem::ingress(name, "KubeLego", text));
+            continue;
+        }
+        if policy.no_catch_all && is_catch_all(ingress) {
+            let text = "left out: it has a default backend or a rule without a host, and \
+                        --disable-catch-all is set";
+            problems.push(Problem::ingress(name, "CatchAll", text));
+            continue;
+        }
+        if skip.is_none() {
+            let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
+            ours.push(Ours { name, ingress, options: options.into(), refusal });
+        }
+    }
+    ours
+}
+
+fn is_catch_all(ingress: &Ingress) -> bool {
+    ingress.default_backend.is_some() || ingress.rules.iter().any(|it| it.host.is_empty())
+}
+
+/// Adds the hosts and paths of our Ingresses to the plan; the oldest rule of a kind wins.
+pub(super) fn add(
+    ours: &[Ours<'_>],
+    policy: &Policy,
+    plan: &mut Plan,
+    problems: &mut Vec<Problem>,
+) {
+    for it in ours {
+        add_rules(it, policy, plan, problems);
+    }
+    // Whatever no rule of a host takes goes to the default backend of the oldest Ingress that has
+    // one, else to everybody's, with the settings of the host's owner.
+    for it in ours {
+        if let Some(backend) = &it.ingress.default_backend {
+            let hosts = it.ingress.rules.iter().filter_map(|rule| rule.host.parse().ok());
+            let catch_all = it.ingress.rules.is_empty().then_some(HostPattern::Any);
+            for host in hosts.chain(catch_all) {
+                let route = it.route(&host, "/", it.target(Some(backend)));
+                add_root(plan, host, route);
+            }
+        }
+    }
+    for it in ours {
+        for rule in &it.ingress.rules {
+            if let Ok(host) = rule.host.parse::<HostPattern>()
+                && plan.hosts.get(&host).is_some_and(|known| known.owner == *it.name)
+                && host != HostPattern::Any
+            {
+                let route = it.route(&host, "/", it.target_fallback());
+                add_root(plan, host, route);
+            }
+        }
+    }
+}
+
+fn add_root(plan: &mut Plan, host: HostPattern, route: Route) {
+    let owner = route.ingress.clone();
+    let entry = plan.hosts.entry(host).or_insert_with(|| Host::new(owner));
+    let root = PathPattern::Prefix("/".into());
+    entry.paths.entry(root).or_insert_with(|| Arc::new(route));
+}
+
+impl Host {
+    fn new(owner: ObjectName) -> Self {
+        Self { owner, acme: false, tls: false, paths: BTreeMap::new() }
+    }
+}
+
+fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut Vec<Problem>) {
+    let mut report = |reason, text| problems.push(Problem::ingress(ours.name, reason, text));
+    for rule in &ours.ingress.rules {
+        let host: HostPattern = match rule.host.parse() {
+            Ok(host) => host,
+            Err(error) => {
+                report("BadRule", format!("rule for host {:?} ignored: {error}", rule.host));
+                continue;
+            }
+        };
+        let entry = plan.hosts.entry(host.clone()).or_insert_with(|| Host::new(ours.name.clone()));
+        if entry.owner.namespace != ours.name.namespace && policy.strict_hosts {
+            let text = format!("rule for {host} ignored: {} has the host", entry.owner);
+            report("HostTaken", text);
+            continue;
+        }
+        for it in rule.paths.iter().flatten() {
+            if it.backend.as_ref().is_some_and(|it| LEGO_SERVICES.contains(&&*it.service)) {
+                let text = format!("path {} of kube-lego ignored: delete it", it.path);
+                report("KubeLego", text);
+                continue;
+            }
+            let raw = if it.path.is_empty() { "/" } else { &*it.path };
+            let canonical = match path::canonical(raw) {
+                Ok(canonical) => canonical.path,
+                Err(error) => {
+                    report("BadRule", format!("path {raw:?} of {host} ignored: {error}"));
+                    continue;
+                }
+            };
+            let pattern = if it.exact {
+                PathPattern::Exact(canonical.into())
+            } else {
+                PathPattern::Prefix(canonical.into())
+            };
+            match entry.paths.entry(pattern) {
+                Entry::Occupied(first) => {
+                    let older = &first.get().ingress;
+                    let text = format!("path {raw} of {host} ignored: {older} has it and is older");
+                    report("PathTaken", text);
+                }
+                Entry::Vacant(free) => {
+                    let target = ours.target(it.backend.as_ref());
+                    free.insert(Arc::new(ours.route(&host, raw, target)));
+                }
+            }
+        }
+    }
+}
+
+impl Ours<'_> {
+    fn route(&self, host: &HostPattern, path: &str, target: Target) -> Route {
+        Route {
+            ingress: self.name.clone(),
+            host: match host {
+                HostPattern::Any => "_".into(),
+                named => named.to_string().into(),
+            },
+            path: path.into(),
+            target,
+            to_https: false,
+            options: self.options.clone(),
+        }
+    }
+
+    fn target(&self, backend: Option<&ServicePort>) -> Target {
+        if let Some(why) = &self.refusal {
+            return Target::Refused(why.clone());
+        }
+        backend.map_or(Target::Nothing, |it| {
+            Target::Backend(BackendId {
+                service: ObjectName::new(self.name.namespace.clone(), it.service.clone()),
+                port: it.port.clone(),
+            })
+        })
+    }
+
+    fn target_fallback(&self) -> Target {
+        match &self.refusal {
+            Some(why) => Target::Refused(why.clone()),
+            None => Target::Fallback,
+        }
+    }
+}
+
+/// The route of `--default-backend-service`.
+pub(super) fn fallback(service: &ObjectName, port: u16, settings: &Settings) -> Arc<Route> {
+    let target = match &settings.refusal {
+        Some(why) => Target::Refused(why.as_str().into()),
+        None => {
+            Target::Backend(BackendId { service: service.clone(), port: port.to_string().into() })
+        }
+    };
+    Arc::new(Route {
+        ingress: ObjectName::default(),
+        host: "_".into(),
+        path: "/".into(),
+        target,
+        to_https: false,
+        options: Arc::new(settings.options.clone()),
+    })
+}
+
+/// Decides for each route whether plain HTTP is redirected, now that certificates are known.
+///
+/// A host with a `tls` entry is redirected, whatever its Secret holds, as in ingress-nginx; but while
+/// we are still to obtain its first certificate it is not, unless `force-ssl-redirect` says so.
+pub(super) fn decide_redirects(plan: &mut Plan) {
+    let waiting = |host: &HostPattern| {
+        plan.certificates.get(host).is_some_and(|it| {
+            it.keypair.is_none()
+                && it.secret.as_ref().is_some_and(|secret| plan.wanted.contains_key(secret))
+        })
+    };
+    for (host, it) in &mut plan.hosts {
+        let secure = it.tls && !waiting(host);
+        for route in it.paths.values_mut() {
+            let Options { ssl_redirect, force_ssl_redirect, .. } = *route.options;
+            let exempt = plan.settings.no_redirect.iter().any(|it| route.path.starts_with(&**it));
+            let to_https = !exempt && (force_ssl_redirect || (ssl_redirect && secure));
+            if to_https {
+                Arc::make_mut(route).to_https = true;
+            }
+        }
+    }
+}
+
+/// The hosts an Ingress has rules for, each once.
+pub(super) fn hosts_of(ingress: &Ingress) -> BTreeSet<HostPattern> {
+    let named = ingress.rules.iter().filter_map(|it| it.host.parse().ok());
+    named.chain(ingress.rules.is_empty().then_some(HostPattern::Any)).collect()
+}

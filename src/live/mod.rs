@@ -1,0 +1,137 @@
+//! What is served right now, and the one place where it changes.
+//!
+//! Floor 2. A [`Live`] is built from a plan and the `Live` before it, which hands on what must outlast
+//! a change: the balancers' places, the last good key of a Secret that became unreadable. It is
+//! swapped in with one pointer; a request sees one `Live` from its start to its end.
+
+pub mod balance;
+pub mod keys;
+pub mod table;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use rustls::sign::CertifiedKey;
+
+use crate::model::plan::{BackendId, Plan, Route, Target};
+
+use balance::Balancer;
+use keys::Keys;
+use table::Table;
+
+/// What one request sees.
+#[derive(Debug)]
+pub struct Live {
+    /// The plan it was built from.
+    pub plan: Arc<Plan>,
+    /// Routes by host and path.
+    pub table: Table,
+    /// Certificates by server name.
+    pub keys: Keys,
+    /// What the table leads to.
+    ways: Vec<Way>,
+    /// Where requests go that no rule takes; `None` for the built-in 404.
+    pub fallback: Option<WayId>,
+    /// `Strict-Transport-Security` of answers over TLS.
+    pub hsts: Option<HeaderValue>,
+    balancers: BTreeMap<BackendId, Arc<Balancer>>,
+}
+
+/// A way's place in its [`Live`]; means nothing in another.
+///
+/// A request keeps this instead of a counted pointer, so that cores do not share a counter.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct WayId(u32);
+
+/// A route with what serving it takes.
+#[derive(Debug)]
+pub struct Way {
+    /// The route.
+    pub route: Arc<Route>,
+    /// Who answers, for a route to a backend.
+    pub balancer: Option<Arc<Balancer>>,
+}
+
+impl Live {
+    /// What is served before the first plan: nothing but the default certificate.
+    pub fn empty(default: Arc<CertifiedKey>) -> Self {
+        Self {
+            plan: Arc::default(),
+            table: Table::default(),
+            keys: Keys::empty(default),
+            ways: Vec::new(),
+            fallback: None,
+            hsts: None,
+            balancers: BTreeMap::new(),
+        }
+    }
+
+    /// What `plan` comes to, taking over from `previous`.
+    pub fn next(plan: Arc<Plan>, previous: &Self) -> Self {
+        let balancers: BTreeMap<_, _> = plan
+            .backends
+            .iter()
+            .map(|(id, backend)| {
+                let before = previous.balancers.get(id);
+                (id.clone(), Balancer::next(id, backend, before))
+            })
+            .collect();
+        let mut ways = Vec::new();
+        let mut way = |route: &Arc<Route>| {
+            let balancer = match &route.target {
+                Target::Backend(id) => balancers.get(id).cloned(),
+                _ => None,
+            };
+            let id =
+                WayId(u32::try_from(ways.len()).expect("fewer than 2^32 routes fit in memory"));
+            ways.push(Way { route: route.clone(), balancer });
+            id
+        };
+        Self {
+            table: Table::new(&plan.hosts, &mut way),
+            keys: Keys::next(&plan, &previous.keys),
+            fallback: plan.fallback.as_ref().map(way),
+            hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
+            ways,
+            balancers,
+            plan,
+        }
+    }
+
+    /// The way of an id that this `Live` gave.
+    pub fn way(&self, id: WayId) -> &Way {
+        &self.ways[id.0 as usize]
+    }
+
+    /// Who answers for each backend.
+    pub fn balancers(&self) -> impl Iterator<Item = &Arc<Balancer>> {
+        self.balancers.values()
+    }
+}
+/// Where the proxy finds the present [`Live`]; cheap to clone, written by one task only.
+#[derive(Clone, Debug)]
+pub struct Current(Arc<ArcSwap<Live>>);
+
+impl Current {
+    /// Begins with `live`.
+    pub fn new(live: Live) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(live)))
+    }
+
+    /// Serves `live` from now on; requests under way keep what they began with.
+    pub fn replace(&self, live: Live) {
+        self.0.store(Arc::new(live));
+    }
+
+    /// The present one, for the control plane and handshakes.
+    pub fn load(&self) -> Arc<Live> {
+        self.0.load_full()
+    }
+
+    /// Whether `seen` is still the present one; costs one load and shares nothing.
+    pub fn is(&self, seen: &Arc<Live>) -> bool {
+        Arc::ptr_eq(&self.0.load(), seen)
+    }
+}

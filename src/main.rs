@@ -1,0 +1,72 @@
+//! Allocator, crypto provider, arguments, exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lockgate::args::{self, Command, Told};
+use lockgate::{app, demo};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+// Faster than glibc's for many short-lived buffers, which is what proxying makes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("lockgate: the crypto provider is installed twice");
+        return ExitCode::FAILURE;
+    }
+    let command = match args::parse(std::env::args()) {
+        Ok(cli) => cli.command,
+        Err(Told { text, code: 0 }) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(Told { text, code }) => {
+            eprint!("{text}");
+            return ExitCode::from(code);
+        }
+    };
+    let (level, json) = match &command {
+        Command::Serve(serve) => (serve.log.clone(), serve.log_json),
+        Command::Demo(_) => ("warn".to_owned(), false),
+    };
+    log_to_stderr(&level, json);
+    // The control plane: a storm there must not slow the threads that serve.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(async {
+                match &command {
+                    Command::Serve(serve) => {
+                        app::serve(serve, app::Source::Flags, CancellationToken::new()).await
+                    }
+                    Command::Demo(demo) => demo::run(demo).await,
+                }
+            });
+            // A thread that waits for standard output or a resolver must not keep us.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            result
+        }
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lockgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr(level: &str, json: bool) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+}

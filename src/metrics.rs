@@ -1,0 +1,346 @@
+//! Every metric: name, unit, labels, meaning.
+//!
+//! Names that ingress-nginx has are kept with their labels, so that dashboards, alerts and canary
+//! tools go on working; ours begin with `lockgate_`. Labels come from objects, never from requests,
+//! so the number of series is bounded by what is configured. Floor 0.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::core::{AtomicU64, GenericLocalCounter};
+use prometheus::local::LocalHistogram;
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
+};
+
+use crate::model::name::ObjectName;
+use crate::model::problem::Problem;
+
+/// Labels of everything that is counted by request, as ingress-nginx has them.
+const REQUEST: [&str; 8] =
+    ["status", "method", "path", "namespace", "ingress", "service", "canary", "host"];
+const LENGTHS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
+
+/// What is measured.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: prometheus::core::GenericCounterVec<AtomicU64>,
+    request_seconds: HistogramVec,
+    response_seconds: HistogramVec,
+    request_bytes: HistogramVec,
+    response_bytes: HistogramVec,
+    /// Label values in use, by Ingress, so that those of a deleted one can go.
+    used: Mutex<HashMap<ObjectName, BTreeSet<[String; 8]>>>,
+    /// Client connections that are open.
+    pub connections: IntGauge,
+    /// Client connections that were accepted.
+    pub accepted: IntCounter,
+    /// Handshakes, accepts and requests that ended before an answer, by reason.
+    pub dropped: IntCounterVec,
+    /// Access-log lines that nobody took in time.
+    pub log_lost: IntCounter,
+    /// HTTP-01 challenges that were answered.
+    pub challenges: IntCounter,
+    /// Orders for certificates, by result: `issued` or `failed`.
+    pub orders: IntCounterVec,
+    /// 1 while this replica holds the lease.
+    pub leader: IntGauge,
+    /// Seconds since the source of objects last answered.
+    pub config_age: Gauge,
+    problems: IntGaugeVec,
+    expiry: GaugeVec,
+    swaps: IntCounter,
+    swapped_at: Gauge,
+    hash: Gauge,
+}
+
+/// Who this replica is, for the labels that ingress-nginx puts on everything.
+#[derive(Clone, Debug, Default)]
+pub struct Replica {
+    /// `$POD_NAMESPACE`
+    pub namespace: String,
+    /// `$POD_NAME`
+    pub pod: String,
+    /// `--controller-class`
+    pub class: String,
+    /// `--election-id`
+    pub election: String,
+}
+
+/// A certificate that is served, for [`Metrics::certificates`].
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// The host that shows it.
+    pub host: String,
+    /// The Secret it is in.
+    pub secret: ObjectName,
+    /// Its serial number.
+    pub serial: String,
+    /// Its end, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// What one kind of request is counted with, by one worker; written to the shared metrics by
+/// [`RequestMeters::flush`], so that workers do not share a cache line for each request.
+#[derive(Debug)]
+pub struct RequestMeters {
+    requests: GenericLocalCounter<AtomicU64>,
+    request_seconds: LocalHistogram,
+    response_seconds: LocalHistogram,
+    request_bytes: LocalHistogram,
+    response_bytes: LocalHistogram,
+}
+
+impl RequestMeters {
+    /// Counts one request; times in seconds, lengths in bytes.
+    #[expect(clippy::cast_precision_loss, reason = "a histogram's sum is a float")]
+    pub fn count(&self, seconds: f64, upstream: Option<f64>, received: u64, sent: u64) {
+        self.requests.inc();
+        self.request_seconds.observe(seconds);
+        if let Some(upstream) = upstream {
+            self.response_seconds.observe(upstream);
+        }
+        self.request_bytes.observe(received as f64);
+        self.response_bytes.observe(sent as f64);
+    }
+
+    /// Adds what was counted to the shared metrics.
+    pub fn flush(&self) {
+        self.requests.flush();
+        self.request_seconds.flush();
+        self.response_seconds.flush();
+        self.request_bytes.flush();
+        self.response_bytes.flush();
+    }
+}
+
+impl Metrics {
+    /// Registers everything. Fails only when two metrics have one name.
+    pub fn new(replica: &Replica) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let labels = HashMap::from([
+            ("controller_namespace".to_owned(), replica.namespace.clone()),
+            ("controller_class".to_owned(), replica.class.clone()),
+            ("controller_pod".to_owned(), replica.pod.clone()),
+        ]);
+        let nginx = |name: &str, help: &str| {
+            Opts::new(format!("nginx_ingress_controller_{name}"), help).const_labels(labels.clone())
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let opts = HistogramOpts { common_opts: nginx(name, help), buckets: buckets.to_vec() };
+            let made = HistogramVec::new(opts, &REQUEST)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let times = prometheus::DEFAULT_BUCKETS;
+        let request_seconds = histogram(
+            "request_duration_seconds",
+            "Seconds from the first byte of a request to the last of its answer.",
+            times,
+        )?;
+        let response_seconds = histogram(
+            "response_duration_seconds",
+            "Seconds an endpoint took for its answer.",
+            times,
+        )?;
+        let request_bytes = histogram("request_size", "Bytes of requests.", &LENGTHS)?;
+        let response_bytes = histogram("response_size", "Bytes of answers.", &LENGTHS)?;
+        let requests =
+            IntCounterVec::new(nginx("requests", "Requests that were answered."), &REQUEST)?;
+        registry.register(Box::new(requests.clone()))?;
+        let gauge = |opts: Opts| {
+            let made = Gauge::with_opts(opts)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let int_gauge = |opts: Opts| {
+            let made = IntGauge::with_opts(opts)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let counter = |opts: Opts| {
+            let made = IntCounter::with_opts(opts)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let counters = |opts: Opts, labels: &[&str]| {
+            let made = IntCounterVec::new(opts, labels)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok::<_, prometheus::Error>(made)
+        };
+        let problems = IntGaugeVec::new(
+            Opts::new("lockgate_problems", "What is wrong with objects, by object and reason."),
+            &["kind", "namespace", "name", "reason"],
+        )?;
+        registry.register(Box::new(problems.clone()))?;
+        let expiry = GaugeVec::new(
+            nginx("ssl_expire_time_seconds", "End of each served certificate, seconds since 1970."),
+            &["namespace", "class", "host", "secret_name", "identifier"],
+        )?;
+        registry.register(Box::new(expiry.clone()))?;
+        let build = int_gauge(
+            nginx("build_info", "1; the labels say what was built.")
+                .const_label("release", env!("CARGO_PKG_VERSION"))
+                .const_label("build", "release")
+                .const_label("repository", "lockgate"),
+        )?;
+        build.set(1);
+        let good = int_gauge(nginx(
+            "config_last_reload_successful",
+            "1: a plan that cannot be served never replaces one that can.",
+        ))?;
+        good.set(1);
+        Ok(Self {
+            connections: int_gauge(
+                nginx("nginx_process_connections", "Client connections that are open.")
+                    .const_label("state", "active"),
+            )?,
+            accepted: counter(
+                nginx("nginx_process_connections_total", "Client connections that were accepted.")
+                    .const_label("state", "accepted"),
+            )?,
+            dropped: counters(
+                Opts::new(
+                    "lockgate_connections_dropped_total",
+                    "Client connections that we ended, by reason.",
+                ),
+                &["reason"],
+            )?,
+            log_lost: counter(Opts::new(
+                "lockgate_access_log_lost_total",
+                "Access-log lines dropped because standard output took none.",
+            ))?,
+            challenges: counter(Opts::new(
+                "lockgate_challenges_total",
+                "HTTP-01 challenges that were answered.",
+            ))?,
+            orders: counters(
+                Opts::new(
+                    "lockgate_certificate_orders_total",
+                    "Orders for certificates, by result.",
+                ),
+                &["result"],
+            )?,
+            leader: int_gauge(
+                nginx("leader_election_status", "1 while this replica holds the lease.")
+                    .const_label("name", replica.election.clone()),
+            )?,
+            config_age: gauge(Opts::new(
+                "lockgate_config_age_seconds",
+                "Seconds since the source of objects last answered.",
+            ))?,
+            swaps: counter(nginx("success", "Plans that were put into service."))?,
+            swapped_at: gauge(nginx(
+                "config_last_reload_successful_timestamp_seconds",
+                "When the present plan was put into service, seconds since 1970.",
+            ))?,
+            hash: gauge(nginx("config_hash", "Changes whenever the plan does."))?,
+            problems,
+            expiry,
+            requests,
+            request_seconds,
+            response_seconds,
+            request_bytes,
+            response_bytes,
+            used: Mutex::default(),
+            registry,
+        })
+    }
+
+    /// Meters for requests of one kind: `[status, method, path, namespace, ingress, service, canary,
+    /// host]`.
+    pub fn request(&self, ingress: &ObjectName, labels: [String; 8]) -> RequestMeters {
+        let values = labels.each_ref().map(String::as_str);
+        let meters = RequestMeters {
+            requests: self.requests.with_label_values(&values).local(),
+            request_seconds: self.request_seconds.with_label_values(&values).local(),
+            response_seconds: self.response_seconds.with_label_values(&values).local(),
+            request_bytes: self.request_bytes.with_label_values(&values).local(),
+            response_bytes: self.response_bytes.with_label_values(&values).local(),
+        };
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.entry(ingress.clone()).or_default().insert(labels);
+        meters
+    }
+
+    /// Forgets the series of Ingresses that are no longer ours.
+    pub fn keep(&self, ours: &BTreeSet<ObjectName>) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.retain(|ingress, series| {
+            let kept = ingress.name.is_empty() || ours.contains(ingress);
+            if !kept {
+                for labels in &*series {
+                    let values = labels.each_ref().map(String::as_str);
+                    let _ = self.requests.remove_label_values(&values);
+                    for it in [
+                        &self.request_seconds,
+                        &self.response_seconds,
+                        &self.request_bytes,
+                        &self.response_bytes,
+                    ] {
+                        let _ = it.remove_label_values(&values);
+                    }
+                }
+            }
+            kept
+        });
+    }
+
+    /// Notes that a plan was put into service at `now`, in seconds since 1970.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    pub fn swapped(&self, now: i64) {
+        self.swaps.inc();
+        self.swapped_at.set(now as f64);
+        self.hash.set(self.swaps.get() as f64);
+    }
+
+    /// Shows the present problems.
+    pub fn problems(&self, problems: &[Problem]) {
+        self.problems.reset();
+        for it in problems {
+            let labels = [it.kind.as_str(), &it.object.namespace, &it.object.name, it.reason];
+            self.problems.with_label_values(&labels).inc();
+        }
+    }
+
+    /// Shows the certificates that are served.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    pub fn certificates(&self, class: &str, served: impl IntoIterator<Item = Served>) {
+        self.expiry.reset();
+        for it in served {
+            let labels = [&*it.secret.namespace, class, &it.host, &it.secret.name, &it.serial];
+            self.expiry.with_label_values(&labels).set(it.not_after as f64);
+        }
+    }
+
+    /// Everything in Prometheus's text format.
+    pub fn render(&self) -> String {
+        let families = self.registry.gather();
+        TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(ingress: &str) -> [String; 8] {
+        ["200", "GET", "/", "shop", ingress, "web", "", "a.test"].map(str::to_owned)
+    }
+
+    #[test]
+    fn series_of_a_deleted_ingress_go() {
+        let metrics = Metrics::new(&Replica::default()).expect("names differ");
+        for name in ["old", "new"] {
+            let meters = metrics.request(&ObjectName::new("shop", name), labels(name));
+            meters.count(0.1, None, 10, 10);
+            meters.flush();
+        }
+        metrics.keep(&BTreeSet::from([ObjectName::new("shop", "new")]));
+        let text = metrics.render();
+        assert!(text.contains("ingress=\"new\""), "{text}");
+        assert!(!text.contains("ingress=\"old\""), "{text}");
+    }
+}

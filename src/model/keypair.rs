@@ -1,0 +1,214 @@
+//! A certificate chain and its private key, known to belong together.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::host::HostPattern;
+
+/// Largest `tls.crt` or `tls.key` that is read, in bytes: a chain of a hundred certificates fits, a
+/// megabyte of PEM that would cost every replica a second of parsing does not.
+const LARGEST: usize = 256 << 10;
+
+/// What a `kubernetes.io/tls` Secret holds.
+///
+/// The signing key is made on first use, so that ten thousand certificates nobody asks for cost
+/// their bytes and no more.
+pub struct Keypair {
+    /// Leaf first, as in `tls.crt`.
+    pub chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    /// DNS names the leaf is for, lower-cased; the subject's common name where it has no other.
+    pub names: Vec<HostPattern>,
+    /// Seconds since 1970.
+    pub not_before: i64,
+    /// Seconds since 1970.
+    pub not_after: i64,
+    /// In hexadecimal.
+    pub serial: String,
+    /// The issuer's common name and organization, for metrics and the status page.
+    pub issuer: (String, String),
+    certified: OnceLock<Arc<CertifiedKey>>,
+}
+
+/// Why a chain and a key cannot be served.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum KeypairError {
+    /// The Secret lacks one of its two entries.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// Larger than any real chain.
+    #[error("{0} is larger than 256 KiB")]
+    Large(&'static str),
+    /// RFC 7468.
+    #[error("{0} is not PEM: {1}")]
+    Pem(&'static str, String),
+    /// RFC 5280.
+    #[error("tls.crt does not begin with an X.509 certificate")]
+    Certificate,
+    /// No algorithm we sign with.
+    #[error("tls.key is not a key that can sign: {0}")]
+    Key(String),
+    /// Two halves of different pairs.
+    #[error("tls.key does not belong to the certificate in tls.crt")]
+    Mismatch,
+}
+
+impl Keypair {
+    /// Reads `tls.crt` and `tls.key`, and checks that they belong together.
+    pub fn parse(crt: Option<&[u8]>, key: Option<&[u8]>) -> Result<Self, KeypairError> {
+        let crt = bounded("tls.crt", crt)?;
+        let key = bounded("tls.key", key)?;
+        let chain = CertificateDer::pem_slice_iter(crt)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| KeypairError::Pem("tls.crt", error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|error| KeypairError::Pem("tls.key", error.to_string()))?;
+        let leaf = chain.first().ok_or(KeypairError::Certificate)?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| KeypairError::Certificate)?;
+        let names = names(&leaf);
+        let (not_before, not_after) =
+            (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        let serial = leaf.raw_serial().iter().map(|it| format!("{it:02x}")).collect();
+        let text = |it: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            it.and_then(|it| it.as_str().ok()).unwrap_or_default().to_owned()
+        };
+        let issuer = (
+            text(leaf.issuer().iter_common_name().next()),
+            text(leaf.issuer().iter_organization().next()),
+        );
+        let pair = Self {
+            names,
+            not_before,
+            not_after,
+            serial,
+            issuer,
+            chain,
+            key,
+            certified: OnceLock::new(),
+        };
+        match pair.certify()?.keys_match() {
+            Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+                Ok(pair)
+            }
+            Err(_) => Err(KeypairError::Mismatch),
+        }
+    }
+
+    /// What rustls signs handshakes with.
+    pub fn certified(&self) -> Result<Arc<CertifiedKey>, KeypairError> {
+        if let Some(made) = self.certified.get() {
+            return Ok(made.clone());
+        }
+        let made = Arc::new(self.certify()?);
+        Ok(self.certified.get_or_init(|| made).clone())
+    }
+
+    /// Whether the leaf is for a host.
+    pub fn covers(&self, host: &HostPattern) -> bool {
+        self.names.iter().any(|name| match host {
+            HostPattern::Exact(it) => name.covers(it),
+            other => name == other,
+        })
+    }
+
+    fn certify(&self) -> Result<CertifiedKey, KeypairError> {
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&self.key)
+            .map_err(|error| KeypairError::Key(error.to_string()))?;
+        Ok(CertifiedKey::new(self.chain.clone(), key))
+    }
+}
+
+impl PartialEq for Keypair {
+    /// Equal leaves are equal pairs: each was checked to match its own key.
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain
+    }
+}
+
+impl Eq for Keypair {}
+
+impl fmt::Debug for Keypair {
+    /// Never shows the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keypair")
+            .field("names", &self.names)
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+fn bounded<'a>(name: &'static str, bytes: Option<&'a [u8]>) -> Result<&'a [u8], KeypairError> {
+    match bytes {
+        None => Err(KeypairError::Missing(name)),
+        Some([]) => Err(KeypairError::Missing(name)),
+        Some(it) if it.len() > LARGEST => Err(KeypairError::Large(name)),
+        Some(it) => Ok(it),
+    }
+}
+
+/// Subject alternative names (RFC 5280 section 4.2.1.6), or the common name where there are none.
+fn names(leaf: &X509Certificate<'_>) -> Vec<HostPattern> {
+    let alternative = leaf.subject_alternative_name().ok().flatten();
+    let dns = alternative.iter().flat_map(|it| &it.value.general_names).filter_map(|it| match it {
+        GeneralName::DNSName(name) => name.parse().ok(),
+        _ => None,
+    });
+    let mut names: Vec<HostPattern> = dns.collect();
+    if names.is_empty() {
+        let common = leaf.subject().iter_common_name().filter_map(|it| it.as_str().ok());
+        names.extend(common.filter_map(|it| it.parse().ok()));
+    }
+    names.retain(|it| *it != HostPattern::Any);
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str) -> (String, String) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[test]
+    fn a_pair_knows_its_names_and_its_end() {
+        let (crt, key) = pair("*.Example.org");
+        let parsed = Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair");
+        assert_eq!(parsed.names, [HostPattern::Wildcard("example.org".into())]);
+        assert!(parsed.covers(&HostPattern::Exact("a.example.org".into())));
+        assert!(!parsed.covers(&HostPattern::Exact("example.org".into())));
+        assert!(parsed.not_after > parsed.not_before);
+    }
+
+    #[test]
+    fn halves_of_two_pairs_are_refused() {
+        let ((crt, _), (_, key)) = (pair("a.test"), pair("b.test"));
+        let parsed = Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes()));
+        assert_eq!(parsed.expect_err("no pair"), KeypairError::Mismatch);
+    }
+
+    #[test]
+    fn what_is_not_a_pair_is_refused() {
+        let (crt, key) = pair("a.test");
+        let large = vec![b'A'; LARGEST + 1];
+        for (crt, key, expected) in [
+            (None, Some(key.as_bytes()), KeypairError::Missing("tls.crt")),
+            (Some(crt.as_bytes()), Some(&b""[..]), KeypairError::Missing("tls.key")),
+            (Some(&large[..]), Some(key.as_bytes()), KeypairError::Large("tls.crt")),
+            (Some(&b"nonsense"[..]), Some(key.as_bytes()), KeypairError::Certificate),
+        ] {
+            assert_eq!(Keypair::parse(crt, key).expect_err("no pair"), expected);
+        }
+        let half = &crt.as_bytes()[..crt.len() / 2];
+        assert!(Keypair::parse(Some(half), Some(key.as_bytes())).is_err());
+    }
+}

@@ -1,0 +1,15 @@
+//! The words everything else is said in: plain data and how it is parsed.
+//!
+//! Floor 0: no Kubernetes, no async, no clock, no I/O. A text is parsed once, here, into a type that
+//! cannot hold a bad value; whoever holds the type needs no check of its own.
+
+pub mod host;
+pub mod keypair;
+pub mod name;
+pub mod options;
+pub mod path;
+pub mod plan;
+pub mod problem;
+pub mod settings;
+pub mod template;
+pub mod value;

@@ -1,0 +1,302 @@
+//! Sends a request to an endpoint and brings the answer back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::body::{Progress, ReplyBody, RequestBody, has_unknown_length};
+use super::canonical::Asked;
+use super::headers::{self, Vouched};
+use super::pool::{Connected, Lease, Pool};
+use super::reply::Failure;
+use super::upgrade;
+use super::worker::Worker;
+use crate::live::Live;
+use crate::live::balance::Balancer;
+use crate::model::options::Options;
+
+/// Most endpoints that one request tries (ingress-nginx's `proxy-next-upstream-tries`).
+const MOST_TRIES: usize = 3;
+/// A connection that was idle for longer may be closing under our hands: a request sent on it is kept
+/// so that it can be sent again.
+const DOUBTFUL: Duration = Duration::from_millis(500);
+
+/// What came of a request, for the log and the metrics.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// The endpoint that was tried last.
+    pub(super) address: Option<SocketAddr>,
+    /// The status it answered with.
+    pub(super) status: Option<StatusCode>,
+    /// When the request was handed to it.
+    pub(super) sent_at: Option<Instant>,
+    /// How far the request's body got.
+    pub(super) progress: Option<Rc<Progress>>,
+}
+
+/// A request on its way.
+pub(super) struct Outbound<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) live: &'a Live,
+    pub(super) balancer: &'a Balancer,
+    pub(super) options: &'a Options,
+    pub(super) asked: &'a Asked,
+    pub(super) vouched: &'a Vouched,
+}
+
+impl Outbound<'_> {
+    /// Sends the request to one endpoint after the other until one answers.
+    ///
+    /// Another endpoint is tried only while nothing of the request was processed: when no connection
+    /// could be made, or when an idle one turned out to be closed.
+    pub(super) async fn send(
+        &self,
+        mut head: request::Parts,
+        body: Incoming,
+        facts: &mut Facts,
+    ) -> Result<Response<ReplyBody>, Failure> {
+        let addresses = self.addresses().await;
+        let mut failure = Failure::NoEndpoint;
+        let websocket = (head.version == Version::HTTP_11
+            && head.method == Method::GET
+            && headers::wants_websocket(&head.headers))
+        .then(|| head.extensions.remove::<OnUpgrade>())
+        .flatten();
+        let progress = Progress::new(Instant::now());
+        facts.progress = Some(progress.clone());
+        let mut request = Some(self.request(head, body, &progress, websocket.is_some())?);
+        for address in addresses.into_iter().flatten() {
+            facts.address = Some(address);
+            let mut pooled = self.worker.pool.take(address).await;
+            loop {
+                let fresh = pooled.is_none();
+                let connected = match pooled.take() {
+                    Some(connected) => connected,
+                    None => match self.connect(address).await {
+                        Ok(connected) => connected,
+                        Err(error) => {
+                            failure = error;
+                            break;
+                        }
+                    },
+                };
+                let Some(mut outgoing) = request.take() else { return Err(failure) };
+                if !outgoing.headers().contains_key(HOST)
+                    && let Ok(host) = HeaderValue::try_from(address.to_string())
+                {
+                    // HTTP/1.0 without a host: the endpoint's own address stands in.
+                    outgoing.headers_mut().insert(HOST, host);
+                }
+                facts.sent_at = Some(Instant::now());
+                let again = repeatable(&outgoing, &connected).then(|| copy(&outgoing));
+                let Connected { mut sender, .. } = connected;
+                match self.exchange(&mut sender, outgoing, &progress).await {
+                    Ok(answer) => {
+                        facts.status = Some(answer.status());
+                        let lease =
+                            Lease::new(self.worker.pool.clone(), address, sender, progress.clone());
+                        return self.answer(answer, lease, websocket);
+                    }
+                    Err(Unanswered::NotSent(back)) if !fresh => request = Some(*back),
+                    Err(Unanswered::Lost) => match again {
+                        Some(head) => {
+                            let body = RequestBody::nothing(progress.clone());
+                            request = Some(head.map(|()| body));
+                        }
+                        None => return Err(Failure::Broken),
+                    },
+                    Err(Unanswered::NotSent(back)) => {
+                        request = Some(*back);
+                        failure = Failure::Broken;
+                        break;
+                    }
+                    Err(Unanswered::Failed(failure)) => return Err(failure),
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// The endpoints to try, the best first.
+    async fn addresses(&self) -> [Option<SocketAddr>; MOST_TRIES] {
+        let mut addresses = [None; MOST_TRIES];
+        let places = addresses.iter_mut();
+        match &self.balancer.backend.external {
+            None => {
+                for (place, address) in places.zip(self.balancer.order()) {
+                    *place = Some(address);
+                }
+            }
+            Some((name, port)) => {
+                let found = self.worker.resolver.resolve(name, *port).await;
+                for (place, address) in places.zip(&*found) {
+                    *place = Some(*address);
+                }
+            }
+        }
+        addresses
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<Connected, Failure> {
+        match timeout(self.options.connect_timeout, Pool::connect(address)).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Slow),
+            Ok(Err(error)) => {
+                tracing::debug!(%address, %error, "no connection to an endpoint");
+                Err(Failure::Unreachable)
+            }
+            Err(_) => Err(Failure::Slow),
+        }
+    }
+
+    /// Writes the request that leaves from the canonical one.
+    fn request(
+        &self,
+        mut head: request::Parts,
+        body: Incoming,
+        progress: &Rc<Progress>,
+        websocket: bool,
+    ) -> Result<Request<RequestBody>, Failure> {
+        let settings = &self.live.plan.settings;
+        headers::to_upstream(&mut head.headers, self.asked, head.version, self.vouched, settings)
+            .map_err(|headers::Loops| Failure::Loops)?;
+        let body = RequestBody::new(body, progress.clone(), self.options.body_limit);
+        if websocket {
+            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        } else if head.headers.contains_key(TE) {
+            head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        }
+        if head.method != Method::HEAD && has_unknown_length(&head.headers, &body) {
+            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        let mut request = Request::new(body);
+        *request.uri_mut() = self.asked.target(&head.uri).into();
+        *request.method_mut() = head.method;
+        *request.headers_mut() = head.headers;
+        Ok(request)
+    }
+
+    /// Sends the request and waits for the head of the answer, with nginx's two patiences: one between
+    /// two writes, one from the last write to the answer. While the client is slow nobody else is.
+    async fn exchange(
+        &self,
+        sender: &mut SendRequest<RequestBody>,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        progress.moved.set(Instant::now());
+        let mut answer = pin!(sender.try_send_request(request));
+        let mut timer = pin!(sleep_until(progress.moved.get() + self.options.read_timeout));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => {
+                    return answer.map_err(|mut error| match error.take_message() {
+                        Some(back) => Unanswered::NotSent(Box::new(back)),
+                        None => match progress.fault.get() {
+                            Some(fault) => Unanswered::Failed(Failure::Body(fault)),
+                            None if is_lost(error.error()) => Unanswered::Lost,
+                            None => Unanswered::Failed(Failure::Broken),
+                        },
+                    });
+                }
+                () = &mut timer => {
+                    let now = Instant::now();
+                    let patience = if progress.done.get() {
+                        self.options.read_timeout
+                    } else {
+                        self.options.send_timeout
+                    };
+                    let until = progress.moved.get() + patience;
+                    if progress.waiting.get() {
+                        timer.as_mut().reset(now + patience);
+                    } else if until <= now {
+                        return Err(Unanswered::Failed(Failure::Slow));
+                    } else {
+                        timer.as_mut().reset(until);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns the endpoint's answer into ours.
+    fn answer(
+        &self,
+        mut answer: Response<Incoming>,
+        lease: Lease,
+        websocket: Option<OnUpgrade>,
+    ) -> Result<Response<ReplyBody>, Failure> {
+        let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switching {
+            // Nobody switches without being asked, and only to what was asked for.
+            let to_websocket = headers::wants_websocket(answer.headers());
+            let (Some(client), true) = (websocket, to_websocket) else {
+                return Err(Failure::Broken);
+            };
+            let upstream = hyper::upgrade::on(&mut answer);
+            let idle = self.options.read_timeout;
+            self.worker.tunnel(upgrade::tunnel(client, upstream, idle));
+        }
+        let (mut head, body) = answer.into_parts();
+        headers::to_client(&mut head.headers, &self.live.plan.settings)
+            .map_err(|headers::BadFraming| Failure::Broken)?;
+        head.version = Version::default();
+        head.extensions.clear();
+        if switching {
+            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            head.headers.remove(CONTENT_LENGTH);
+            return Ok(Response::from_parts(head, ReplyBody::empty()));
+        }
+        let body = ReplyBody::upstream(body, lease, self.options.read_timeout);
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+/// Why an endpoint did not answer.
+enum Unanswered {
+    /// Nothing was sent; here is the request.
+    NotSent(Box<Request<RequestBody>>),
+    /// The connection ended before a byte of the answer.
+    Lost,
+    /// Something else went wrong.
+    Failed(Failure),
+}
+
+fn is_lost(error: &hyper::Error) -> bool {
+    let broken =
+        std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>()).is_some_and(
+            |it| matches!(it.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
+        );
+    broken || error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+}
+
+/// Whether a request may be sent twice: its method is idempotent (RFC 9110 section 9.2.2), it has no
+/// body, and the connection might have been closed while it was idle.
+fn repeatable(request: &Request<RequestBody>, connected: &Connected) -> bool {
+    let idempotent = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    let bodiless = http_body::Body::is_end_stream(request.body());
+    connected.idle.is_some_and(|idle| idle > DOUBTFUL) && idempotent && bodiless
+}
+
+fn copy(request: &Request<RequestBody>) -> Request<()> {
+    let mut copy = Request::new(());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.headers_mut() = HeaderMap::clone(request.headers());
+    copy
+}

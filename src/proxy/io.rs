@@ -1,0 +1,216 @@
+//! The socket under a client's connection: notes progress, and lingers when it closes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+/// How long a closing connection is read on, so that the answer to a request whose body nobody read
+/// reaches the client before a reset does (nginx's `lingering_close`).
+const LINGER: Duration = Duration::from_secs(1);
+/// How much is read then, in bytes.
+const LINGER_BYTES: usize = 64 << 10;
+
+/// What a socket did lately. Written by the socket, read by the task that watches the connection;
+/// both run on one thread, the atomics only make it `Send`.
+#[derive(Debug)]
+pub(super) struct Meter {
+    base: Instant,
+    /// When the first byte came that no request has accounted for; 0 for none. In nanoseconds.
+    head_since: AtomicU64,
+    /// Since when a write waits for the client; 0 for not. In nanoseconds.
+    stalled_since: AtomicU64,
+    /// Whether a first byte would begin a new request.
+    between: AtomicBool,
+    /// Whether to read on for a while when closing.
+    linger: AtomicBool,
+}
+
+impl Meter {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            base: now,
+            head_since: AtomicU64::new(0),
+            stalled_since: AtomicU64::new(0),
+            between: AtomicBool::new(true),
+            linger: AtomicBool::new(false),
+        }
+    }
+
+    /// A request's head is complete.
+    pub(super) fn begin_request(&self) {
+        self.between.store(false, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+    }
+
+    /// No request is under way any more.
+    pub(super) fn end_request(&self) {
+        self.between.store(true, Ordering::Relaxed);
+    }
+
+    /// A request was answered without reading its body.
+    pub(super) fn linger(&self) {
+        self.linger.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn head_since(&self) -> Option<Instant> {
+        self.instant(&self.head_since)
+    }
+
+    pub(super) fn stalled_since(&self) -> Option<Instant> {
+        self.instant(&self.stalled_since)
+    }
+
+    fn instant(&self, at: &AtomicU64) -> Option<Instant> {
+        let nanos = at.load(Ordering::Relaxed);
+        (nanos > 0).then(|| self.base + Duration::from_nanos(nanos))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+
+    fn was_read(&self, bytes: usize) {
+        if bytes > 0
+            && self.between.load(Ordering::Relaxed)
+            && self.head_since.load(Ordering::Relaxed) == 0
+        {
+            self.head_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+
+    fn was_written<T>(&self, result: &Poll<T>) {
+        if result.is_ready() {
+            self.stalled_since.store(0, Ordering::Relaxed);
+        } else if self.stalled_since.load(Ordering::Relaxed) == 0 {
+            self.stalled_since.store(self.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+    closing: Closing,
+    /// Bytes that were looked at before the protocol was known, to be read again.
+    seen: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Closing {
+    Open,
+    Lingering { left: usize, until: Pin<Box<Sleep>> },
+    Closed,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
+        Self { stream, meter, closing: Closing::Open, seen: Vec::new() }
+    }
+
+    /// Looks at the next bytes without taking them: at least `wanted` unless the client ends or differs
+    /// from `expected` before.
+    pub(super) async fn begins_with(&mut self, expected: &[u8]) -> io::Result<bool> {
+        use tokio::io::AsyncReadExt;
+        while self.seen.len() < expected.len() && expected.starts_with(&self.seen) {
+            let mut buffer = [0; 64];
+            let room = expected.len() - self.seen.len();
+            let read = self.stream.read(&mut buffer[..room.min(64)]).await?;
+            if read == 0 {
+                break;
+            }
+            self.meter.was_read(read);
+            self.seen.extend_from_slice(&buffer[..read]);
+        }
+        Ok(self.seen == expected)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.seen.is_empty() {
+            let count = self.seen.len().min(buf.remaining());
+            buf.put_slice(&self.seen[..count]);
+            self.seen.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.meter.was_read(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.meter.was_written(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.meter.was_written(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let Self { stream, meter, closing, .. } = &mut *self;
+            match closing {
+                Closing::Open => {
+                    ready!(Pin::new(stream).poll_shutdown(cx))?;
+                    *closing = if meter.linger.load(Ordering::Relaxed) {
+                        let until = Box::pin(tokio::time::sleep(LINGER));
+                        Closing::Lingering { left: LINGER_BYTES, until }
+                    } else {
+                        Closing::Closed
+                    };
+                }
+                Closing::Lingering { left, until } => {
+                    let mut scrap = [0; 4096];
+                    let mut buffer = ReadBuf::new(&mut scrap);
+                    match Pin::new(stream).poll_read(cx, &mut buffer) {
+                        Poll::Ready(Ok(())) if !buffer.filled().is_empty() && *left > 0 => {
+                            *left = left.saturating_sub(buffer.filled().len());
+                        }
+                        Poll::Ready(_) => *closing = Closing::Closed,
+                        Poll::Pending => {
+                            ready!(until.as_mut().poll(cx));
+                            *closing = Closing::Closed;
+                        }
+                    }
+                }
+                Closing::Closed => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The life of a request.
+//!
+//! Floor 3: knows no Kubernetes. [`answer`] is the list of its steps; each step is a function in a file
+//! of its own that looks, edits or answers. What is the same for every request, an id, a log line, a
+//! count, is a tower layer in `observe`; what differs by route is a plain function here.
+
+mod body;
+mod canonical;
+mod challenge;
+mod clock;
+mod connection;
+mod forward;
+mod headers;
+mod io;
+mod listen;
+mod log;
+mod observe;
+mod peer;
+mod pool;
+mod redirect;
+mod reply;
+mod resolve;
+mod tls;
+mod upgrade;
+mod worker;
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::sync::watch;
+
+use crate::live::table::Match;
+use crate::live::{Current, WayId};
+use crate::metrics::Metrics;
+use crate::model::plan::Target;
+
+use body::{Fault, ReplyBody};
+use canonical::Asked;
+use connection::Link;
+use forward::{Facts, Outbound};
+use log::LogSink;
+use observe::Answer;
+use reply::Failure;
+use tls::Acceptors;
+use worker::{Seen, Shared};
+
+/// Where and how to listen.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Local addresses; an unspecified one means all.
+    pub bind: IpAddr,
+    /// Port of plain HTTP.
+    pub http: u16,
+    /// Port of HTTPS.
+    pub https: u16,
+    /// The ports as the world sees them.
+    pub external: Ports,
+    /// Threads.
+    pub workers: usize,
+}
+
+/// Ports as the world sees them: in redirects and `X-Forwarded-Port`.
+#[expect(missing_docs, reason = "the names say it")]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ports {
+    pub http: u16,
+    pub https: u16,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Phase {
+    /// Everything is served.
+    Serving,
+    /// Everything is served still, but clients are asked to go elsewhere.
+    Leaving,
+    /// Nothing new is accepted, what is under way is finished.
+    Draining,
+    /// Whatever is left is cut.
+    Over,
+}
+
+/// The running data plane.
+#[derive(Debug)]
+pub struct Proxy {
+    workers: Vec<JoinHandle<()>>,
+    log: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Binds the ports and starts the workers. Fails when a port is taken or a thread cannot start.
+    pub fn start(
+        listening: &Listening,
+        current: Current,
+        metrics: Arc<Metrics>,
+        phase: watch::Receiver<Phase>,
+        wall: fn() -> jiff::Timestamp,
+    ) -> std::io::Result<Self> {
+        let bind = |port: u16| {
+            let address = SocketAddr::new(listening.bind, port);
+            listen::bind(&[address], listening.workers)
+                .map_err(|error| std::io::Error::new(error.kind(), format!("port {port}: {error}")))
+        };
+        let plain = bind(listening.http)?;
+        let secure = bind(listening.https)?;
+        let (sink, log) = LogSink::start()?;
+        let tls = Acceptors::new(current.clone()).map_err(std::io::Error::other)?;
+        let shared = Arc::new(Shared {
+            current,
+            metrics,
+            sink,
+            tls,
+            ports: listening.external,
+            phase,
+            wall,
+        });
+        let mut workers = Vec::new();
+        for (number, (plain, secure)) in plain.into_iter().zip(secure).enumerate() {
+            let shared = shared.clone();
+            workers.push(
+                std::thread::Builder::new()
+                    .name(format!("worker-{number}"))
+                    .spawn(move || worker::run(shared, plain, secure))?,
+            );
+        }
+        Ok(Self { workers, log })
+    }
+
+    /// Waits until every worker has ended, which the phase tells them to; blocks.
+    pub fn join(self) {
+        for worker in self.workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+        if self.log.join().is_err() {
+            tracing::error!("the access log's thread panicked");
+        }
+    }
+}
+
+/// Answers one request: these are the steps, in this order, and there are no others.
+async fn answer(link: &Rc<Link>, request: Request<Incoming>) -> Answer {
+    let seen = link.worker.seen();
+    let (version, has_body) = (request.version(), !request.body().is_end_stream());
+    let mut way = None;
+    let mut facts = Facts::default();
+    let walked = walk(link, &seen, request, &mut way, &mut facts).await;
+    let mut response = walked.unwrap_or_else(|failure| failure.reply());
+    let unread = has_body && facts.progress.as_ref().is_none_or(|it| !it.done.get());
+    if unread {
+        link.linger();
+    }
+    let headers = response.headers_mut();
+    headers::add_hsts(headers, seen.live.hsts.as_ref(), &link.peer);
+    if version == Version::HTTP_2 {
+        headers.remove(CONNECTION);
+    } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Answer { response, way, facts }
+}
+
+async fn walk(
+    link: &Rc<Link>,
+    seen: &Seen,
+    request: Request<Incoming>,
+    way: &mut Option<WayId>,
+    facts: &mut Facts,
+) -> Result<Response<ReplyBody>, Failure> {
+    let Link { worker, peer, vouched, .. } = &**link;
+    let live = &*seen.live;
+    let settings = &live.plan.settings;
+    let (head, body) = request.into_parts();
+
+    // What is asked, in the one form that everything below uses.
+    let asked = Asked::read(&head, peer.secure).map_err(Failure::Refused)?;
+    if asked.asterisk {
+        return Ok(Response::new(ReplyBody::empty()));
+    }
+    let path = asked.path(&head.uri);
+
+    // The CA's question comes before everything that could stand in its way.
+    if let Some(answer) = challenge::answer(live, &head.method, asked.host(), path) {
+        worker.challenged();
+        return Ok(answer);
+    }
+
+    // Which rule takes it.
+    let found = live.table.host(asked.host()).and_then(|paths| paths.find(path));
+    let found = match found {
+        Some(Match::Slash) => return Ok(redirect::add_slash(&asked, &head.uri, peer)),
+        Some(Match::Exact(found) | Match::Prefix(found)) => found,
+        None => live.fallback.ok_or(Failure::NotFound)?,
+    };
+    *way = Some(found);
+    let mut found = live.way(found);
+    if let Target::Refused(_) = found.route.target {
+        return Err(Failure::Denied);
+    }
+
+    // To HTTPS, where the rule says so.
+    if let Some(answer) =
+        redirect::to_https(&found.route, settings, &asked, &head.uri, peer, worker.ports)
+    {
+        return Ok(answer);
+    }
+    if found.route.target == Target::Fallback {
+        found = live.way(live.fallback.ok_or(Failure::NotFound)?);
+    }
+    let Some(balancer) = &found.balancer else { return Err(Failure::NotFound) };
+
+    // A body that says it is too long; one that does not say is counted on its way.
+    let options = &*found.route.options;
+    let length =
+        head.headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+    if let (Some(length), Some(limit)) = (length, options.body_limit)
+        && length > limit
+    {
+        return Err(Failure::Body(Fault::Large));
+    }
+    let outbound = Outbound { worker, live, balancer, options, asked: &asked, vouched };
+    outbound.send(head, body, facts).await
+}

@@ -1,0 +1,348 @@
+//! A worker: one thread, one runtime, and everything requests on it share.
+//!
+//! Workers share nothing with each other on the way of a request but [`Current`], which they read, and
+//! atomics. Each has its own listening sockets (`SO_REUSEPORT`), its own connections to endpoints, its
+//! own log buffer and its own meters.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::net::TcpListener;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Method, StatusCode};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::task::{LocalSet, spawn_local};
+
+use super::clock::Clock;
+use super::connection::{self, Link};
+use super::log::LogSink;
+use super::peer::Peer;
+use super::pool::Pool;
+use super::resolve::Resolver;
+use super::tls::Acceptors;
+use super::{Phase, Ports};
+use crate::live::{Current, Live, WayId};
+use crate::metrics::{Metrics, RequestMeters};
+
+/// How often the log is handed on, meters are added up and old connections are let go.
+const TICK: Duration = Duration::from_millis(100);
+/// How much of the log is gathered before it is handed on, in bytes.
+const LOG_BATCH: usize = 16 << 10;
+/// Longest wait after an accept failed, which mostly means that there are too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What workers are started with.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) current: Current,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) sink: LogSink,
+    pub(super) tls: Acceptors,
+    pub(super) ports: Ports,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) wall: fn() -> jiff::Timestamp,
+}
+
+/// What the requests of one worker share.
+pub(super) struct Worker {
+    pub(super) pool: Rc<Pool>,
+    pub(super) resolver: Resolver,
+    pub(super) tls: Acceptors,
+    pub(super) ports: Ports,
+    shared: Arc<Shared>,
+    seen: RefCell<Rc<Seen>>,
+    random: RefCell<SmallRng>,
+    lines: RefCell<String>,
+    clock: RefCell<Clock>,
+    phase: Cell<Phase>,
+    links: RefCell<HashMap<*const Link, Weak<Link>>>,
+    tunnels: Cell<usize>,
+}
+
+/// A [`Live`] as one worker sees it, with the meters of its routes.
+///
+/// Requests count references to this, not to the `Live`, whose counter all cores would share.
+pub(super) struct Seen {
+    pub(super) live: Arc<Live>,
+    meters: RefCell<HashMap<Counted, RequestMeters>>,
+    /// Which of them counted something since the last tick.
+    counted: RefCell<HashSet<Counted>>,
+}
+
+type Counted = (WayId, Method, StatusCode);
+
+impl Seen {
+    fn new(live: Arc<Live>) -> Rc<Self> {
+        Rc::new(Self { live, meters: RefCell::default(), counted: RefCell::default() })
+    }
+
+    /// Counts a request; making its meters, the first time, takes a lock.
+    pub(super) fn count(
+        &self,
+        worker: &Worker,
+        way: WayId,
+        method: &Method,
+        status: StatusCode,
+        count: impl FnOnce(&RequestMeters),
+    ) {
+        let key = (way, known(method), status);
+        let mut meters = self.meters.borrow_mut();
+        let meters = meters.entry(key.clone()).or_insert_with(|| {
+            let way = self.live.way(way);
+            let (route, service) = (&way.route, way.balancer.as_ref());
+            let service = service.map_or("", |it| &it.id.service.name);
+            let labels = [
+                status.as_str(),
+                key.1.as_str(),
+                &route.path,
+                &route.ingress.namespace,
+                &route.ingress.name,
+                service,
+                "",
+                &route.host,
+            ];
+            worker.shared.metrics.request(&route.ingress, labels.map(str::to_owned))
+        });
+        count(meters);
+        self.counted.borrow_mut().insert(key);
+    }
+
+    fn flush(&self) {
+        let mut counted = self.counted.borrow_mut();
+        let meters = self.meters.borrow();
+        for key in counted.drain() {
+            if let Some(meters) = meters.get(&key) {
+                meters.flush();
+            }
+        }
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Methods are labels only when they are well known: others come from requests without bound.
+fn known(method: &Method) -> Method {
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::HEAD,
+        Method::PUT,
+        Method::DELETE,
+        Method::PATCH,
+        Method::OPTIONS,
+        Method::TRACE,
+    ];
+    if known.contains(method) { method.clone() } else { Method::CONNECT }
+}
+
+/// Runs a worker on this thread until every connection has ended after the phase became
+/// [`Phase::Draining`], or the phase became [`Phase::Over`].
+pub(super) fn run(shared: Arc<Shared>, plain: Vec<TcpListener>, secure: Vec<TcpListener>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker could not start"),
+    };
+    LocalSet::new().block_on(&runtime, async move {
+        let worker = Worker::new(shared);
+        let ports = worker.ports;
+        let tick = spawn_local(tick(worker.clone()));
+        let mut doors = Vec::new();
+        for (listeners, secure, port) in [(plain, false, ports.http), (secure, true, ports.https)] {
+            for listener in listeners {
+                doors.push(spawn_local(accept(worker.clone(), listener, secure, port)));
+            }
+        }
+        worker.follow_phase().await;
+        for door in &doors {
+            door.abort();
+        }
+        worker.drained().await;
+        tick.abort();
+        worker.flush();
+    });
+}
+
+async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u16) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "a listener could not start"),
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                worker.shared.metrics.accepted.inc();
+                let peer = Peer { address, secure, port };
+                spawn_local(connection::serve(worker.clone(), stream, peer));
+            }
+            Err(error) => {
+                worker.dropped("accept");
+                tracing::debug!(%error, "no connection accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn tick(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
+        worker.flush();
+    }
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>) -> Rc<Self> {
+        let now = (shared.wall)();
+        Rc::new(Self {
+            pool: Rc::default(),
+            resolver: Resolver::default(),
+            tls: shared.tls.clone(),
+            ports: shared.ports,
+            seen: RefCell::new(Seen::new(shared.current.load())),
+            random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
+            lines: RefCell::new(String::with_capacity(LOG_BATCH * 2)),
+            clock: RefCell::new(Clock::at(now)),
+            phase: Cell::new(Phase::Serving),
+            links: RefCell::default(),
+            tunnels: Cell::new(0),
+            shared,
+        })
+    }
+
+    /// What is served now. Costs one load of a shared pointer.
+    pub(super) fn seen(&self) -> Rc<Seen> {
+        let seen = self.seen.borrow();
+        if self.shared.current.is(&seen.live) {
+            return seen.clone();
+        }
+        drop(seen);
+        let fresh = Seen::new(self.shared.current.load());
+        self.seen.replace(fresh.clone());
+        fresh
+    }
+
+    /// 16 random bytes in hexadecimal.
+    pub(super) fn fresh_id(&self) -> HeaderValue {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut bytes = [0; 16];
+        self.random.borrow_mut().fill_bytes(&mut bytes);
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// The time of day, as of the last tick.
+    pub(super) fn clock(&self) -> Ref<'_, Clock> {
+        self.clock.borrow()
+    }
+
+    /// Adds a line to the access log.
+    pub(super) fn log(&self, write: impl FnOnce(&mut String)) {
+        let mut lines = self.lines.borrow_mut();
+        write(&mut lines);
+        if lines.len() >= LOG_BATCH {
+            self.shared.sink.write(&mut lines, &self.shared.metrics);
+        }
+    }
+
+    /// Counts a connection that we ended.
+    pub(super) fn dropped(&self, reason: &str) {
+        self.shared.metrics.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts an answered challenge.
+    pub(super) fn challenged(&self) {
+        self.shared.metrics.challenges.inc();
+    }
+
+    /// Whether no new request is wanted on open connections.
+    pub(super) fn is_draining(&self) -> bool {
+        self.phase.get() >= Phase::Draining
+    }
+
+    /// Whether HTTP/1.1 answers are to say that the connection ends: from the moment shutdown begins.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.phase.get() >= Phase::Leaving
+    }
+
+    /// Carries a WebSocket in a task of its own.
+    pub(super) fn tunnel(self: &Rc<Self>, tunnel: impl Future<Output = ()> + 'static) {
+        self.tunnels.set(self.tunnels.get() + 1);
+        let worker = self.clone();
+        spawn_local(async move {
+            tunnel.await;
+            worker.tunnels.set(worker.tunnels.get() - 1);
+        });
+    }
+
+    /// Notes a connection until the guard is dropped.
+    pub(super) fn register(self: &Rc<Self>, link: &Rc<Link>) -> Registered {
+        self.links.borrow_mut().insert(Rc::as_ptr(link), Rc::downgrade(link));
+        self.shared.metrics.connections.inc();
+        Registered { worker: self.clone(), link: Rc::as_ptr(link) }
+    }
+
+    /// Follows the phase until it is time to close.
+    async fn follow_phase(&self) {
+        let mut phase = self.shared.phase.clone();
+        loop {
+            let now = *phase.borrow_and_update();
+            self.phase.set(now);
+            if now >= Phase::Draining || phase.changed().await.is_err() {
+                break;
+            }
+        }
+        self.phase.set(self.phase.get().max(Phase::Draining));
+        for link in self.links.borrow().values().filter_map(Weak::upgrade) {
+            link.wake();
+        }
+    }
+
+    /// Waits until every connection has ended, or waiting is over.
+    async fn drained(&self) {
+        let mut phase = self.shared.phase.clone();
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
+        while !self.links.borrow().is_empty() || self.tunnels.get() > 0 {
+            tokio::select! {
+                _ = interval.tick() => {}
+                _ = phase.wait_for(|it| *it == Phase::Over) => break,
+            }
+        }
+    }
+
+    fn flush(&self) {
+        self.clock.borrow_mut().set((self.shared.wall)());
+        // Lets an old `Live` go even when no request asks for the new one.
+        self.seen().flush();
+        self.pool.tidy();
+        let mut lines = self.lines.borrow_mut();
+        if !lines.is_empty() {
+            self.shared.sink.write(&mut lines, &self.shared.metrics);
+        }
+    }
+}
+
+/// Keeps a connection noted.
+pub(super) struct Registered {
+    worker: Rc<Worker>,
+    link: *const Link,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.links.borrow_mut().remove(&self.link);
+        self.worker.shared.metrics.connections.dec();
+    }
+}

@@ -1,0 +1,151 @@
+//! What the cluster is told: addresses in the status of our Ingresses, Events about problems and
+//! certificates. Only the holder of the lease tells.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::compile::objects::Objects;
+use crate::lease::Leadership;
+use crate::model::name::{Kind, ObjectName};
+use crate::model::plan::Plan;
+use crate::model::problem::Problem;
+use crate::store::{Notice, Store, StoreError};
+
+/// What was compiled last, for everybody who tells of it.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The snapshot.
+    pub objects: Arc<Objects>,
+    /// What it came to.
+    pub plan: Arc<Plan>,
+    /// What was wrong with it.
+    pub problems: Arc<Vec<Problem>>,
+}
+
+/// Where the addresses come from.
+#[derive(Clone, Debug)]
+pub enum Addresses {
+    /// `--publish-status-address`
+    Given(Vec<Box<str>>),
+    /// `--publish-service`
+    Service(ObjectName),
+    /// Nothing is written.
+    None,
+}
+
+impl Addresses {
+    /// The addresses as they are now, sorted; `None` when they are not known or nothing is to be written.
+    fn now(&self, objects: &Objects) -> Option<Vec<Box<str>>> {
+        match self {
+            Self::Given(addresses) => {
+                let sorted: BTreeSet<_> = addresses.iter().cloned().collect();
+                Some(sorted.into_iter().collect())
+            }
+            Self::Service(name) => Some(objects.services.get(name)?.addresses.clone()),
+            Self::None => None,
+        }
+    }
+}
+
+/// Writes the status of every Ingress that is ours, whenever it is not what it should be, for ever.
+///
+/// Looks after each change and after `interval`, for those that somebody else overwrote.
+pub async fn publish(
+    store: Store,
+    addresses: Addresses,
+    interval: Duration,
+    mut leadership: Leadership,
+    mut compiled: watch::Receiver<Compiled>,
+) {
+    loop {
+        let Compiled { objects, plan, .. } = compiled.borrow_and_update().clone();
+        if let Some(wanted) = addresses.now(&objects) {
+            for name in &plan.ours {
+                let written = objects.ingresses.get(name).is_some_and(|it| {
+                    let mut held = it.addresses.clone();
+                    held.sort_unstable();
+                    held == wanted
+                });
+                if written {
+                    continue;
+                }
+                if !leadership.holds() {
+                    break;
+                }
+                match store.publish(name, &wanted).await {
+                    // Gone, or changed under our hands: the next snapshot says more.
+                    Ok(()) | Err(StoreError::Gone(_) | StoreError::Conflict(_)) => {}
+                    Err(error) => tracing::warn!(%error, ingress = %name, "status not written"),
+                }
+            }
+        }
+        tokio::select! {
+            changed = compiled.changed() => if changed.is_err() { return },
+            () = leadership.changed() => {}
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
+
+/// Tells of problems and milestones, for ever: each problem once, and again when it comes back.
+pub async fn tell(
+    store: Store,
+    mut leadership: Leadership,
+    mut compiled: watch::Receiver<Compiled>,
+    mut notices: mpsc::Receiver<Notice>,
+) {
+    let mut told: HashSet<Notice> = HashSet::new();
+    loop {
+        let Compiled { objects, problems, .. } = compiled.borrow_and_update().clone();
+        if leadership.holds() {
+            let present: HashSet<Notice> = problems.iter().map(notice).collect();
+            told.retain(|it| present.contains(it));
+            for notice in present {
+                if !told.contains(&notice) && leadership.holds() {
+                    send(&store, &objects, &notice).await;
+                    told.insert(notice);
+                }
+            }
+        } else {
+            told.clear();
+        }
+        tokio::select! {
+            changed = compiled.changed() => if changed.is_err() { return },
+            () = leadership.changed() => {}
+            Some(notice) = notices.recv() => {
+                if leadership.holds() {
+                    send(&store, &objects, &notice).await;
+                }
+            }
+        }
+    }
+}
+
+fn notice(problem: &Problem) -> Notice {
+    let Problem { kind, object, reason, text } = problem;
+    Notice {
+        kind: *kind,
+        object: object.clone(),
+        reason: (*reason).to_owned(),
+        text: text.clone(),
+        warning: true,
+    }
+}
+
+async fn send(store: &Store, objects: &Objects, notice: &Notice) {
+    if notice.object.name.is_empty() {
+        // A problem of a whole kind has no object to hang an Event on.
+        tracing::warn!(kind = %notice.kind, "{}", notice.text);
+        return;
+    }
+    let uid = match notice.kind {
+        Kind::Ingress => objects.ingresses.get(&notice.object).map(|it| it.uid.clone()),
+        _ => None,
+    };
+    if let Err(error) = store.notify(notice, &uid.unwrap_or_default()).await {
+        tracing::warn!(%error, kind = %notice.kind, object = %notice.object, "Event not written");
+    }
+}

@@ -1,0 +1,425 @@
+//! Objects in files: YAML or JSON, as `kubectl get -o yaml` prints them, read again when they change.
+//!
+//! Changes are found by looking once a second: mounted ConfigMaps swap symbolic links, which confuses
+//! whoever waits for notifications. A file that cannot be read keeps the objects it held before.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1 as core;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{Snapshots, StoreError, StoredSecret, convert};
+use crate::compile::objects::Objects;
+use crate::model::name::{Kind, ObjectName};
+use crate::model::problem::Problem;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// Largest file that is read, in bytes.
+const LARGEST: u64 = 64 << 20;
+
+/// Directories of manifests, and one to write to.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    read: Arc<[PathBuf]>,
+    write: Arc<Path>,
+}
+
+/// One file as last seen.
+#[derive(Debug, Default)]
+struct Seen {
+    stamp: Option<(SystemTime, u64)>,
+    /// Of its last good reading.
+    objects: Vec<Value>,
+    /// Why the present content cannot be read.
+    trouble: Option<String>,
+}
+
+impl Directory {
+    /// Reads from `read` and from `write`; writes to `write`, which is made when it is needed.
+    pub fn new(read: impl IntoIterator<Item = PathBuf>, write: PathBuf) -> Self {
+        let mut read: Vec<PathBuf> = read.into_iter().collect();
+        if !read.iter().any(|it| write.starts_with(it)) {
+            read.push(write.clone());
+        }
+        Self { read: read.into(), write: write.into() }
+    }
+
+    pub(super) fn snapshots(&self) -> Snapshots {
+        let (sender, receiver) = watch::channel(None);
+        let read = self.read.clone();
+        tokio::spawn(async move {
+            let mut files = BTreeMap::new();
+            let mut first = true;
+            loop {
+                let roots = read.clone();
+                let looked = tokio::task::spawn_blocking(move || {
+                    let changed = look(&roots, &mut files);
+                    let objects = (changed || first).then(|| gather(&files));
+                    (files, objects)
+                });
+                let Ok((kept, objects)) = looked.await else { return };
+                files = kept;
+                first = false;
+                if let Some(objects) = objects {
+                    sender.send_replace(Some(Arc::new(objects)));
+                }
+                if sender.is_closed() {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        receiver
+    }
+
+    pub(super) async fn secret(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<StoredSecret>, StoreError> {
+        let (read, wanted) = (self.read.clone(), name.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut files = BTreeMap::new();
+            look(&read, &mut files);
+            find(&files, &wanted)
+        });
+        let found = looked.await.map_err(|it| StoreError::Unavailable(it.to_string()))?;
+        Ok(found.map(|secret| stored(name, secret)))
+    }
+
+    pub(super) async fn write_secret(
+        &self,
+        secret: &StoredSecret,
+        rehearse: bool,
+    ) -> Result<(), StoreError> {
+        let held = self.secret(&secret.name).await?.and_then(|it| it.version);
+        if held != secret.version {
+            return Err(StoreError::Conflict(secret.name.clone()));
+        }
+        let StoredSecret { name, kind, data, annotations, labels, version } = secret;
+        let object = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "namespace": name.namespace,
+                "name": name.name,
+                "annotations": annotations,
+                "labels": labels,
+            },
+            "type": kind,
+            "data": data
+                .iter()
+                .map(|(name, value)| (name.clone(), ByteString(value.clone())))
+                .collect::<BTreeMap<_, _>>(),
+        });
+        let (path, new) = (self.file(name), version.is_none());
+        let written = tokio::task::spawn_blocking(move || {
+            let directory = path.parent().unwrap_or(Path::new("."));
+            std::fs::create_dir_all(directory)?;
+            if rehearse { Ok(()) } else { write_private(&path, &object, new) }
+        });
+        written.await.map_err(|it| StoreError::Unavailable(it.to_string()))?.map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => StoreError::Conflict(name.clone()),
+                _ => StoreError::Unavailable(format!("{}: {error}", self.file(name).display())),
+            }
+        })
+    }
+
+    pub(super) async fn delete_secret(&self, name: &ObjectName) -> Result<(), StoreError> {
+        match tokio::fs::remove_file(self.file(name)).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::Unavailable(error.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&self, name: &ObjectName) -> PathBuf {
+        self.write.join(format!("{}.{}.secret.json", name.namespace, name.name))
+    }
+}
+
+/// A Secret as others see it; its version is a hash of what it holds.
+fn stored(name: &ObjectName, secret: core::Secret) -> StoredSecret {
+    let data: BTreeMap<String, Vec<u8>> =
+        secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect();
+    let annotations = secret.metadata.annotations.unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    (&data, &annotations).hash(&mut hasher);
+    StoredSecret {
+        name: name.clone(),
+        kind: secret.type_.unwrap_or_default(),
+        version: Some(format!("{:016x}", hasher.finish())),
+        data,
+        annotations,
+        labels: secret.metadata.labels.unwrap_or_default(),
+    }
+}
+
+/// Writes a file nobody else may read, whole or not at all; a new one only where there is none.
+fn write_private(path: &Path, object: &Value, new: bool) -> io::Result<()> {
+    let draft = path.with_extension(format!("{:016x}.draft", rand::random::<u64>()));
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    serde_json::to_writer_pretty(&mut file, object)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    if new {
+        let linked = std::fs::hard_link(&draft, path);
+        std::fs::remove_file(&draft)?;
+        return linked;
+    }
+    std::fs::rename(&draft, path)
+}
+
+/// Reads what changed; says whether anything did.
+fn look(roots: &[PathBuf], files: &mut BTreeMap<PathBuf, Seen>) -> bool {
+    let mut found = Vec::new();
+    for root in roots {
+        list(root, &mut found);
+    }
+    let before = files.len();
+    files.retain(|path, _| found.iter().any(|(it, _)| it == path));
+    let mut changed = files.len() != before;
+    for (path, stamp) in found {
+        let seen = files.entry(path.clone()).or_default();
+        if seen.stamp == Some(stamp) {
+            continue;
+        }
+        changed = true;
+        seen.stamp = Some(stamp);
+        match read(&path, stamp.1) {
+            Ok(objects) => *seen = Seen { stamp: Some(stamp), objects, trouble: None },
+            Err(error) => seen.trouble = Some(error),
+        }
+    }
+    changed
+}
+
+/// Files with objects under a path, without hidden ones.
+fn list(path: &Path, found: &mut Vec<(PathBuf, (SystemTime, u64))>) {
+    let Ok(meta) = std::fs::metadata(path) else { return };
+    if meta.is_dir() {
+        let Ok(entries) = std::fs::read_dir(path) else { return };
+        let mut names: Vec<PathBuf> = entries.flatten().map(|it| it.path()).collect();
+        names.sort_unstable();
+        for name in names {
+            let hidden = name.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
+            if !hidden {
+                list(&name, found);
+            }
+        }
+    } else if path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json") {
+        let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        found.push((path.to_owned(), (modified, meta.len())));
+    }
+}
+
+fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
+    if length > LARGEST {
+        return Err(format!("larger than {} MiB", LARGEST >> 20));
+    }
+    let text = std::fs::read_to_string(path).map_err(|it| it.to_string())?;
+    let documents: Vec<Value> = if path.extension().is_some_and(|it| it == "json") {
+        serde_json::Deserializer::from_str(&text)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|it| it.to_string())?
+    } else {
+        serde_saphyr::from_multiple(&text).map_err(|it| it.to_string())?
+    };
+    Ok(documents.into_iter().flat_map(unfold).collect())
+}
+
+/// The objects of a `List`, or the object itself.
+fn unfold(document: Value) -> Vec<Value> {
+    match document {
+        Value::Object(mut map) if matches!(map.get("items"), Some(Value::Array(_))) => {
+            match map.remove("items") {
+                Some(Value::Array(items)) => items.into_iter().flat_map(unfold).collect(),
+                _ => Vec::new(),
+            }
+        }
+        Value::Null => Vec::new(),
+        other => vec![other],
+    }
+}
+
+fn find(files: &BTreeMap<PathBuf, Seen>, name: &ObjectName) -> Option<core::Secret> {
+    let secrets = files.values().flat_map(|it| &it.objects).filter(|it| it["kind"] == "Secret");
+    let mut matching = secrets.filter_map(|it| with_string_data(it.clone()).ok());
+    matching.find(|it| convert::name(&it.metadata) == *name)
+}
+
+/// `stringData` is `data` that an API server would have encoded.
+fn with_string_data(value: Value) -> Result<core::Secret, String> {
+    let mut secret: core::Secret = typed(value)?;
+    for (name, text) in secret.string_data.take().into_iter().flatten() {
+        secret.data.get_or_insert_default().insert(name, ByteString(text.into_bytes()));
+    }
+    default_namespace(&mut secret.metadata.namespace);
+    Ok(secret)
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_json::from_value(value).map_err(|it| it.to_string())
+}
+
+/// `kubectl` puts objects without a namespace into this one.
+fn default_namespace(namespace: &mut Option<String>) {
+    namespace.get_or_insert_with(|| "default".to_owned());
+}
+
+fn gather(files: &BTreeMap<PathBuf, Seen>) -> Objects {
+    let mut objects = Objects::default();
+    for (path, seen) in files {
+        let mut report = |text: String| {
+            let object = ObjectName::new("", path.display().to_string());
+            objects.problems.push(Problem { kind: Kind::File, object, reason: "BadFile", text });
+        };
+        if let Some(trouble) = &seen.trouble {
+            report(format!("cannot be read, what it held before is kept: {trouble}"));
+        }
+        let mut troubles = Vec::new();
+        for value in &seen.objects {
+            if let Err(trouble) = add(&mut objects, value.clone()) {
+                troubles.push(format!(
+                    "{} {:?} is left out: {trouble}",
+                    value["kind"].as_str().unwrap_or("an object"),
+                    value["metadata"]["name"].as_str().unwrap_or(""),
+                ));
+            }
+        }
+        for text in troubles {
+            let object = ObjectName::new("", path.display().to_string());
+            objects.problems.push(Problem { kind: Kind::File, object, reason: "BadObject", text });
+        }
+    }
+    objects
+}
+
+fn add(objects: &mut Objects, value: Value) -> Result<(), String> {
+    let version = value["apiVersion"].as_str().unwrap_or_default().to_owned();
+    let kind = value["kind"].as_str().unwrap_or_default().to_owned();
+    match (version.as_str(), kind.as_str()) {
+        ("networking.k8s.io/v1", "Ingress") => {
+            let mut it: k8s_openapi::api::networking::v1::Ingress = typed(value)?;
+            default_namespace(&mut it.metadata.namespace);
+            let name = convert::name(&it.metadata);
+            objects.ingresses.insert(name, Arc::new(convert::ingress(it)));
+        }
+        ("networking.k8s.io/v1", "IngressClass") => {
+            let it: k8s_openapi::api::networking::v1::IngressClass = typed(value)?;
+            objects.classes.insert(convert::name(&it.metadata), Arc::new(convert::class(it)));
+        }
+        ("v1", "Service") => {
+            let mut it: core::Service = typed(value)?;
+            default_namespace(&mut it.metadata.namespace);
+            let name = convert::name(&it.metadata);
+            objects.services.insert(name, Arc::new(convert::service(it)));
+        }
+        ("discovery.k8s.io/v1", "EndpointSlice") => {
+            let mut it: k8s_openapi::api::discovery::v1::EndpointSlice = typed(value)?;
+            default_namespace(&mut it.metadata.namespace);
+            let name = convert::name(&it.metadata);
+            objects.slices.insert(name, Arc::new(convert::slice(it)));
+        }
+        ("v1", "Secret") => {
+            let it = with_string_data(value)?;
+            let name = convert::name(&it.metadata);
+            objects.secrets.insert(name, Arc::new(convert::secret(it)));
+        }
+        ("v1", "ConfigMap") => {
+            let mut it: core::ConfigMap = typed(value)?;
+            default_namespace(&mut it.metadata.namespace);
+            let name = convert::name(&it.metadata);
+            objects.config_maps.insert(name, Arc::new(convert::config_map(it)));
+        }
+        ("extensions/v1beta1" | "networking.k8s.io/v1beta1", "Ingress") => {
+            return Err(format!(
+                "{version} is gone since Kubernetes 1.22: write networking.k8s.io/v1"
+            ));
+        }
+        // Deployments and the like stand in the same files; they are nobody's mistake.
+        _ => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECTS: &str = r#"
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Service, metadata: {name: web, namespace: a}, spec: {ports: [{port: 80, targetPort: http}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec: {rules: [{host: a.test, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+"#;
+
+    #[test]
+    fn lists_documents_and_strangers_are_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("a.yaml"), OBJECTS).expect("written");
+        let mut files = BTreeMap::new();
+        assert!(look(&[directory.path().to_owned()], &mut files));
+        let objects = gather(&files);
+        assert_eq!(objects.problems, []);
+        assert!(objects.services.contains_key(&ObjectName::new("a", "web")));
+        assert!(objects.ingresses.contains_key(&ObjectName::new("default", "web")));
+        assert!(!look(&[directory.path().to_owned()], &mut files), "nothing changed");
+    }
+
+    #[test]
+    fn a_broken_file_keeps_what_it_held_and_is_told() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("a.yaml");
+        let mut files = BTreeMap::new();
+        for text in [OBJECTS, "kind: [broken"] {
+            std::fs::write(&file, text).expect("written");
+            look(&[directory.path().to_owned()], &mut files);
+        }
+        let objects = gather(&files);
+        assert_eq!(objects.ingresses.len(), 1);
+        assert_eq!(objects.problems.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_written_privately_and_read_back() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Directory::new([], directory.path().join("issued"));
+        let secret = StoredSecret {
+            name: ObjectName::new("a", "b"),
+            kind: "Opaque".into(),
+            data: BTreeMap::from([("key".into(), b"\x00value".to_vec())]),
+            ..StoredSecret::default()
+        };
+        store.write_secret(&secret, false).await.expect("written");
+        let read = store.secret(&secret.name).await.expect("read").expect("there");
+        assert_eq!((read.kind, read.data), (secret.kind.clone(), secret.data.clone()));
+        let meta = std::fs::metadata(store.file(&secret.name)).expect("a file");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+        store.delete_secret(&secret.name).await.expect("deleted");
+        assert_eq!(store.secret(&secret.name).await, Ok(None));
+    }
+}

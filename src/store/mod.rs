@@ -1,0 +1,199 @@
+//! Where objects live: a cluster or a directory.
+//!
+//! Floor 2. Both yield complete snapshots, [`Objects`], and take the few things this program writes:
+//! Secrets, Events, addresses in `status`, the lease. `kube` and its types are used in this folder and
+//! nowhere else.
+
+mod cluster;
+mod convert;
+mod directory;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::compile::objects::Objects;
+use crate::model::name::{Kind, ObjectName};
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use directory::Directory;
+
+/// The latest complete snapshot; `None` until every kind was listed.
+pub type Snapshots = watch::Receiver<Option<Arc<Objects>>>;
+
+/// Where objects live.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// Behind a Kubernetes API server.
+    Cluster(Cluster),
+    /// In files.
+    Directory(Directory),
+}
+
+/// A Secret as it is written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredSecret {
+    /// Where it is.
+    pub name: ObjectName,
+    /// `type`, as `kubernetes.io/tls`.
+    pub kind: String,
+    /// `data`, decoded.
+    pub data: BTreeMap<String, Vec<u8>>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// `resourceVersion` it was read at; `None` for one that must not exist yet.
+    pub version: Option<String>,
+}
+
+/// What is told about an object.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct Notice {
+    /// Kind of the object.
+    pub kind: Kind,
+    /// The object.
+    pub object: ObjectName,
+    /// One CamelCase word.
+    pub reason: String,
+    /// A sentence.
+    pub text: String,
+    /// Whether somebody should do something.
+    pub warning: bool,
+}
+
+/// Who holds a lease, as its object says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LeaseRecord {
+    /// `holderIdentity`; empty for nobody.
+    pub holder: String,
+    /// `leaseDurationSeconds`
+    pub seconds: i32,
+    /// `acquireTime`, in microseconds since 1970.
+    pub acquired: i64,
+    /// `renewTime`, in microseconds since 1970.
+    pub renewed: i64,
+    /// `leaseTransitions`
+    pub transitions: i32,
+    /// `resourceVersion`; `None` for a lease that is not there yet.
+    pub version: Option<String>,
+}
+
+/// Why something could not be read or written.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum StoreError {
+    /// Somebody else wrote first: read again.
+    #[error("somebody else changed {0} first")]
+    Conflict(ObjectName),
+    /// It is not there to be changed.
+    #[error("{0} is not there")]
+    Gone(ObjectName),
+    /// RBAC or an admission rule says no: nothing but a person can help.
+    #[error("not allowed: {0}")]
+    Forbidden(String),
+    /// The store does not answer, or not in time: later.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Store {
+    /// Begins to watch; snapshots arrive as objects change.
+    pub fn snapshots(&self) -> Snapshots {
+        match self {
+            Self::Cluster(it) => it.snapshots(),
+            Self::Directory(it) => it.snapshots(),
+        }
+    }
+
+    /// Has Secrets read by their names which the list of TLS Secrets does not hold.
+    pub fn read_also(&self, names: &BTreeSet<ObjectName>) {
+        if let Self::Cluster(it) = self {
+            it.read_also(names);
+        }
+    }
+
+    /// How many seconds ago the store last answered.
+    pub fn age(&self) -> f64 {
+        match self {
+            Self::Cluster(it) => it.age(),
+            Self::Directory(_) => 0.0,
+        }
+    }
+
+    /// Reads a Secret as it is now.
+    pub async fn secret(&self, name: &ObjectName) -> Result<Option<StoredSecret>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.secret(name).await,
+            Self::Directory(it) => it.secret(name).await,
+        }
+    }
+
+    /// Writes a Secret, if nobody did since it was read. `rehearse` checks everything and writes nothing.
+    pub async fn write_secret(
+        &self,
+        secret: &StoredSecret,
+        rehearse: bool,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Cluster(it) => it.write_secret(secret, rehearse).await,
+            Self::Directory(it) => it.write_secret(secret, rehearse).await,
+        }
+    }
+
+    /// Deletes a Secret; one that is gone already is fine.
+    pub async fn delete_secret(&self, name: &ObjectName) -> Result<(), StoreError> {
+        match self {
+            Self::Cluster(it) => it.delete_secret(name).await,
+            Self::Directory(it) => it.delete_secret(name).await,
+        }
+    }
+
+    /// Tells the owner of an object something: an Event, or a line in our log.
+    pub async fn notify(&self, notice: &Notice, uid: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Cluster(it) => it.notify(notice, uid).await,
+            Self::Directory(_) => {
+                let Notice { kind, object, reason, text, warning } = notice;
+                if *warning {
+                    tracing::warn!(%kind, %object, reason, "{text}");
+                } else {
+                    tracing::info!(%kind, %object, reason, "{text}");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the addresses of an Ingress's status, each an IP address or a host name.
+    pub async fn publish(
+        &self,
+        ingress: &ObjectName,
+        addresses: &[Box<str>],
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Cluster(it) => it.publish(ingress, addresses).await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Reads a lease; nobody holds one that is not there.
+    pub async fn lease(&self, name: &ObjectName) -> Result<LeaseRecord, StoreError> {
+        match self {
+            Self::Cluster(it) => it.lease(name).await,
+            Self::Directory(_) => Ok(LeaseRecord::default()),
+        }
+    }
+
+    /// Writes a lease, if nobody did since it was read.
+    pub async fn write_lease(
+        &self,
+        name: &ObjectName,
+        record: &LeaseRecord,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Cluster(it) => it.write_lease(name, record).await,
+            Self::Directory(_) => Ok(()),
+        }
+    }
+}

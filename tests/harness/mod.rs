@@ -1,0 +1,15 @@
+//! What stories stand on: processes, backends, clients, load, and the product itself.
+//!
+//! Everything binds free ports of 127.0.0.1, ends when it is dropped, and waits for conditions
+//! instead of sleeping.
+#![allow(dead_code, reason = "offered whole; no test uses every corner of it")]
+
+pub mod apiproxy;
+pub mod backend;
+pub mod client;
+pub mod cluster;
+pub mod load;
+pub mod lockgate;
+pub mod pebble;
+pub mod process;
+pub mod raw;

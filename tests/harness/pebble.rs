@@ -1,0 +1,280 @@
+//! A real ACME certificate authority: Pebble, with a DNS server of its own.
+//!
+//! Every name resolves to 127.0.0.1, and none has an IPv6 address, until a test says otherwise.
+//! Every order has to answer its challenges: nothing is ever reused or waved through.  All state
+//! is in memory, so [`Pebble::restart`] makes a new CA that knows no account.
+//!
+//! Renewal information and profiles need 2.8 or newer; the 2.4 of Debian 12 ignores both.
+
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{
+    apiproxy::{Failure, Identity, LoopbackClient},
+    process::{Process, command, component, eventually, free_port},
+};
+
+/// How long a certificate lives if the test does not say.
+const VALIDITY: Duration = Duration::from_hours(90 * 24);
+
+const READY: Duration = Duration::from_secs(30);
+
+/// How a [`Pebble`] is to behave.
+#[derive(Clone, Debug)]
+pub struct PebbleOptions {
+    /// The port HTTP challenges are asked at.
+    pub http_port: u16,
+    /// The port TLS-ALPN challenges are asked at.
+    pub tls_port: u16,
+    /// How long a certificate lives; 90 days if not given.
+    pub validity: Option<Duration>,
+    /// Further profiles and the lifetimes of their certificates.
+    pub profiles: Vec<(String, Duration)>,
+    /// Names that are refused when ordered, with all below them.
+    pub domain_blocklist: Vec<String>,
+    /// The key id and base64url MAC key that new accounts have to be bound to.
+    pub account_binding: Option<(String, String)>,
+    /// Percentage of good nonces that are refused.
+    pub nonce_reject: u8,
+}
+
+impl Default for PebbleOptions {
+    fn default() -> Self {
+        Self {
+            http_port: 80,
+            tls_port: 443,
+            validity: None,
+            profiles: Vec::new(),
+            domain_blocklist: Vec::new(),
+            account_binding: None,
+            nonce_reject: 5,
+        }
+    }
+}
+
+/// A running CA with its DNS server; both end when it is dropped.
+pub struct Pebble {
+    ca: Process,
+    dns: Process,
+    ports: Ports,
+    nonce_reject: u8,
+    client: LoopbackClient,
+    dir: TempDir,
+}
+
+struct Ports {
+    directory: u16,
+    management: u16,
+    dns: u16,
+    dns_management: u16,
+}
+
+impl Pebble {
+    /// Starts one and waits until its directory can be fetched.
+    ///
+    /// # Panics
+    ///
+    /// If the component is missing or does not get ready.
+    pub async fn start(options: PebbleOptions) -> Self {
+        let dir = tempfile::tempdir().expect("a temp dir can be made");
+        let identity = Identity::generate("pebble listener");
+        identity.write_to(dir.path());
+        let ports = Ports {
+            directory: free_port(),
+            management: free_port(),
+            dns: free_port(),
+            dns_management: free_port(),
+        };
+        let config = config(&options, &ports, &dir);
+        fs::write(dir.path().join("pebble.json"), config.to_string()).expect("it can be written");
+        let dns = spawn_dns(&ports);
+        let ca = spawn_ca(&dir, &ports, options.nonce_reject);
+        let nonce_reject = options.nonce_reject;
+        let pebble = Self { ca, dns, ports, nonce_reject, client: identity.client(), dir };
+        pebble.ready().await;
+        pebble
+    }
+
+    /// The URL of the ACME directory.
+    pub fn directory(&self) -> String {
+        format!("https://127.0.0.1:{}/dir", self.ports.directory)
+    }
+
+    /// The root that vouches for the directory itself, as a PEM file.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// The root of the certificates it issues; another one after a restart.
+    ///
+    /// # Panics
+    ///
+    /// If Pebble does not answer.
+    pub async fn root_pem(&self) -> String {
+        let (code, body) =
+            self.ask("GET", &self.management("/roots/0"), None).await.expect("Pebble answers");
+        assert_eq!(code, 200, "{body}");
+        body
+    }
+
+    /// Where its DNS server listens, over UDP and TCP.
+    pub fn dns(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.ports.dns))
+    }
+
+    /// Makes a name resolve to this IPv4 address alone.
+    pub async fn set_address(&self, host: &str, ip: &str) {
+        let body = json!({ "host": dns_name(host), "addresses": [ip] });
+        self.set_dns("/add-a", &body).await;
+    }
+
+    /// Makes the DNS server fail for a name.
+    pub async fn servfail(&self, host: &str) {
+        self.set_dns("/set-servfail", &json!({ "host": dns_name(host) })).await;
+    }
+
+    /// Ends [`Self::servfail`] for a name.
+    pub async fn clear_servfail(&self, host: &str) {
+        self.set_dns("/clear-servfail", &json!({ "host": dns_name(host) })).await;
+    }
+
+    /// Sets the renewal window of a certificate it has issued, as RFC 3339 times.
+    ///
+    /// # Panics
+    ///
+    /// If it has not issued it, or is older than 2.8.
+    pub async fn set_renewal_window(&self, cert_pem: &str, start: &str, end: &str) {
+        let window = json!({ "suggestedWindow": { "start": start, "end": end } });
+        let body = json!({ "certificate": cert_pem, "ariResponse": window.to_string() });
+        let url = self.management("/set-renewal-info/");
+        let (code, answer) = self.ask("POST", &url, Some(&body)).await.expect("Pebble answers");
+        assert_eq!(code, 200, "{answer}");
+    }
+
+    /// Kills the CA and starts a new one at the same place: accounts, orders and root are gone.
+    pub async fn restart(&mut self) {
+        self.ca.kill();
+        self.ca = spawn_ca(&self.dir, &self.ports, self.nonce_reject);
+        self.ready().await;
+    }
+
+    /// The CA's process, to stop, kill or read the log of.
+    pub fn process(&self) -> &Process {
+        &self.ca
+    }
+
+    async fn ready(&self) {
+        let urls = [self.directory(), self.management("/roots/0"), self.dns_management("/")];
+        eventually("a ready Pebble", READY, async || {
+            for (process, what) in [(&self.ca, "pebble"), (&self.dns, "challtestsrv")] {
+                assert_eq!(process.exit_code(), None, "{what} ended:\n{}", process.log());
+            }
+            for url in &urls {
+                self.ask("GET", url, None).await?;
+            }
+            Ok::<_, Failure>(())
+        })
+        .await;
+    }
+
+    fn management(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}{path}", self.ports.management)
+    }
+
+    fn dns_management(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports.dns_management)
+    }
+
+    async fn set_dns(&self, path: &str, body: &Value) {
+        let answer = self.ask("POST", &self.dns_management(path), Some(body)).await;
+        let (code, text) = answer.expect("the DNS server answers");
+        assert_eq!(code, 200, "{text}");
+    }
+
+    async fn ask(
+        &self,
+        method: &str,
+        url: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, String), Failure> {
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(header::USER_AGENT, "lockgate-tests")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = self.client.request(request).await?;
+        let code = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok((code, String::from_utf8(body.into())?))
+    }
+}
+
+/// Old versions read `certificateValidityPeriod`, new ones the profile named `default`.
+fn config(options: &PebbleOptions, ports: &Ports, dir: &TempDir) -> Value {
+    let file = |name: &str| dir.path().join(name);
+    let validity = options.validity.unwrap_or(VALIDITY);
+    let profile = |name: &str, validity: Duration| json!({ "description": name, "validityPeriod": validity.as_secs() });
+    let mut profiles = json!({ "default": profile("default", validity) });
+    for (name, validity) in &options.profiles {
+        profiles[name] = profile(name, *validity);
+    }
+    let mut pebble = json!({
+        "listenAddress": format!("127.0.0.1:{}", ports.directory),
+        "managementListenAddress": format!("127.0.0.1:{}", ports.management),
+        "certificate": file("tls.pem"),
+        "privateKey": file("tls.key"),
+        "httpPort": options.http_port,
+        "tlsPort": options.tls_port,
+        "ocspResponderURL": "",
+        "externalAccountBindingRequired": options.account_binding.is_some(),
+        "domainBlocklist": options.domain_blocklist,
+        "certificateValidityPeriod": validity.as_secs(),
+        "profiles": profiles,
+        "keyAlgorithm": "ecdsa",
+    });
+    if let Some((id, key)) = &options.account_binding {
+        pebble["externalAccountMACKeys"] = json!({ id: key });
+    }
+    json!({ "pebble": pebble })
+}
+
+fn spawn_ca(dir: &TempDir, ports: &Ports, nonce_reject: u8) -> Process {
+    let mut pebble = command(component("LOCKGATE_PEBBLE"));
+    pebble
+        .arg("-config")
+        .arg(dir.path().join("pebble.json"))
+        .args(["-dnsserver", &format!("127.0.0.1:{}", ports.dns)])
+        .env("PEBBLE_AUTHZREUSE", "0")
+        .env("PEBBLE_VA_NOSLEEP", "1")
+        .env("PEBBLE_WFE_NONCEREJECT", nonce_reject.to_string())
+        .env_remove("PEBBLE_VA_ALWAYS_VALID");
+    Process::spawn(pebble)
+}
+
+fn spawn_dns(ports: &Ports) -> Process {
+    let program = component("LOCKGATE_CHALLTESTSRV");
+    let help = Command::new(&program).arg("-h").output().expect("challtestsrv can be started");
+    let help = String::from_utf8_lossy(&help.stderr).into_owned();
+    // The flag was renamed, and DNS over HTTPS added, on the way to 2.10.
+    let flag = if help.contains("-dnsserver") { "-dnsserver" } else { "-dns01" };
+    let mut dns = command(program);
+    dns.args([flag, &format!("127.0.0.1:{}", ports.dns)]);
+    dns.args(["-management", &format!("127.0.0.1:{}", ports.dns_management)]);
+    for off in ["-http01", "-https01", "-tlsalpn01", "-doh"] {
+        if help.contains(off) {
+            dns.args([off, ""]);
+        }
+    }
+    dns.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]);
+    Process::spawn(dns)
+}
+
+fn dns_name(host: &str) -> String {
+    format!("{}.", host.trim_end_matches('.'))
+}

@@ -1,0 +1,3 @@
+//! The stories, one file for each theme.
+
+mod framing;
