@@ -276,8 +276,8 @@ fn moment(seconds: i64) -> String {
 /// A table row; what objects say cannot become markup.
 fn row(cells: &[String]) -> String {
     let escape = |it: &String| it.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let cells: String = cells.iter().map(|it| format!("<td>{}</td>", escape(it))).collect();
-    format!("<tr>{cells}</tr>")
+    let cells: Vec<String> = cells.iter().map(escape).collect();
+    format!("<tr><td>{}</td></tr>", cells.join("</td><td>"))
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -9,6 +9,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -76,20 +77,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let policy = policy(args);
     let store = store(args, source, &policy, &identity).await?;
     let elected = CancellationToken::new();
-    let (leadership, election) =
-        if matches!(store, Store::Directory(_)) || args.disable_leader_election {
-            metrics.leader.set(1);
-            (Leadership::sole(), None)
-        } else {
-            let election = Election {
-                name: ObjectName::new(args.pod_namespace.as_str(), args.election_id.as_str()),
-                identity,
-                duration: args.election_ttl,
-            };
-            let (leadership, task) =
-                lease::run(store.clone(), election, metrics.clone(), wall, elected.clone());
-            (leadership, Some(task))
-        };
+    let (leadership, election) = elect(args, &store, &metrics, identity, elected.clone());
 
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
@@ -159,6 +147,27 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     Ok(())
 }
 
+/// Takes part in the election, where there is anybody to compete with.
+fn elect(
+    args: &Serve,
+    store: &Store,
+    metrics: &Arc<Metrics>,
+    identity: String,
+    stop: CancellationToken,
+) -> (Leadership, Option<JoinHandle<()>>) {
+    if matches!(store, Store::Directory(_)) || args.disable_leader_election {
+        metrics.leader.set(1);
+        return (Leadership::sole(), None);
+    }
+    let election = Election {
+        name: ObjectName::new(args.pod_namespace.as_str(), args.election_id.as_str()),
+        identity,
+        duration: args.election_ttl,
+    };
+    let (leadership, task) = lease::run(store.clone(), election, metrics.clone(), wall, stop);
+    (leadership, Some(task))
+}
+
 /// Ends in order: ask clients to go elsewhere, accept nothing new, finish, cut what is left.
 async fn shut_down(
     proxy: Proxy,
@@ -167,7 +176,7 @@ async fn shut_down(
     grace: Duration,
     drain: Duration,
     elected: CancellationToken,
-    election: Option<tokio::task::JoinHandle<()>>,
+    election: Option<JoinHandle<()>>,
 ) {
     tracing::info!(?grace, "shutting down");
     phase.send_replace(Phase::Leaving);
@@ -399,7 +408,7 @@ fn issuer(args: &Serve, leadership: &Leadership) -> anyhow::Result<Option<Issuer
                 profile: args.acme_profile.clone(),
                 account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
             };
-            Ok(Some(Issuer::Acme(Acme::new(options, leadership.clone())?)))
+            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone())?))))
         }
     }
 }

@@ -518,15 +518,14 @@ fn told(error: &clap::Error) -> Told {
         .or_else(|| context(ContextKind::SuggestedSubcommand))
         .map(|it| format!("; did you mean {it}?"))
         .unwrap_or_default();
-    let text = match (error.kind(), flag) {
-        (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) => {
-            format!("lockgate: {flag} is not known{near}\n")
-        }
-        _ => {
-            let full = error.to_string();
-            let first = full.lines().next().unwrap_or_default();
-            format!("lockgate: {}\n", first.trim_start_matches("error: "))
-        }
+    let text = if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
+        (error.kind(), flag)
+    {
+        format!("lockgate: {flag} is not known{near}\n")
+    } else {
+        let full = error.to_string();
+        let first = full.lines().next().unwrap_or_default();
+        format!("lockgate: {}\n", first.trim_start_matches("error: "))
     };
     Told { text, code: 2 }
 }

@@ -97,16 +97,15 @@ pub async fn run(demo: &Demo) -> anyhow::Result<()> {
             .with_context(|| format!("port {port} is taken; choose others, see --help"))?;
     }
     let private = Private::make()?;
-    let objects = match checkout() {
-        Some(files) => files,
-        None => {
-            let copies = private.0.join("objects");
-            std::fs::create_dir(&copies)?;
-            for (name, text) in OBJECTS {
-                std::fs::write(copies.join(name), text)?;
-            }
-            copies
+    let objects = if let Some(files) = checkout() {
+        files
+    } else {
+        let copies = private.0.join("objects");
+        std::fs::create_dir(&copies)?;
+        for (name, text) in OBJECTS {
+            std::fs::write(copies.join(name), text)?;
         }
+        copies
     };
     let endpoints = private.0.join("endpoints");
     std::fs::create_dir(&endpoints)?;

@@ -140,7 +140,7 @@ impl Candidate {
                 Ok(Ok(false)) => self.lose(),
                 Ok(Err(StoreError::Conflict(_))) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, lease = %self.election.name, "lease not renewed")
+                    tracing::warn!(%error, lease = %self.election.name, "lease not renewed");
                 }
                 Err(_) => tracing::warn!(lease = %self.election.name, "lease not renewed in time"),
             }

@@ -1,14 +1,84 @@
-//! Lockgate.
-pub mod admin;
-pub mod app;
-pub mod args;
-pub mod certs;
-pub mod compile;
-pub mod demo;
-pub mod lease;
-pub mod live;
-pub mod metrics;
+//! Lockgate: an ingress proxy for Kubernetes that keeps its own certificates.
+//!
+//! It reads Kubernetes objects, compiles them into a plan, serves the plan, and keeps the certificates
+//! that the plan wants alive.
+//!
+//! ```text
+//!   API server or files                    clients ──────────────┐
+//!          │ watch                                               ▼
+//!       [store] ── Objects ──▶ [compile] ── Plan ──▶ [live] ◀── [proxy] ──▶ endpoints
+//!          ▲                      │ Problems         one pointer, swapped
+//!          │ Secrets, Events,     ▼
+//!          │ status           [status] [admin]
+//!          └────────────────  [certs] ──▶ CA     only who holds the [lease] writes
+//! ```
+//!
+//! # Three sentences
+//!
+//! Everything served came through one snapshot. Compiling is pure and total. What a route does is data,
+//! not types.
+//!
+//! # Floors
+//!
+//! A module uses only modules on floors below its own; a test reads this from the `use` lines.
+//!
+//! | floor | modules | what |
+//! |---|---|---|
+//! | 0 | [`model`] | words: plain data and parsing |
+//! | 1 | [`compile`], [`metrics`], [`args`] | objects → plan; what is measured; flags |
+//! | 2 | [`live`], [`store`] | what is served now; where objects live (the only user of `kube`) |
+//! | 3 | [`proxy`], [`lease`] | the life of a request; which replica writes |
+//! | 4 | [`certs`], [`status`] | certificates (the only user of `instant-acme`); Events and addresses |
+//! | 5 | [`admin`] | health, metrics, the status page |
+//! | 6 | [`app`], [`demo`] | starts and stops everything |
+//!
+//! # Three journeys
+//!
+//! **An Ingress.** A watch for each kind keeps the latest objects, in types of our own. A burst settles
+//! (50 ms of quiet, 1 s at most), and a complete snapshot goes to [`compile::compile`], which gives a
+//! [plan](model::plan::Plan) and [problems](model::problem::Problem). A plan that equals the last one
+//! ends here. Another one becomes a [`live::Live`], which takes over from the last what must outlast a
+//! change, and is swapped in with one pointer. There is no update, no delete path, no reload.
+//!
+//! **A request.** Each core has a worker: a thread, a runtime, listening sockets, connections to
+//! endpoints. A connection is accepted, perhaps shakes hands, and is served by hyper; two layers give
+//! each request an id, a log line and a count; between them `proxy::answer` walks the list of steps:
+//! challenge, route, redirect, limits, forward. Workers share nothing but the pointer to the `Live` and
+//! atomics.
+//!
+//! **A certificate.** The plan says which Secrets are wanted and what they hold. Whoever holds the lease
+//! orders what is due; any replica answers the CA, because the answer needs only the thumbprint of the
+//! account's key. The certificate is stored in its Secret, comes back in a snapshot, and the next
+//! handshake shows it. Nothing is served that was not first stored.
+//!
+//! # Invariants
+//!
+//! 1. Whatever is served came out of one snapshot.
+//! 2. `compile` is pure, total and deterministic: no clock, no I/O, no error.
+//! 3. A request sees one `Live` from start to end; the pointer has one writer.
+//! 4. Every replica serves; only the holder of the lease writes.
+//! 5. No globals but the allocator, the crypto provider and the log's subscriber; the clock is handed
+//!    down.
+//! 6. No `unwrap`; a panic in one connection never ends another.
+//! 7. Labels of metrics come from objects, never from requests.
+//! 8. One crypto provider, aws-lc-rs; `ring` is never compiled.
+
 pub mod model;
-pub mod proxy;
-pub mod status;
+
+pub mod args;
+pub mod compile;
+pub mod metrics;
+
+pub mod live;
 pub mod store;
+
+pub mod lease;
+pub mod proxy;
+
+pub mod certs;
+pub mod status;
+
+pub mod admin;
+
+pub mod app;
+pub mod demo;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use prometheus::core::{AtomicU64, GenericLocalCounter};
+use prometheus::core::{AtomicU64, Collector, GenericLocalCounter};
 use prometheus::local::LocalHistogram;
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -119,133 +119,105 @@ impl RequestMeters {
 impl Metrics {
     /// Registers everything. Fails only when two metrics have one name.
     pub fn new(replica: &Replica) -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
-        let labels = HashMap::from([
-            ("controller_namespace".to_owned(), replica.namespace.clone()),
-            ("controller_class".to_owned(), replica.class.clone()),
-            ("controller_pod".to_owned(), replica.pod.clone()),
-        ]);
-        let nginx = |name: &str, help: &str| {
-            Opts::new(format!("nginx_ingress_controller_{name}"), help).const_labels(labels.clone())
-        };
-        let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let opts = HistogramOpts { common_opts: nginx(name, help), buckets: buckets.to_vec() };
-            let made = HistogramVec::new(opts, &REQUEST)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok::<_, prometheus::Error>(made)
+        let to = Register {
+            registry: Registry::new(),
+            labels: HashMap::from([
+                ("controller_namespace".to_owned(), replica.namespace.clone()),
+                ("controller_class".to_owned(), replica.class.clone()),
+                ("controller_pod".to_owned(), replica.pod.clone()),
+            ]),
         };
         let times = prometheus::DEFAULT_BUCKETS;
-        let request_seconds = histogram(
-            "request_duration_seconds",
-            "Seconds from the first byte of a request to the last of its answer.",
-            times,
-        )?;
-        let response_seconds = histogram(
-            "response_duration_seconds",
-            "Seconds an endpoint took for its answer.",
-            times,
-        )?;
-        let request_bytes = histogram("request_size", "Bytes of requests.", &LENGTHS)?;
-        let response_bytes = histogram("response_size", "Bytes of answers.", &LENGTHS)?;
-        let requests =
-            IntCounterVec::new(nginx("requests", "Requests that were answered."), &REQUEST)?;
-        registry.register(Box::new(requests.clone()))?;
-        let gauge = |opts: Opts| {
-            let made = Gauge::with_opts(opts)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok::<_, prometheus::Error>(made)
+        let build = Opts::new("build_info", "1; the labels say what was built.")
+            .const_label("release", env!("CARGO_PKG_VERSION"))
+            .const_label("build", "release")
+            .const_label("repository", "lockgate");
+        to.gauge(to.nginx(build))?.set(1);
+        let good = "1: a plan that cannot be served never replaces one that can.";
+        to.gauge(to.nginx(Opts::new("config_last_reload_successful", good)))?.set(1);
+        let state = |name: &str, help: &str, state: &str| {
+            to.nginx(Opts::new(name, help).const_label("state", state))
         };
-        let int_gauge = |opts: Opts| {
-            let made = IntGauge::with_opts(opts)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok::<_, prometheus::Error>(made)
-        };
-        let counter = |opts: Opts| {
-            let made = IntCounter::with_opts(opts)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok::<_, prometheus::Error>(made)
-        };
-        let counters = |opts: Opts, labels: &[&str]| {
-            let made = IntCounterVec::new(opts, labels)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok::<_, prometheus::Error>(made)
-        };
-        let problems = IntGaugeVec::new(
-            Opts::new("lockgate_problems", "What is wrong with objects, by object and reason."),
-            &["kind", "namespace", "name", "reason"],
-        )?;
-        registry.register(Box::new(problems.clone()))?;
-        let expiry = GaugeVec::new(
-            nginx("ssl_expire_time_seconds", "End of each served certificate, seconds since 1970."),
-            &["namespace", "class", "host", "secret_name", "identifier"],
-        )?;
-        registry.register(Box::new(expiry.clone()))?;
-        let build = int_gauge(
-            nginx("build_info", "1; the labels say what was built.")
-                .const_label("release", env!("CARGO_PKG_VERSION"))
-                .const_label("build", "release")
-                .const_label("repository", "lockgate"),
-        )?;
-        build.set(1);
-        let good = int_gauge(nginx(
-            "config_last_reload_successful",
-            "1: a plan that cannot be served never replaces one that can.",
-        ))?;
-        good.set(1);
         Ok(Self {
-            connections: int_gauge(
-                nginx("nginx_process_connections", "Client connections that are open.")
-                    .const_label("state", "active"),
-            )?,
-            accepted: counter(
-                nginx("nginx_process_connections_total", "Client connections that were accepted.")
-                    .const_label("state", "accepted"),
-            )?,
-            dropped: counters(
+            connections: to.gauge(state(
+                "nginx_process_connections",
+                "Client connections that are open.",
+                "active",
+            ))?,
+            accepted: to.counter(state(
+                "nginx_process_connections_total",
+                "Client connections that were accepted.",
+                "accepted",
+            ))?,
+            dropped: to.counters(
                 Opts::new(
                     "lockgate_connections_dropped_total",
                     "Client connections that we ended, by reason.",
                 ),
                 &["reason"],
             )?,
-            log_lost: counter(Opts::new(
+            log_lost: to.counter(Opts::new(
                 "lockgate_access_log_lost_total",
                 "Access-log lines dropped because standard output took none.",
             ))?,
-            challenges: counter(Opts::new(
+            challenges: to.counter(Opts::new(
                 "lockgate_challenges_total",
                 "HTTP-01 challenges that were answered.",
             ))?,
-            orders: counters(
+            orders: to.counters(
                 Opts::new(
                     "lockgate_certificate_orders_total",
                     "Orders for certificates, by result.",
                 ),
                 &["result"],
             )?,
-            leader: int_gauge(
-                nginx("leader_election_status", "1 while this replica holds the lease.")
-                    .const_label("name", replica.election.clone()),
+            leader: to.gauge(
+                to.nginx(
+                    Opts::new("leader_election_status", "1 while this replica holds the lease.")
+                        .const_label("name", replica.election.clone()),
+                ),
             )?,
-            config_age: gauge(Opts::new(
+            config_age: to.float(Opts::new(
                 "lockgate_config_age_seconds",
                 "Seconds since the source of objects last answered.",
             ))?,
-            swaps: counter(nginx("success", "Plans that were put into service."))?,
-            swapped_at: gauge(nginx(
+            swaps: to
+                .counter(to.nginx(Opts::new("success", "Plans that were put into service.")))?,
+            swapped_at: to.float(to.nginx(Opts::new(
                 "config_last_reload_successful_timestamp_seconds",
                 "When the present plan was put into service, seconds since 1970.",
-            ))?,
-            hash: gauge(nginx("config_hash", "Changes whenever the plan does."))?,
-            problems,
-            expiry,
-            requests,
-            request_seconds,
-            response_seconds,
-            request_bytes,
-            response_bytes,
+            )))?,
+            hash: to
+                .float(to.nginx(Opts::new("config_hash", "Changes whenever the plan does.")))?,
+            problems: to.add(IntGaugeVec::new(
+                Opts::new("lockgate_problems", "What is wrong with objects, by object and reason."),
+                &["kind", "namespace", "name", "reason"],
+            )?)?,
+            expiry: to.add(GaugeVec::new(
+                to.nginx(Opts::new(
+                    "ssl_expire_time_seconds",
+                    "End of each served certificate, seconds since 1970.",
+                )),
+                &["namespace", "class", "host", "secret_name", "identifier"],
+            )?)?,
+            requests: to.counters(
+                to.nginx(Opts::new("requests", "Requests that were answered.")),
+                &REQUEST,
+            )?,
+            request_seconds: to.histogram(
+                "request_duration_seconds",
+                "Seconds from the first byte of a request to the last of its answer.",
+                times,
+            )?,
+            response_seconds: to.histogram(
+                "response_duration_seconds",
+                "Seconds an endpoint took for its answer.",
+                times,
+            )?,
+            request_bytes: to.histogram("request_size", "Bytes of requests.", &LENGTHS)?,
+            response_bytes: to.histogram("response_size", "Bytes of answers.", &LENGTHS)?,
             used: Mutex::default(),
-            registry,
+            registry: to.registry,
         })
     }
 
@@ -319,6 +291,57 @@ impl Metrics {
     pub fn render(&self) -> String {
         let families = self.registry.gather();
         TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+    }
+}
+
+/// Makes metrics and registers them.
+struct Register {
+    registry: Registry,
+    /// On everything that ingress-nginx has.
+    labels: HashMap<String, String>,
+}
+
+impl Register {
+    /// Gives ingress-nginx's prefix and labels.
+    fn nginx(&self, mut opts: Opts) -> Opts {
+        opts.name = format!("nginx_ingress_controller_{}", opts.name);
+        opts.const_labels.extend(self.labels.clone());
+        opts
+    }
+
+    fn add<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn gauge(&self, opts: Opts) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::with_opts(opts)?)
+    }
+
+    fn float(&self, opts: Opts) -> Result<Gauge, prometheus::Error> {
+        self.add(Gauge::with_opts(opts)?)
+    }
+
+    fn counter(&self, opts: Opts) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::with_opts(opts)?)
+    }
+
+    fn counters(&self, opts: Opts, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(opts, labels)?)
+    }
+
+    /// A histogram by request.
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<HistogramVec, prometheus::Error> {
+        let common_opts = self.nginx(Opts::new(name, help));
+        self.add(HistogramVec::new(
+            HistogramOpts { common_opts, buckets: buckets.to_vec() },
+            &REQUEST,
+        )?)
     }
 }
 

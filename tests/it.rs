@@ -12,3 +12,4 @@
 
 mod harness;
 mod stories;
+mod tidy;

@@ -53,7 +53,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub enum Issuer {
     /// A CA that speaks ACME.
-    Acme(Acme),
+    Acme(Box<Acme>),
     /// The built-in one.
     Local(Local),
 }

@@ -167,7 +167,7 @@ fn want(
         }
         match names(&entry.hosts, ours, policy, plan) {
             Err((reason, text)) => {
-                report(reason, format!("no certificate is ordered for {name}: {text}"))
+                report(reason, format!("no certificate is ordered for {name}: {text}"));
             }
             Ok(names) => {
                 let wanted =

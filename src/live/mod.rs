@@ -84,8 +84,8 @@ impl Live {
                 Target::Backend(id) => balancers.get(id).cloned(),
                 _ => None,
             };
-            let id =
-                WayId(u32::try_from(ways.len()).expect("fewer than 2^32 routes fit in memory"));
+            // Fewer than 2^32 routes fit in memory.
+            let id = WayId(u32::try_from(ways.len()).unwrap_or(u32::MAX));
             ways.push(Way { route: route.clone(), balancer });
             id
         };

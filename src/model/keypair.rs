@@ -1,6 +1,6 @@
 //! A certificate chain and its private key, known to belong together.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::pem::PemObject;
@@ -73,7 +73,11 @@ impl Keypair {
         let names = names(&leaf);
         let (not_before, not_after) =
             (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-        let serial = leaf.raw_serial().iter().map(|it| format!("{it:02x}")).collect();
+        let serial = leaf.raw_serial().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
         let text = |it: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
             it.and_then(|it| it.as_str().ok()).unwrap_or_default().to_owned()
         };
@@ -145,8 +149,7 @@ impl fmt::Debug for Keypair {
 
 fn bounded<'a>(name: &'static str, bytes: Option<&'a [u8]>) -> Result<&'a [u8], KeypairError> {
     match bytes {
-        None => Err(KeypairError::Missing(name)),
-        Some([]) => Err(KeypairError::Missing(name)),
+        None | Some([]) => Err(KeypairError::Missing(name)),
         Some(it) if it.len() > LARGEST => Err(KeypairError::Large(name)),
         Some(it) => Ok(it),
     }

@@ -136,13 +136,14 @@ impl Template {
             rest = if braced { tail.strip_prefix('}').unwrap_or(tail) } else { tail };
             match Variable::parse(name) {
                 Some(variable) => template.pieces.push(Piece::Variable(variable)),
-                None => match name.strip_prefix("http_") {
-                    Some(header) => template.header(&header.replace('_', "-")),
-                    None => {
+                None => {
+                    if let Some(header) = name.strip_prefix("http_") {
+                        template.header(&header.replace('_', "-"));
+                    } else {
                         template.text("-");
                         unknown.push(name.to_owned());
                     }
-                },
+                }
             }
         }
         template.text(rest);

@@ -360,7 +360,7 @@ fn add(objects: &mut Objects, value: Value) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    const OBJECTS: &str = r#"
+    const OBJECTS: &str = r"
 apiVersion: v1
 kind: List
 items:
@@ -374,7 +374,7 @@ spec: {rules: [{host: a.test, http: {paths: [{path: /, pathType: Prefix, backend
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
-"#;
+";
 
     #[test]
     fn lists_documents_and_strangers_are_read() {
