@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::args::{HostOwnership, IssuerFlag, Serve};
-use crate::certs::{self, Acme, AcmeOptions, Issuer, Keeper, Local};
+use crate::certs::{self, Acme, AcmeOptions, Issuer, Keeper, Local, Vault};
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live};
@@ -96,9 +96,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     tasks.spawn(compiler.run(store.snapshots()));
     if let Some(issuer) = issuer(args, &leadership)? {
         let keeper = Keeper {
-            store: store.clone(),
+            vault: Vault::new(store.clone(), leadership.clone()),
             issuer,
-            leadership: leadership.clone(),
             metrics: metrics.clone(),
             notices: notices.clone(),
             namespace: args.pod_namespace.as_str().into(),
@@ -273,6 +272,7 @@ impl Compiler {
                 let plan = Arc::new(plan);
                 self.current.replace(Live::next(plan.clone(), &previous));
                 self.metrics.keep(&plan.ours);
+                self.metrics.swapped(wall().as_second());
                 tracing::info!(
                     hosts = plan.hosts.len(),
                     backends = plan.backends.len(),
@@ -281,7 +281,6 @@ impl Compiler {
                 );
                 plan
             };
-            self.metrics.swapped(wall().as_second());
             let unanswerable = self.policy.issuer == IssuerKind::Acme
                 && plan.thumbprint.is_none()
                 && !objects.unreadable.contains(&Kind::Secret);

@@ -78,7 +78,8 @@ fn each_outside_library_has_its_place() {
     ] {
         for (path, text) in sources() {
             let relative = path.strip_prefix(root().join("src")).unwrap().to_owned();
-            let used = text.lines().any(|it| it.trim_start().starts_with(&format!("use {library}")));
+            let used =
+                text.lines().any(|it| it.trim_start().starts_with(&format!("use {library}")));
             assert!(
                 !used || relative.to_string_lossy().starts_with(place),
                 "{} uses {library}",

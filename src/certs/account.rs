@@ -14,19 +14,20 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::trouble::Trouble;
+use super::vault::Vault;
 use crate::compile::objects::{MANAGED, MANAGER};
 use crate::model::name::ObjectName;
-use crate::store::{Store, StoreError, StoredSecret};
+use crate::store::{StoreError, StoredSecret};
 
 const KEY: &str = "key.der";
 const THUMBPRINT: &str = "thumbprint";
 
 /// The account's key in PKCS #8, read from its Secret or made and stored there.
 pub(super) async fn key(
-    store: &Store,
+    vault: &Vault,
     name: &ObjectName,
 ) -> Result<PrivatePkcs8KeyDer<'static>, Trouble> {
-    if let Some(found) = store.secret(name).await? {
+    if let Some(found) = vault.secret(name).await? {
         return read(&found);
     }
     let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
@@ -41,17 +42,17 @@ pub(super) async fn key(
         labels: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())]),
         version: None,
     };
-    match store.write_secret(&secret, false).await {
+    match vault.write(&secret).await {
         Ok(()) => {
             tracing::info!(secret = %name, "ACME account key made");
             Ok(made.into())
         }
         // Somebody was faster; theirs is as good.
-        Err(StoreError::Conflict(_)) => match store.secret(name).await? {
+        Err(Trouble::Store(StoreError::Conflict(_))) => match vault.secret(name).await? {
             Some(found) => read(&found),
             None => Err(Trouble::Store(StoreError::Conflict(name.clone()))),
         },
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

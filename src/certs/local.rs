@@ -13,9 +13,10 @@ use rcgen::{
 use rustls::pki_types::CertificateSigningRequestDer;
 
 use super::trouble::Trouble;
+use super::vault::Vault;
 use crate::compile::objects::MANAGED;
 use crate::model::name::ObjectName;
-use crate::store::{Store, StoreError, StoredSecret};
+use crate::store::{StoreError, StoredSecret};
 
 /// How long the CA itself lasts.
 const LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -35,11 +36,11 @@ impl Local {
     /// Signs a request at `now`, in seconds since 1970; gives the chain in PEM.
     pub(super) async fn issue(
         &self,
-        store: &Store,
+        vault: &Vault,
         csr: &[u8],
         now: i64,
     ) -> Result<String, Trouble> {
-        let (certificate, key) = self.ca(store, now).await?;
+        let (certificate, key) = self.ca(vault, now).await?;
         let failed = |it: rcgen::Error| Trouble::Unusable(it.to_string());
         let key = KeyPair::from_pem(&key).map_err(failed)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key).map_err(failed)?;
@@ -55,8 +56,8 @@ impl Local {
     }
 
     /// The CA's certificate and key, made when they are not there.
-    async fn ca(&self, store: &Store, now: i64) -> Result<(String, String), Trouble> {
-        if let Some(secret) = store.secret(&self.secret).await? {
+    async fn ca(&self, vault: &Vault, now: i64) -> Result<(String, String), Trouble> {
+        if let Some(secret) = vault.secret(&self.secret).await? {
             return read(&secret);
         }
         let (certificate, key) = made(now).map_err(|it| Trouble::Unusable(it.to_string()))?;
@@ -69,13 +70,15 @@ impl Local {
             annotations: BTreeMap::from([(MANAGED.to_owned(), "v1".to_owned())]),
             ..StoredSecret::default()
         };
-        match store.write_secret(&secret, false).await {
+        match vault.write(&secret).await {
             // Somebody was faster; theirs is the CA.
-            Err(StoreError::Conflict(name)) => match store.secret(&self.secret).await? {
-                Some(secret) => read(&secret),
-                None => Err(StoreError::Conflict(name).into()),
-            },
-            other => Ok(other.map(|()| (certificate, key))?),
+            Err(Trouble::Store(StoreError::Conflict(name))) => {
+                match vault.secret(&self.secret).await? {
+                    Some(secret) => read(&secret),
+                    None => Err(StoreError::Conflict(name).into()),
+                }
+            }
+            other => other.map(|()| (certificate, key)),
         }
     }
 }

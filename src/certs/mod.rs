@@ -18,6 +18,7 @@ mod fake;
 mod local;
 mod order;
 mod trouble;
+mod vault;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,24 +31,30 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::compile::objects::{ISSUED_AT, ISSUER, MANAGED, MANAGER, TLS_ACME};
-use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::model::host::HostPattern;
 use crate::model::keypair::Keypair;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::{Plan, Wanted};
-use crate::store::{Notice, Store, StoredSecret};
+use crate::store::{Notice, StoredSecret};
 
 use due::{Due, due, next_look};
 pub use fake::fake;
 pub use local::Local;
 pub use order::{Acme, AcmeOptions};
 pub use trouble::Trouble;
+pub use vault::Vault;
 
 /// Most orders under way at once.
 const AT_ONCE: usize = 8;
 /// Longest sleep: a clock that was set is noticed after this long.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// How long a certificate that was stored may take to come back in a snapshot.
+const ROUND_TRIP: Duration = Duration::from_secs(5);
+
+/// What a job comes back with: the Secret, what was wanted, and whether it was ordered.
+type Done = (ObjectName, Wanted, Result<bool, Trouble>);
 
 /// Who signs.
 #[derive(Clone, Debug)]
@@ -70,12 +77,10 @@ impl Issuer {
 /// What the keeper of certificates needs.
 #[derive(Clone, Debug)]
 pub struct Keeper {
-    /// Where Secrets are.
-    pub store: Store,
+    /// Where Secrets are, as long as this replica leads.
+    pub vault: Vault,
     /// Who signs.
     pub issuer: Issuer,
-    /// Whether this replica may write.
-    pub leadership: Leadership,
     /// Where orders are counted.
     pub metrics: Arc<Metrics>,
     /// Where milestones are told.
@@ -100,14 +105,14 @@ struct Waiting {
 impl Keeper {
     /// Keeps certificates for ever: whenever this replica leads, whatever is due is ordered.
     pub async fn run(mut self, mut plans: watch::Receiver<Arc<Plan>>) {
-        let mut jobs: JoinSet<(ObjectName, Wanted, Result<(), Trouble>)> = JoinSet::new();
+        let mut jobs: JoinSet<Done> = JoinSet::new();
         let mut under_way = BTreeSet::new();
         let mut waiting: HashMap<ObjectName, Waiting> = HashMap::new();
         let mut prepared = false;
         loop {
             let plan = plans.borrow_and_update().clone();
             let mut sleep = LONGEST_SLEEP;
-            if self.leadership.holds() {
+            if self.vault.is_open() {
                 if !prepared {
                     prepared = self.prepare().await;
                     sleep = sleep.min(Duration::from_secs(5));
@@ -119,7 +124,7 @@ impl Keeper {
             }
             tokio::select! {
                 changed = plans.changed() => if changed.is_err() { return },
-                () = self.leadership.changed() => {}
+                () = self.vault.changed() => {}
                 Some(done) = jobs.join_next() => {
                     // A job that panicked is forgotten with its name: the next plan or tick tries again.
                     let Ok((name, wanted, result)) = done else { under_way.clear(); continue };
@@ -133,7 +138,7 @@ impl Keeper {
 
     async fn prepare(&self) -> bool {
         let Issuer::Acme(acme) = &self.issuer else { return true };
-        match acme.prepare(&self.store).await {
+        match acme.prepare(&self.vault).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(%error, "the ACME account's key is not ready");
@@ -151,7 +156,7 @@ impl Keeper {
     fn start(
         &self,
         plan: &Plan,
-        jobs: &mut JoinSet<(ObjectName, Wanted, Result<(), Trouble>)>,
+        jobs: &mut JoinSet<Done>,
         under_way: &mut BTreeSet<ObjectName>,
         waiting: &HashMap<ObjectName, Waiting>,
     ) -> Duration {
@@ -201,12 +206,19 @@ impl Keeper {
         waiting: &mut HashMap<ObjectName, Waiting>,
         name: ObjectName,
         wanted: Wanted,
-        result: Result<(), Trouble>,
+        result: Result<bool, Trouble>,
     ) {
-        let Err(trouble) = result else {
-            self.metrics.orders.with_label_values(&["issued"]).inc();
-            waiting.remove(&name);
-            return;
+        let trouble = match result {
+            Err(trouble) => trouble,
+            Ok(issued) => {
+                if issued {
+                    self.metrics.orders.with_label_values(&["issued"]).inc();
+                }
+                // What was stored is on its way round to us; until then it looks as if it was missing.
+                let until = Instant::now() + ROUND_TRIP;
+                waiting.insert(name, Waiting { failures: 0, until, names: wanted.names });
+                return;
+            }
         };
         let failures = waiting.get(&name).map_or(0, |it| it.failures) + 1;
         let pause = trouble.pause(failures);
@@ -235,16 +247,16 @@ impl Keeper {
         }
     }
 
-    /// Gets one certificate into its Secret.
-    async fn obtain(&self, name: &ObjectName, wanted: &Wanted, due: &Due) -> Result<(), Trouble> {
-        let found = self.store.secret(name).await?;
+    /// Gets one certificate into its Secret; says whether that took an order.
+    async fn obtain(&self, name: &ObjectName, wanted: &Wanted, due: &Due) -> Result<bool, Trouble> {
+        let found = self.vault.secret(name).await?;
         let mut secret = match found {
             None => fresh(name),
             Some(found) if is_ours(&found) => found,
             Some(_) => return Err(Trouble::Foreign),
         };
         if self.is_settled(&secret, wanted) {
-            return Ok(());
+            return Ok(false);
         }
         tracing::info!(secret = %name, reason = %due, names = ?wanted.names, "ordering a certificate");
         let text = format!("certificate for Secret {name} is ordered: {due}");
@@ -253,11 +265,11 @@ impl Keeper {
         self.rehearse(&secret, &record).await?;
         let chain = match &self.issuer {
             Issuer::Local(local) => {
-                local.issue(&self.store, record.csr()?, (self.wall)().as_second()).await?
+                local.issue(&self.vault, record.csr()?, (self.wall)().as_second()).await?
             }
             Issuer::Acme(acme) => {
-                let placed = acme.place(&self.store, &wanted.names, record.url()).await?;
-                record.note(&self.store, placed.url()).await?;
+                let placed = acme.place(&self.vault, &wanted.names, record.url()).await?;
+                record.note(&self.vault, placed.url()).await?;
                 acme.complete(placed, record.csr()?).await?
             }
         };
@@ -265,16 +277,13 @@ impl Keeper {
         secret.data.insert("tls.crt".to_owned(), chain.into_bytes());
         secret.data.insert("tls.key".to_owned(), record.key()?.to_vec());
         self.mark(&mut secret);
-        if !self.leadership.holds() {
-            return Err(Trouble::Deposed);
-        }
-        self.store.write_secret(&secret, false).await?;
-        self.store.delete_secret(&record.0.name).await?;
+        self.vault.write(&secret).await?;
+        self.vault.delete(&record.0.name).await?;
         let until = jiff::Timestamp::from_second(keypair.not_after).unwrap_or_default();
         tracing::info!(secret = %name, %until, "certificate stored");
         let text = format!("certificate for Secret {name} is stored and good until {until}");
         self.tell(wanted, "CertificateIssued", text, false).await;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether somebody already did what is to be done.
@@ -299,7 +308,7 @@ impl Keeper {
             format!("lockgate-order-{:016x}", hasher.finish()),
         );
         let names = due::key(&wanted.names);
-        let found = self.store.secret(&place).await?;
+        let found = self.vault.secret(&place).await?;
         let version = match found {
             Some(found) => {
                 let same = |entry: &str, text: &str| {
@@ -330,12 +339,9 @@ impl Keeper {
             version,
             ..fresh(&place)
         };
-        if !self.leadership.holds() {
-            return Err(Trouble::Deposed);
-        }
-        self.store.write_secret(&secret, false).await?;
+        self.vault.write(&secret).await?;
         // Read again for the version that a later write needs.
-        let stored = self.store.secret(&place).await?;
+        let stored = self.vault.secret(&place).await?;
         stored.map(Record).ok_or(Trouble::Deposed)
     }
 
@@ -345,7 +351,7 @@ impl Keeper {
         draft.data.insert("tls.crt".to_owned(), b"rehearsal".to_vec());
         draft.data.insert("tls.key".to_owned(), record.key()?.to_vec());
         self.mark(&mut draft);
-        Ok(self.store.write_secret(&draft, true).await?)
+        self.vault.rehearse(&draft).await
     }
 
     fn mark(&self, secret: &mut StoredSecret) {
@@ -400,10 +406,10 @@ impl Record {
     }
 
     /// Notes the order's URL; two leaders cannot both succeed.
-    async fn note(&mut self, store: &Store, url: &str) -> Result<(), Trouble> {
+    async fn note(&mut self, vault: &Vault, url: &str) -> Result<(), Trouble> {
         if self.url() != Some(url) {
             self.0.data.insert("url".to_owned(), url.as_bytes().to_vec());
-            store.write_secret(&self.0, false).await?;
+            vault.write(&self.0).await?;
         }
         Ok(())
     }

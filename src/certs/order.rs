@@ -14,9 +14,9 @@ use tokio::time::Instant;
 use super::account;
 use super::client::{AcmeClient, Unheard};
 use super::trouble::Trouble;
+use super::vault::Vault;
 use crate::lease::Leadership;
 use crate::model::name::ObjectName;
-use crate::store::Store;
 
 /// How long a directory is believed before it is read again.
 const DIRECTORY: Duration = Duration::from_secs(86_400);
@@ -78,18 +78,18 @@ impl Acme {
     }
 
     /// Sees to it that the account's key exists, so that replicas can answer challenges.
-    pub(super) async fn prepare(&self, store: &Store) -> Result<(), Trouble> {
-        account::key(store, &self.options.account).await.map(drop)
+    pub(super) async fn prepare(&self, vault: &Vault) -> Result<(), Trouble> {
+        account::key(vault, &self.options.account).await.map(drop)
     }
 
     /// Takes up the order at `url`, or places one for `names`.
     pub(super) async fn place(
         &self,
-        store: &Store,
+        vault: &Vault,
         names: impl IntoIterator<Item = &String>,
         url: Option<&str>,
     ) -> Result<Placed, Trouble> {
-        let account = self.account(store).await?;
+        let account = self.account(vault).await?;
         if let Some(url) = url {
             match account.order(url.to_owned()).await {
                 Ok(mut order) => {
@@ -167,14 +167,14 @@ impl Acme {
     }
 
     /// The account, registered with our own key: that gives the same account however often it is done.
-    async fn account(&self, store: &Store) -> Result<Account, Trouble> {
+    async fn account(&self, vault: &Vault) -> Result<Account, Trouble> {
         let mut held = self.account.lock().await;
         if let Some((account, since)) = &*held
             && since.elapsed() < DIRECTORY
         {
             return Ok(account.clone());
         }
-        let pkcs8 = account::key(store, &self.options.account).await?;
+        let pkcs8 = account::key(vault, &self.options.account).await?;
         let copy = PrivatePkcs8KeyDer::from(pkcs8.secret_pkcs8_der().to_vec());
         let key = Key::from_pkcs8_der(copy)
             .map_err(|it| Trouble::Unusable(format!("the account's key: {it}")))?;

@@ -47,6 +47,8 @@ pub(super) fn add(
     for it in ours {
         show(it, objects, plan, problems);
     }
+    // What we are to fill will be of the type that is listed.
+    plan.unlisted.retain(|it| !plan.wanted.contains_key(it));
 }
 
 /// Gives the hosts of an Ingress with `tls` entries their certificates; the oldest such Ingress of a

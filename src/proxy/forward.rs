@@ -65,7 +65,11 @@ impl Outbound<'_> {
         facts: &mut Facts,
     ) -> Result<Response<ReplyBody>, Failure> {
         let addresses = self.addresses().await;
-        let mut failure = Failure::NoEndpoint;
+        // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
+        let mut failure = match self.balancer.backend.external {
+            Some(_) => Failure::Unreachable,
+            None => Failure::NoEndpoint,
+        };
         let websocket = (head.version == Version::HTTP_11
             && head.method == Method::GET
             && headers::wants_websocket(&head.headers))

@@ -1,6 +1,6 @@
 //! Objects behind a Kubernetes API server: one watch a kind, gathered into snapshots.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::pin::pin;
@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::NamespaceResourceScope;
@@ -44,6 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const HELD: Duration = Duration::from_secs(60);
 /// From how many objects on a deletion can be a mass deletion.
 const MASS: usize = 10;
+
+/// Most Events whose counts are remembered.
+const MOST_POSTED: usize = 4096;
 
 /// How to reach the API server, and what to read there.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +87,8 @@ struct Hub {
     state: Mutex<State>,
     changed: Notify,
     unlisted: watch::Sender<BTreeSet<ObjectName>>,
+    /// How often each Event was posted: reading them back would need one more right.
+    posted: Mutex<HashMap<String, i32>>,
 }
 
 #[derive(Debug)]
@@ -108,6 +115,8 @@ impl Cluster {
             (None, None) => Config::infer().await?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
+        let agent = concat!("lockgate/", env!("CARGO_PKG_VERSION"));
+        config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
         let (unlisted, _) = watch::channel(BTreeSet::new());
         Ok(Self {
             client: Client::try_from(config)?,
@@ -123,6 +132,7 @@ impl Cluster {
                 }),
                 changed: Notify::new(),
                 unlisted,
+                posted: Mutex::default(),
             }),
         })
     }
@@ -422,6 +432,17 @@ impl Hub {
         self.changed.notify_one();
     }
 
+    /// How often an Event was posted, this time included, since the process began.
+    fn count(&self, event: &str) -> i32 {
+        let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        if posted.len() >= MOST_POSTED {
+            posted.clear();
+        }
+        let count = posted.entry(event.to_owned()).or_insert(1);
+        *count += 1;
+        *count
+    }
+
     /// Waits for a change, then until the burst it began is over.
     async fn settled(&self) {
         self.changed.notified().await;
@@ -571,8 +592,7 @@ impl Cluster {
         };
         match call(&full, api.create(&PostParams::default(), &event)).await {
             Err(StoreError::Conflict(_)) => {
-                let held = call(&full, api.get_opt(&event_name)).await.ok().flatten();
-                let count = held.and_then(|it| it.count).unwrap_or(1) + 1;
+                let count = self.hub.count(&event_name);
                 let again = serde_json::json!({"count": count, "lastTimestamp": now});
                 let params = PatchParams::default();
                 call(&full, api.patch(&event_name, &params, &Patch::Merge(again))).await?;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -60,6 +61,17 @@ impl Backend {
         let task = serve(listener, name.into(), Arc::clone(&counts));
         let server = tokio::spawn(task).abort_handle();
         Self { name: name.to_owned(), addr, counts, server }
+    }
+
+    /// Serves on an address that an API server takes for an endpoint's: none of loopback's.
+    ///
+    /// It is one of those set aside for documentation (RFC 5737), added to `lo`, which needs root.
+    pub async fn outside(name: &str) -> Self {
+        const ADDRESS: [u8; 4] = [192, 0, 2, 1];
+        let args = ["addr", "replace", "192.0.2.1/32", "dev", "lo"];
+        let added = Command::new("ip").args(args).status();
+        assert!(added.is_ok_and(|it| it.success()), "ip {args:?} failed: it needs root");
+        Self::start_on(name, SocketAddr::from((ADDRESS, 0))).await
     }
 
     pub fn name(&self) -> &str {
@@ -269,6 +281,31 @@ async fn echo_messages(mut io: impl AsyncRead + AsyncWrite + Unpin) -> std::io::
         if opcode == CLOSE {
             return io.shutdown().await;
         }
+    }
+}
+
+/// A listener whose queue is full: whoever connects hears nothing.
+pub struct Deaf {
+    listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl Deaf {
+    /// Listens on a free port of 127.0.0.1 and fills its queue.
+    pub async fn start() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(tcp) = timeout(Duration::from_millis(500), TcpStream::connect(addr)).await {
+            queued.push(tcp.unwrap());
+        }
+        Self { listener, _queued: queued }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::client::{Client, ClientError, Reply};
-use super::process::{Process, command, eventually, free_port};
+use super::process::{Process, SOON, command, eventually, free_port};
 
 /// How long the product may take until it is ready.
 const READY: Duration = Duration::from_secs(20);
@@ -36,6 +37,7 @@ pub struct Lockgate {
 #[derive(Clone, Debug, Default)]
 pub struct Start {
     manifests: Option<String>,
+    http_port: Option<u16>,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -55,6 +57,12 @@ impl Start {
         self
     }
 
+    /// Serves HTTP at this port, which another replica may have, too.
+    #[must_use]
+    pub fn http_port(self, port: u16) -> Self {
+        Self { http_port: Some(port), ..self }
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Lockgate {
         let lockgate = self.launch();
@@ -65,7 +73,8 @@ impl Start {
     /// Starts it without waiting for anything.
     pub fn launch(self) -> Lockgate {
         let files = tempfile::tempdir().unwrap();
-        let [http, https, admin] = std::array::from_fn(|_| free_port());
+        let [https, admin] = std::array::from_fn(|_| free_port());
+        let http = self.http_port.unwrap_or_else(free_port);
         // The shell only keeps stdout apart from the log; it is replaced by the product.
         let mut command = command("sh");
         command.args(["-c", r#"exec "$0" "$@" >"$STDOUT""#, env!("CARGO_BIN_EXE_lockgate")]);
@@ -83,12 +92,7 @@ impl Start {
             command.arg(flag).arg(port.to_string());
         }
         command.args(&self.args);
-        for (name, _) in std::env::vars_os() {
-            let ambient = ["LOCKGATE_", "LEGO_", "KUBE", "POD_", "RUST_LOG"];
-            if ambient.iter().any(|it| name.to_string_lossy().starts_with(it)) {
-                command.env_remove(name);
-            }
-        }
+        without_settings(&mut command);
         command.env("TZ", "UTC").env("STDOUT", files.path().join("stdout"));
         command.envs(self.env);
         let [http, https, admin] =
@@ -122,9 +126,14 @@ impl Lockgate {
 
     /// Replaces `objects.yaml` in one step.
     pub fn edit(&self, yaml: impl AsRef<[u8]>) {
-        let new = self.files.path().join("objects.yaml");
-        std::fs::write(&new, yaml).unwrap();
-        std::fs::rename(new, self.dir().join("objects.yaml")).unwrap();
+        self.write("objects.yaml", yaml);
+    }
+
+    /// Writes one more file of objects, or replaces it, in one step.
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let new = self.files.path().join(name);
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.dir().join(name)).unwrap();
     }
 
     /// The directory given to `--manifests`.
@@ -135,6 +144,39 @@ impl Lockgate {
     /// The content of a file in the directory of manifests.
     pub fn file(&self, name: impl AsRef<Path>) -> Option<String> {
         std::fs::read_to_string(self.dir().join(name)).ok()
+    }
+
+    /// Waits until `GET url` without TLS answers `status`; gives that answer.
+    pub async fn answers(&self, url: &str, status: u16) -> Reply {
+        let client = self.client();
+        eventually(&format!("{status} at {url}"), SOON, async || {
+            let reply = client.get(url).await.map_err(|error| error.to_string())?;
+            let found = (reply.status == status).then_some(reply.clone());
+            found.ok_or_else(|| format!("{} {}", reply.status, reply.text()))
+        })
+        .await
+    }
+
+    /// Waits until something is told with this reason; gives the text.
+    pub async fn problem(&self, reason: &str) -> String {
+        eventually(&format!("problem {reason}"), SOON, async || {
+            let all = self.admin_json("/api/problems").await;
+            let problems = all["problems"].as_array().into_iter().flatten();
+            let text =
+                problems.filter(|it| it["reason"] == reason).find_map(|it| it["text"].as_str());
+            text.map(str::to_owned).ok_or_else(|| all.to_string())
+        })
+        .await
+    }
+
+    /// Waits until nothing is told.
+    pub async fn no_problem(&self) {
+        eventually("no problems", SOON, async || {
+            let all = self.admin_json("/api/problems").await;
+            let none = all["problems"].as_array().is_some_and(Vec::is_empty);
+            none.then_some(()).ok_or_else(|| all.to_string())
+        })
+        .await;
     }
 
     /// A client whose plain connections all go here.
@@ -195,6 +237,11 @@ impl Lockgate {
         self.process.pid()
     }
 
+    /// The program itself.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// Sends a signal, such as `TERM`.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
@@ -203,6 +250,16 @@ impl Lockgate {
     /// Waits for it to end by itself; gives its exit code.
     pub async fn wait(&self, limit: Duration) -> i32 {
         self.process.wait(limit).await
+    }
+}
+
+/// Keeps settings that the test itself was started with from the product.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let ambient = ["LOCKGATE_", "LEGO_", "KUBE", "POD_", "RUST_LOG"];
+        if ambient.iter().any(|it| name.to_string_lossy().starts_with(it)) {
+            command.env_remove(name);
+        }
     }
 }
 

@@ -25,6 +25,9 @@ use std::{
 
 use tempfile::TempDir;
 
+/// Longest wait for what takes a moment, on a machine that compiles at the same time.
+pub const SOON: Duration = Duration::from_secs(20);
+
 /// Between two looks of [`eventually`].
 const POLL: Duration = Duration::from_millis(30);
 

@@ -1,3 +1,9 @@
 //! The stories, one file for each theme.
 
+mod certificates;
+mod cluster;
+mod demo;
+mod directory;
 mod framing;
+mod outages;
+mod replicas;

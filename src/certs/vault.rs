@@ -1,0 +1,58 @@
+//! The store as certificates see it: nothing is written once another replica leads.
+//!
+//! A leader that was stopped for a while does not know that it lost the lease; asking right before each
+//! write, by the monotonic clock, is what keeps two of them from writing. What slips through the moment
+//! between asking and writing fails on the object's version.
+
+use super::trouble::Trouble;
+use crate::lease::Leadership;
+use crate::model::name::ObjectName;
+use crate::store::{Store, StoredSecret};
+
+/// A store with a guard.
+#[derive(Clone, Debug)]
+pub struct Vault {
+    store: Store,
+    leadership: Leadership,
+}
+
+impl Vault {
+    /// Guards `store`.
+    pub fn new(store: Store, leadership: Leadership) -> Self {
+        Self { store, leadership }
+    }
+
+    /// Whether this replica may write.
+    pub(super) fn is_open(&self) -> bool {
+        self.leadership.holds()
+    }
+
+    /// Waits until that changes.
+    pub(super) async fn changed(&mut self) {
+        self.leadership.changed().await;
+    }
+
+    pub(super) async fn secret(&self, name: &ObjectName) -> Result<Option<StoredSecret>, Trouble> {
+        Ok(self.store.secret(name).await?)
+    }
+
+    pub(super) async fn write(&self, secret: &StoredSecret) -> Result<(), Trouble> {
+        self.guard()?;
+        Ok(self.store.write_secret(secret, false).await?)
+    }
+
+    /// Has the store check a write without doing it.
+    pub(super) async fn rehearse(&self, secret: &StoredSecret) -> Result<(), Trouble> {
+        self.guard()?;
+        Ok(self.store.write_secret(secret, true).await?)
+    }
+
+    pub(super) async fn delete(&self, name: &ObjectName) -> Result<(), Trouble> {
+        self.guard()?;
+        Ok(self.store.delete_secret(name).await?)
+    }
+
+    fn guard(&self) -> Result<(), Trouble> {
+        if self.is_open() { Ok(()) } else { Err(Trouble::Deposed) }
+    }
+}
