@@ -12,10 +12,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// How long a closing connection is read on, so that the answer to a request whose body nobody read
-/// reaches the client before a reset does (nginx's `lingering_close`).
-const LINGER: Duration = Duration::from_secs(1);
+/// reaches the client before a reset does: in all, and between two reads (nginx's `lingering_time` and
+/// `lingering_timeout`).
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_QUIET: Duration = Duration::from_secs(5);
 /// How much is read then, in bytes.
-const LINGER_BYTES: usize = 64 << 10;
+const LINGER_BYTES: usize = 256 << 20;
 
 /// What a socket did lately. Written by the socket, read by the task that watches the connection;
 /// both run on one thread, the atomics only make it `Send`.
@@ -107,7 +109,7 @@ pub(super) struct Socket {
 #[derive(Debug)]
 enum Closing {
     Open,
-    Lingering { left: usize, until: Pin<Box<Sleep>> },
+    Lingering { left: usize, until: Instant, quiet: Pin<Box<Sleep>> },
     Closed,
 }
 
@@ -189,22 +191,27 @@ impl AsyncWrite for Socket {
                 Closing::Open => {
                     ready!(Pin::new(stream).poll_shutdown(cx))?;
                     *closing = if meter.linger.load(Ordering::Relaxed) {
-                        let until = Box::pin(tokio::time::sleep(LINGER));
-                        Closing::Lingering { left: LINGER_BYTES, until }
+                        let quiet = Box::pin(tokio::time::sleep(LINGER_QUIET));
+                        Closing::Lingering {
+                            left: LINGER_BYTES,
+                            until: Instant::now() + LINGER,
+                            quiet,
+                        }
                     } else {
                         Closing::Closed
                     };
                 }
-                Closing::Lingering { left, until } => {
-                    let mut scrap = [0; 4096];
+                Closing::Lingering { left, until, quiet } => {
+                    let mut scrap = [0; 16 << 10];
                     let mut buffer = ReadBuf::new(&mut scrap);
                     match Pin::new(stream).poll_read(cx, &mut buffer) {
                         Poll::Ready(Ok(())) if !buffer.filled().is_empty() && *left > 0 => {
                             *left = left.saturating_sub(buffer.filled().len());
+                            quiet.as_mut().reset((Instant::now() + LINGER_QUIET).min(*until));
                         }
                         Poll::Ready(_) => *closing = Closing::Closed,
                         Poll::Pending => {
-                            ready!(until.as_mut().poll(cx));
+                            ready!(quiet.as_mut().poll(cx));
                             *closing = Closing::Closed;
                         }
                     }

@@ -117,6 +117,7 @@ impl Proxy {
             sink,
             tls,
             ports: listening.external,
+            most_connections: most_connections() / listening.workers.max(1),
             phase,
             wall,
         });
@@ -143,6 +144,17 @@ impl Proxy {
             tracing::error!("the access log's thread panicked");
         }
     }
+}
+
+/// Most client connections: each may need an endpoint's beside it, and some files are kept for all else.
+fn most_connections() -> usize {
+    /// Where the limit cannot be read: a modest guess.
+    const USUAL: usize = 1024;
+    const KEPT: usize = 128;
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find(|it| it.starts_with("Max open files"));
+    let soft = line.and_then(|it| it.split_whitespace().nth(3)?.parse().ok()).unwrap_or(USUAL);
+    (soft.saturating_sub(KEPT) / 2).max(1)
 }
 
 /// Answers one request: these are the steps, in this order, and there are no others.

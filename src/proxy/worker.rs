@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) sink: LogSink,
     pub(super) tls: Acceptors,
     pub(super) ports: Ports,
+    /// Most client connections of one worker.
+    pub(super) most_connections: usize,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) wall: fn() -> jiff::Timestamp,
 }
@@ -179,6 +181,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u
         match listener.accept().await {
             Ok((stream, address)) => {
                 worker.shared.metrics.accepted.inc();
+                if worker.links.borrow().len() >= worker.shared.most_connections {
+                    // Files are kept for endpoints, the API server and whoever asks for health.
+                    worker.dropped("full");
+                    continue;
+                }
                 let peer = Peer { address, secure, port };
                 spawn_local(connection::serve(worker.clone(), stream, peer));
             }

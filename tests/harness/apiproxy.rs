@@ -153,6 +153,8 @@ pub struct Seen {
     pub path: String,
     /// The `User-Agent`, or nothing.
     pub user_agent: String,
+    /// What it was answered with; 0 as long as it was not.
+    pub status: u16,
 }
 
 /// What a proxy does wrong at the moment, and what it has seen.
@@ -417,16 +419,34 @@ impl Proxy {
             method: target.method.to_string(),
             path: target.path.clone(),
             user_agent: agent.unwrap_or_default().to_owned(),
+            status: 0,
         };
-        lock(&self.faults.0.state).seen.push(seen);
-        if let Some(answer) = self.faults.suffer(&target).await {
+        let place = {
+            let seen_before = &mut lock(&self.faults.0.state).seen;
+            seen_before.push(seen);
+            seen_before.len() - 1
+        };
+        let answered = self.answer(request, &target).await;
+        if let Ok(answer) = &answered {
+            lock(&self.faults.0.state).seen[place].status = answer.status().as_u16();
+        }
+        answered
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        target: &Target,
+    ) -> Result<Response<Body>, Failure> {
+        if let Some(answer) = self.faults.suffer(target).await {
             return Ok(answer);
         }
         let since = lock(&self.faults.0.state).expiries.len();
         let names = Names::of(&target.path, self.rewrite);
-        let (mut head, body) = self.forward(request, &target, names).await?.into_parts();
+        let (mut head, body) = self.forward(request, target, names).await?.into_parts();
         if target.is_watch() && head.status.is_success() {
             let (buffer, faults) = (BytesMut::new(), self.faults.clone());
+            let target = target.clone();
             let lines = Lines { body, buffer, names, faults, target, since, over: false };
             return Ok(Response::from_parts(head, lines.into_body()));
         }

@@ -8,7 +8,7 @@
 use std::{
     fs,
     io::{Seek, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Mutex,
     time::Duration,
@@ -22,6 +22,7 @@ use tempfile::TempDir;
 
 use super::{
     apiproxy::{ApiProxy, Failure, Faults, Identity, LoopbackClient},
+    lockgate::{Lockgate, NAMESPACE, Start},
     process::{Process, command, component, eventually, free_port, lock},
 };
 
@@ -85,6 +86,38 @@ impl Cluster {
         cluster.write_kubeconfig("own", &cluster.own.url(), &token("admin"));
         cluster.start_apiserver().await;
         cluster
+    }
+
+    /// Starts one and applies what `deploy/` ships around the program: its namespace, service
+    /// account, rights, class and settings.  The namespace of sample objects is there, too.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`], or if the API refuses something.
+    pub async fn installed() -> Self {
+        let cluster = Self::start().await;
+        let files = ["namespace", "serviceaccount", "rbac", "ingressclass", "configmap"];
+        let shipped = files.map(|file| format!("{}\n---\n", deploy(&format!("{file}.yaml"))));
+        cluster.apply(&shipped.concat()).await;
+        cluster.kubectl(&["create", "namespace", NAMESPACE]).await.expect("it can be created");
+        cluster
+    }
+
+    /// The product with the rights of the shipped service account and nothing beyond, by way of the
+    /// proxy of `user`, which is its name among replicas, too.
+    ///
+    /// It looks often whether it leads, and ends without a grace period.
+    ///
+    /// # Panics
+    ///
+    /// Unless the cluster is an [`Self::installed`] one.
+    pub async fn lockgate(&self, user: &str) -> Start {
+        let kubeconfig = self.service_account("lockgate", "lockgate", user).await;
+        let kubeconfig = kubeconfig.display().to_string();
+        let args =
+            ["--kubeconfig", &kubeconfig, "--configmap=lockgate/lockgate", "--pod-name", user];
+        let more = ["--election-ttl=6s", "--shutdown-grace-period=0", "--drain-timeout=5s"];
+        Lockgate::with_args(args).args(more)
     }
 
     /// The file a user, one of [`USERS`], reaches the cluster with, through the proxy it can fail.
@@ -339,6 +372,16 @@ impl Cluster {
         }
         Process::spawn(apiserver)
     }
+}
+
+/// A file of `deploy/`.
+///
+/// # Panics
+///
+/// If it cannot be read.
+pub fn deploy(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 async fn front(ports: &Ports, identity: &Identity, minor: u32) -> ApiProxy {

@@ -1,1 +1,238 @@
-//! To be written.
+//! In a cluster: objects applied with `kubectl` are served, and what there is to tell stands on them.
+//!
+//! The program has the rights of `deploy/rbac.yaml` in all of these, and no others.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::backend::Backend;
+use crate::harness::cluster::{Cluster, deploy};
+use crate::harness::load::Load;
+use crate::harness::lockgate::{Lockgate, backend, ingress};
+use crate::harness::process::{SOON, eventually};
+
+/// The whole of a host goes to `web`.
+const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
+
+const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/demo/ingresses";
+
+/// A cluster with the Service `web`, the product beside it.
+struct House {
+    cluster: Cluster,
+    web: Backend,
+    lockgate: Lockgate,
+}
+
+impl House {
+    async fn new() -> Self {
+        Self::with_args(&[]).await
+    }
+
+    async fn with_args(args: &[&str]) -> Self {
+        let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+        cluster.apply(&backend("web", 80, &[web.addr()])).await;
+        let lockgate = cluster.lockgate("lockgate").await.args(args.iter().copied());
+        let lockgate = lockgate.start().await;
+        Self { cluster, web, lockgate }
+    }
+
+    /// The addresses in the status of the Ingress `one`, once they are these.
+    async fn status(&self, expected: Value) {
+        eventually(&format!("status {expected}"), SOON, async || {
+            let object = self.cluster.get_json(&format!("{INGRESSES}/one")).await;
+            let found = object.map(|it| it["status"]["loadBalancer"]["ingress"].clone());
+            if found.as_ref() == Some(&expected) { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+}
+
+/// What `kubectl apply` makes is served, what `kubectl delete` takes away is not, and all of it is done
+/// with the rights that are shipped.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_rights_are_enough_to_serve() {
+    let House { cluster, web, lockgate } = House::new().await;
+    cluster.apply(&ingress("one", "a.test", &ROOT, &[])).await;
+    let reply = lockgate.answers("http://a.test/", 200).await;
+    assert_eq!(reply.backend().as_deref(), Some(web.name()));
+    let other = Backend::outside("other").await;
+    cluster.apply(&backend("other", 80, &[other.addr()])).await;
+    cluster.apply(&ingress("one", "a.test", &[("/", "Prefix", "other", 80)], &[])).await;
+    eventually("the other backend", SOON, async || {
+        let reply = lockgate.client().get("http://a.test/").await.ok()?;
+        (reply.backend().as_deref() == Some("other")).then_some(())
+    })
+    .await;
+    // A setting, with the ConfigMap that is shipped.
+    let settings = json!({ "data": { "disable-access-log": "true" } });
+    cluster.patch_json("/api/v1/namespaces/lockgate/configmaps/lockgate", &settings).await;
+    let lines = || lockgate.stdout().lines().count();
+    eventually("silence", SOON, async || {
+        let before = lines();
+        lockgate.client().get("http://a.test/").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        lines() == before
+    })
+    .await;
+    cluster.delete(&["ingress", "one", "--namespace=demo"]).await;
+    lockgate.answers("http://a.test/", 404).await;
+    eventually("leadership", SOON, async || {
+        lockgate.metric("nginx_ingress_controller_leader_election_status", &[]).await > 0.0
+    })
+    .await;
+    for it in cluster.faults().requests() {
+        assert!(!matches!(it.status, 401 | 403), "{it:?}");
+    }
+    assert!(!lockgate.stderr().contains("forbidden"), "{}", lockgate.stderr());
+    lockgate.no_problem().await;
+}
+
+/// Owners read what is wrong where they look first: at their own object.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_problem_becomes_an_event_on_the_object() {
+    let House { cluster, lockgate, .. } = House::new().await;
+    let paths = [("/", "Prefix", "web", 80), ("/x", "Prefix", "nowhere", 80)];
+    let bad = [("nginx.ingress.kubernetes.io/proxy-body-size", "lots")];
+    cluster.apply(&ingress("one", "a.test", &paths, &bad)).await;
+    lockgate.answers("http://a.test/", 200).await;
+    let args = ["get", "events", "--namespace=demo", "--output=json"];
+    let events = eventually("two events", SOON, async || {
+        let text = cluster.kubectl(&args).await?;
+        let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let events = list["items"].as_array().cloned().unwrap_or_default();
+        if events.len() >= 2 { Ok(events) } else { Err(text) }
+    })
+    .await;
+    for (reason, part) in [("Backend", "demo/nowhere"), ("BadAnnotation", "\"lots\"")] {
+        let event = events.iter().find(|it| it["reason"] == reason);
+        let event = event.unwrap_or_else(|| panic!("{reason}: {events:#?}"));
+        assert!(event["message"].as_str().is_some_and(|it| it.contains(part)), "{event:#}");
+        assert_eq!(event["type"], "Warning");
+        let object = &event["involvedObject"];
+        assert_eq!([&object["kind"], &object["name"]], ["Ingress", "one"]);
+        let stored = cluster.get_json(&format!("{INGRESSES}/one")).await.unwrap();
+        assert_eq!(object["uid"], stored["metadata"]["uid"], "{event:#}");
+    }
+    // So that `kubectl describe` shows them.
+    let described = cluster.kubectl(&["describe", "ingress", "one", "--namespace=demo"]).await;
+    assert!(described.as_ref().is_ok_and(|it| it.contains("demo/nowhere")), "{described:?}");
+
+    // Once for each problem, however often objects change.
+    for round in 0..3 {
+        let name = format!("more-{round}");
+        cluster.apply(&ingress(&name, &format!("{name}.test"), &ROOT, &[])).await;
+        lockgate.answers(&format!("http://{name}.test/"), 200).await;
+    }
+    let list: Value = serde_json::from_str(&cluster.kubectl(&args).await.unwrap()).unwrap();
+    let events = list["items"].as_array().unwrap();
+    assert_eq!(events.len(), 2, "{events:#?}");
+    assert!(events.iter().all(|it| it["count"] == 1), "{events:#?}");
+}
+
+/// People and DNS controllers read the address from the Ingress, whoever overwrites it.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_the_given_addresses() {
+    let args =
+        ["--publish-status-address=198.51.100.7,lb.example.org", "--status-update-interval=5"];
+    let house = House::with_args(&args).await;
+    house.cluster.apply(&ingress("one", "a.test", &ROOT, &[])).await;
+    let expected = json!([{ "ip": "198.51.100.7" }, { "hostname": "lb.example.org" }]);
+    house.status(expected.clone()).await;
+    let other = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "203.0.113.9" }] } } });
+    house.cluster.patch_json(&format!("{INGRESSES}/one/status"), &other).await;
+    house.status(expected).await;
+    let settled = house.cluster.faults().writes().len();
+    eventually("another Ingress", SOON, async || {
+        house.cluster.apply(&ingress("two", "b.test", &ROOT, &[])).await;
+        house.lockgate.client().get("http://b.test/").await.is_ok_and(|it| it.status == 200)
+    })
+    .await;
+    let written = house.cluster.faults().writes();
+    let to_one = written[settled..].iter().filter(|it| it.path.contains("/ingresses/one/"));
+    assert_eq!(to_one.count(), 0, "what is right already is not written again");
+}
+
+/// The load balancer of the shipped Service is what users connect to.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_the_addresses_of_the_service() {
+    let house = House::with_args(&["--publish-service=lockgate/lockgate"]).await;
+    house.cluster.apply(&ingress("one", "a.test", &ROOT, &[])).await;
+    house.lockgate.answers("http://a.test/", 200).await;
+    house.cluster.apply(&deploy("service.yaml")).await;
+    let service = "/api/v1/namespaces/lockgate/services/lockgate/status";
+    let balanced = |ingress: Value| json!({ "status": { "loadBalancer": { "ingress": ingress } } });
+    for addresses in [json!([{ "ip": "198.51.100.8" }]), json!([{ "hostname": "lb.example.org" }])]
+    {
+        house.cluster.patch_json(service, &balanced(addresses.clone())).await;
+        house.status(addresses).await;
+    }
+}
+
+/// Changing rules costs nobody a request.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_edits_under_load_fail_no_request() {
+    let House { cluster, lockgate, .. } = House::new().await;
+    cluster.apply(&ingress("one", "a.test", &ROOT, &[])).await;
+    lockgate.answers("http://a.test/", 200).await;
+    let plain = Load::start(&lockgate.client(), "http://a.test/", 4).await;
+    let h2 = Load::start(&lockgate.tls_client().http2(), "https://a.test/", 4).await;
+    for edit in 1..=50 {
+        let paths = json!([
+            { "path": "/", "pathType": "Prefix",
+              "backend": { "service": { "name": "web", "port": { "number": 80 } } } },
+            { "path": format!("/edit-{edit}"), "pathType": "Exact",
+              "backend": { "service": { "name": "web", "port": { "number": 80 } } } },
+        ]);
+        let size = format!("{edit}m");
+        let patch = json!({
+            "metadata": { "annotations": { "nginx.ingress.kubernetes.io/proxy-body-size": size } },
+            "spec": { "rules": [{ "host": "a.test", "http": { "paths": paths } }] },
+        });
+        cluster.patch_json(&format!("{INGRESSES}/one"), &patch).await;
+    }
+    eventually("the last edit", SOON, async || {
+        lockgate.admin_json("/api/routes").await.to_string().contains("/edit-50\"")
+    })
+    .await;
+    for load in [plain, h2] {
+        let report = load.stop().await;
+        report.assert_clean();
+        assert!(report.ok > 50, "{report:?}");
+        assert_eq!(report.reconnects, 0, "{report:?}");
+    }
+}
+
+/// A right that is missing costs what it is for, is named, and is not missed for long once it is given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_may_not_be_read_degrades_only_that() {
+    let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+    let rights = deploy("rbac.yaml");
+    let fewer = rights.replace("resources: [ingresses, ingressclasses]", "resources: [ingresses]");
+    assert_ne!(fewer, rights);
+    cluster.apply(&fewer).await;
+    let class = "---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\n\
+                 metadata: {name: internal}\nspec: {controller: k8s.io/ingress-nginx}\n";
+    let by_other_name =
+        ingress("two", "b.test", &ROOT, &[]).replace("Name: nginx", "Name: internal");
+    let objects = [
+        class,
+        &backend("web", 80, &[web.addr()]),
+        &ingress("one", "a.test", &ROOT, &[]),
+        &by_other_name,
+    ];
+    cluster.apply(&objects.concat()).await;
+    let lockgate = cluster.lockgate("lockgate").await.start().await;
+    lockgate.answers("http://a.test/", 200).await;
+    lockgate.answers("http://b.test/", 404).await;
+    let told = lockgate.problem("Unreadable").await;
+    assert!(told.contains("IngressClass"), "{told}");
+    assert_eq!(lockgate.metric("lockgate_problems", &["IngressClass", "Unreadable"]).await, 1.0);
+
+    cluster.apply(&rights).await;
+    eventually("the other class", Duration::from_secs(60), async || {
+        lockgate.client().get("http://b.test/").await.is_ok_and(|it| it.status == 200)
+    })
+    .await;
+    lockgate.no_problem().await;
+}

@@ -108,6 +108,7 @@ async fn certificates_are_private_files_and_renewed_under_load() {
     }
     let first = kept.serial();
     assert_eq!(kept.names(), ["a.test"]);
+    assert_eq!(kept.get("/").await.unwrap().status, 200);
 
     let load = Load::start(&client, "https://a.test/", 4).await;
     let second = eventually("another certificate", SOON, async || {
