@@ -7,13 +7,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use super::pool::Lease;
 
+/// Up to how many bytes an answer's body counts as small.
+const SMALL: u64 = 16 << 10;
 /// Longest pause between two reads of a request's body (nginx's `client_body_timeout`).
 const CLIENT_BODY: Duration = Duration::from_secs(60);
 
@@ -170,6 +174,8 @@ pub(super) enum ReplyBody {
 /// An answer's body as it comes from the upstream.
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
+    /// What came together with the head.
+    first: Option<hyper::Result<Frame<Bytes>>>,
     incoming: Incoming,
     lease: Lease,
     ended: bool,
@@ -193,9 +199,20 @@ impl ReplyBody {
         Self::Own(None)
     }
 
-    pub(super) fn upstream(incoming: Incoming, lease: Lease, patience: Duration) -> Self {
+    /// The body of an endpoint's answer. A small one that came together with its head is taken at once:
+    /// head and body then leave in one write, and the connection is free for the next request.
+    pub(super) fn upstream(mut incoming: Incoming, mut lease: Lease, patience: Duration) -> Self {
+        let mut first = None;
+        if incoming.size_hint().exact().is_some_and(|it| (1..=SMALL).contains(&it)) {
+            first = incoming.frame().now_or_never().flatten();
+        }
         let ended = incoming.is_end_stream();
-        Self::Upstream(Box::new(UpstreamBody { incoming, lease, ended, patience, timer: None }))
+        if ended && let Some(Ok(frame)) = first {
+            lease.give_back();
+            return Self::Own(frame.into_data().ok());
+        }
+        let body = UpstreamBody { first, incoming, lease, ended, patience, timer: None };
+        Self::Upstream(Box::new(body))
     }
 }
 
@@ -222,20 +239,31 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(text) => text.is_none(),
-            Self::Upstream(body) => body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.first.is_none() && body.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |it| it.len() as u64)),
-            Self::Upstream(body) => body.incoming.size_hint(),
+            Self::Upstream(body) => match &body.first {
+                None => body.incoming.size_hint(),
+                // Asked before anything is sent: the length is still the whole one.
+                Some(first) => {
+                    let taken = first.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+                    let left = body.incoming.size_hint().exact().unwrap_or_default();
+                    SizeHint::with_exact(left + taken as u64)
+                }
+            },
         }
     }
 }
 
 impl UpstreamBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first.map(clean)?)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Pending => {
                 let patience = self.patience;

@@ -205,7 +205,11 @@ impl AsyncWrite for Socket {
                     let mut scrap = [0; 16 << 10];
                     let mut buffer = ReadBuf::new(&mut scrap);
                     match Pin::new(stream).poll_read(cx, &mut buffer) {
-                        Poll::Ready(Ok(())) if !buffer.filled().is_empty() && *left > 0 => {
+                        Poll::Ready(Ok(()))
+                            if !buffer.filled().is_empty()
+                                && *left > 0
+                                && Instant::now() < *until =>
+                        {
                             *left = left.saturating_sub(buffer.filled().len());
                             quiet.as_mut().reset((Instant::now() + LINGER_QUIET).min(*until));
                         }

@@ -91,7 +91,7 @@ async fn the_shipped_rights_are_enough_to_serve() {
 /// Owners read what is wrong where they look first: at their own object.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_problem_becomes_an_event_on_the_object() {
-    let House { cluster, lockgate, .. } = House::new().await;
+    let House { cluster, web: _web, lockgate } = House::new().await;
     let paths = [("/", "Prefix", "web", 80), ("/x", "Prefix", "nowhere", 80)];
     let bad = [("nginx.ingress.kubernetes.io/proxy-body-size", "lots")];
     cluster.apply(&ingress("one", "a.test", &paths, &bad)).await;
@@ -172,7 +172,7 @@ async fn status_shows_the_addresses_of_the_service() {
 /// Changing rules costs nobody a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_edits_under_load_fail_no_request() {
-    let House { cluster, lockgate, .. } = House::new().await;
+    let House { cluster, web: _web, lockgate } = House::new().await;
     cluster.apply(&ingress("one", "a.test", &ROOT, &[])).await;
     lockgate.answers("http://a.test/", 200).await;
     let plain = Load::start(&lockgate.client(), "http://a.test/", 4).await;
