@@ -66,7 +66,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let current = Current::new(Live::empty(certs::fake()?));
     let (phase, phases) = watch::channel(Phase::Serving);
 
-    // Ports first: whoever waits for them sees 404 rather than refused connections.
+    // Ports first: whoever waits for them sees 503 rather than refused connections.
     let admin_address =
         SocketAddr::new(args.healthz_host.unwrap_or(everywhere()), args.healthz_port);
     let admin_listener = admin::bind(admin_address).await?;

@@ -36,6 +36,8 @@ pub struct Live {
     pub fallback: Option<WayId>,
     /// `Strict-Transport-Security` of answers over TLS.
     pub hsts: Option<HeaderValue>,
+    /// Whether no plan was there yet: nobody knows what is to be served.
+    pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
 }
 
@@ -64,6 +66,7 @@ impl Live {
             ways: Vec::new(),
             fallback: None,
             hsts: None,
+            starting: true,
             balancers: BTreeMap::new(),
         }
     }
@@ -95,6 +98,7 @@ impl Live {
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
             ways,
+            starting: false,
             balancers,
             plan,
         }

@@ -204,6 +204,11 @@ async fn walk(
         return Ok(answer);
     }
 
+    // Before the first plan nobody can say whether a rule takes it.
+    if live.starting {
+        return Err(Failure::NoEndpoint);
+    }
+
     // Which rule takes it.
     let found = live.table.host(asked.host()).and_then(|paths| paths.find(path));
     let found = match found {
