@@ -82,7 +82,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
     let (ready, readiness) = watch::channel(false);
-    let (notices, noticed) = mpsc::channel(64);
+    let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
         policy,
         current: current.clone(),
@@ -130,19 +130,20 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     tasks.spawn(admin.run(admin_listener));
 
     let mut signals = Signals::new()?;
-    tokio::select! {
-        () = signals.next() => {}
-        () = stop.cancelled() => {}
+    let failed = tokio::select! {
+        () = signals.next() => false,
+        () = stop.cancelled() => false,
         Some(ended) = tasks.join_next() => {
-            // None of them ever ends by itself: going on without it would be worse.
-            tracing::error!(?ended, "a task ended");
-            phase.send_replace(Phase::Over);
-            anyhow::bail!("a task of the control plane ended");
+            // None of them ever ends by itself: without it this replica would grow stale. Another one
+            // starts while clients are asked to leave this one.
+            tracing::error!(?ended, "a task of the control plane ended");
+            true
         }
-    }
+    };
     let grace = Duration::from_secs(args.shutdown_grace_period);
     shut_down(proxy, &phase, &mut signals, grace, args.drain_timeout, elected, election).await;
     tasks.shutdown().await;
+    anyhow::ensure!(!failed, "a task of the control plane ended");
     Ok(())
 }
 

@@ -132,9 +132,9 @@ impl Candidate {
         // Who waits looks more often than who holds, so that a free lease does not stay free.
         let retry = self.election.duration / 12;
         loop {
-            let led = self.leadership.holds();
             let begun = Instant::now();
             let attempt = tokio::time::timeout(renew, self.attempt()).await;
+            let renewed = matches!(attempt, Ok(Ok(true)));
             match attempt {
                 Ok(Ok(true)) => self.hold(begun + self.election.duration * 2 / 3),
                 Ok(Ok(false)) => self.lose(),
@@ -147,16 +147,18 @@ impl Candidate {
             if !self.leadership.holds() {
                 self.lose();
             }
-            let pause = if led && self.leadership.holds() { renew } else { retry };
+            let pause = if renewed { renew } else { retry };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => break,
             }
         }
-        if self.leadership.holds() {
+        let led = self.leadership.holds();
+        // First stop, then let others begin.
+        self.lose();
+        if led {
             self.give_back().await;
         }
-        self.lose();
     }
 
     /// Reads the lease and writes it where it is ours to write; says whether we hold it now.

@@ -10,6 +10,7 @@
     reason = "tests may panic, spawn and read the clock; nobody imports them"
 )]
 
+mod golden;
 mod harness;
 mod stories;
 mod tidy;

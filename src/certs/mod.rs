@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 
 use crate::compile::objects::{ISSUED_AT, ISSUER, MANAGED, MANAGER, TLS_ACME};
@@ -52,9 +52,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// How long a certificate that was stored may take to come back in a snapshot.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
-
-/// What a job comes back with: the Secret, what was wanted, and whether it was ordered.
-type Done = (ObjectName, Wanted, Result<bool, Trouble>);
 
 /// Who signs.
 #[derive(Clone, Debug)]
@@ -105,8 +102,8 @@ struct Waiting {
 impl Keeper {
     /// Keeps certificates for ever: whenever this replica leads, whatever is due is ordered.
     pub async fn run(mut self, mut plans: watch::Receiver<Arc<Plan>>) {
-        let mut jobs: JoinSet<Done> = JoinSet::new();
-        let mut under_way = BTreeSet::new();
+        let mut jobs = JoinSet::new();
+        let mut under_way = HashMap::new();
         let mut waiting: HashMap<ObjectName, Waiting> = HashMap::new();
         let mut prepared = false;
         loop {
@@ -125,11 +122,14 @@ impl Keeper {
             tokio::select! {
                 changed = plans.changed() => if changed.is_err() { return },
                 () = self.vault.changed() => {}
-                Some(done) = jobs.join_next() => {
-                    // A job that panicked is forgotten with its name: the next plan or tick tries again.
-                    let Ok((name, wanted, result)) = done else { under_way.clear(); continue };
-                    under_way.remove(&name);
-                    self.conclude(&mut waiting, name, wanted, result).await;
+                Some(done) = jobs.join_next_with_id() => {
+                    let (id, done) = match done {
+                        Ok((id, result)) => (id, result),
+                        Err(error) => (error.id(), Err(Trouble::Unusable(error.to_string()))),
+                    };
+                    if let Some((name, wanted)) = under_way.remove(&id) {
+                        self.conclude(&mut waiting, name, wanted, done);
+                    }
                 }
                 () = tokio::time::sleep(sleep) => {}
             }
@@ -156,8 +156,8 @@ impl Keeper {
     fn start(
         &self,
         plan: &Plan,
-        jobs: &mut JoinSet<Done>,
-        under_way: &mut BTreeSet<ObjectName>,
+        jobs: &mut JoinSet<Result<bool, Trouble>>,
+        under_way: &mut HashMap<task::Id, (ObjectName, Wanted)>,
         waiting: &HashMap<ObjectName, Waiting>,
     ) -> Duration {
         let now = (self.wall)().as_second();
@@ -181,12 +181,12 @@ impl Keeper {
                 sleep = sleep.min(left);
                 continue;
             }
-            if jobs.len() < AT_ONCE && under_way.insert(name.clone()) {
-                let (keeper, name, wanted) = (self.clone(), name.clone(), wanted.clone());
-                jobs.spawn(async move {
-                    let result = keeper.obtain(&name, &wanted, &due).await;
-                    (name, wanted, result)
-                });
+            let begun = under_way.values().any(|(it, _)| it == name);
+            if jobs.len() < AT_ONCE && !begun {
+                let item = (name.clone(), wanted.clone());
+                let (keeper, (name, wanted)) = (self.clone(), item.clone());
+                let job = jobs.spawn(async move { keeper.obtain(&name, &wanted, &due).await });
+                under_way.insert(job.id(), item);
             }
         }
         sleep
@@ -201,7 +201,7 @@ impl Keeper {
         self.min_reissue.checked_sub(Duration::from_secs(since)).filter(|it| !it.is_zero())
     }
 
-    async fn conclude(
+    fn conclude(
         &self,
         waiting: &mut HashMap<ObjectName, Waiting>,
         name: ObjectName,
@@ -227,23 +227,25 @@ impl Keeper {
         if trouble.concerns_owner() {
             let text =
                 format!("no certificate for Secret {name}: {trouble}; next try in {pause:?}");
-            self.tell(&wanted, "CertificateFailed", text, true).await;
+            self.tell(&wanted, "CertificateFailed", &text, true);
         }
         let until = Instant::now() + pause;
         waiting.insert(name, Waiting { failures, until, names: wanted.names });
     }
 
-    async fn tell(&self, wanted: &Wanted, reason: &str, text: String, warning: bool) {
+    fn tell(&self, wanted: &Wanted, reason: &str, text: &str, warning: bool) {
         for ingress in &wanted.ingresses {
             let notice = Notice {
                 kind: Kind::Ingress,
                 object: ingress.clone(),
                 reason: reason.to_owned(),
-                text: text.clone(),
+                text: text.to_owned(),
                 warning,
             };
-            // Who listens ends only when we do.
-            let _ = self.notices.send(notice).await;
+            // Certificates do not wait for Events: what nobody takes in time stands in the log.
+            if self.notices.try_send(notice).is_err() {
+                tracing::warn!(%ingress, reason, "{text}");
+            }
         }
     }
 
@@ -256,11 +258,13 @@ impl Keeper {
             Some(_) => return Err(Trouble::Foreign),
         };
         if self.is_settled(&secret, wanted) {
+            // Whoever stored it may have stopped before forgetting the record, which would spoil the next.
+            self.vault.delete(&self.place(name)).await?;
             return Ok(false);
         }
         tracing::info!(secret = %name, reason = %due, names = ?wanted.names, "ordering a certificate");
         let text = format!("certificate for Secret {name} is ordered: {due}");
-        self.tell(wanted, "CertificateOrdered", text, false).await;
+        self.tell(wanted, "CertificateOrdered", &text, false);
         let mut record = self.record(name, wanted).await?;
         self.rehearse(&secret, &record).await?;
         let chain = match &self.issuer {
@@ -273,7 +277,14 @@ impl Keeper {
                 acme.complete(placed, record.csr()?).await?
             }
         };
-        let keypair = self.check(&chain, record.key()?, wanted)?;
+        let keypair = match self.check(&chain, record.key()?, wanted) {
+            Ok(keypair) => keypair,
+            Err(trouble) => {
+                // The same order would bring the same again.
+                self.vault.delete(&record.0.name).await?;
+                return Err(trouble);
+            }
+        };
         secret.data.insert("tls.crt".to_owned(), chain.into_bytes());
         secret.data.insert("tls.key".to_owned(), record.key()?.to_vec());
         self.mark(&mut secret);
@@ -282,7 +293,7 @@ impl Keeper {
         let until = jiff::Timestamp::from_second(keypair.not_after).unwrap_or_default();
         tracing::info!(secret = %name, %until, "certificate stored");
         let text = format!("certificate for Secret {name} is stored and good until {until}");
-        self.tell(wanted, "CertificateIssued", text, false).await;
+        self.tell(wanted, "CertificateIssued", &text, false);
         Ok(true)
     }
 
@@ -299,14 +310,17 @@ impl Keeper {
         due(&now, self.issuer.name(), (self.wall)().as_second()).is_none()
     }
 
-    /// The record of an order for these names: found, or made with a new key and stored.
-    async fn record(&self, name: &ObjectName, wanted: &Wanted) -> Result<Record, Trouble> {
+    /// Where the record of an order for a Secret is.
+    fn place(&self, name: &ObjectName) -> ObjectName {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
-        let place = ObjectName::new(
-            self.namespace.clone(),
-            format!("lockgate-order-{:016x}", hasher.finish()),
-        );
+        let record = format!("lockgate-order-{:016x}", hasher.finish());
+        ObjectName::new(self.namespace.clone(), record)
+    }
+
+    /// The record of an order for these names: found, or made with a new key and stored.
+    async fn record(&self, name: &ObjectName, wanted: &Wanted) -> Result<Record, Trouble> {
+        let place = self.place(name);
         let names = due::key(&wanted.names);
         let found = self.vault.secret(&place).await?;
         let version = match found {

@@ -98,7 +98,7 @@ impl Acme {
                     }
                 }
                 // Gone: the same key and request serve a new one.
-                Err(Error::Api(_)) => {}
+                Err(Error::Api(problem)) if is_gone(&problem) => {}
                 Err(error) => return Err(self.trouble(error).await),
             }
         }
@@ -238,6 +238,12 @@ impl Acme {
             _ => Trouble::Refused(text),
         }
     }
+}
+
+/// Whether the CA no longer knows an order, or never did.
+fn is_gone(problem: &Problem) -> bool {
+    let kind = problem.r#type.as_deref().unwrap_or_default();
+    problem.status == Some(404) || kind.ends_with(":malformed") || kind.ends_with(":unauthorized")
 }
 
 /// What the CA says went wrong with each name.

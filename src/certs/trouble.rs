@@ -48,7 +48,9 @@ impl Trouble {
         };
         match self {
             Self::Down(_) => doubled(MINUTE / 2, MINUTE * 30),
-            Self::Limited { wait, .. } => wait.unwrap_or(HOUR),
+            Self::Limited { wait, .. } => {
+                wait.unwrap_or(HOUR).clamp(Duration::from_secs(5), HOUR * 24 * 7)
+            }
             // Let's Encrypt's advice, and well within its five failures an hour.
             Self::Invalid(_) | Self::Unusable(_) => match failures {
                 0 | 1 => MINUTE,
@@ -79,7 +81,10 @@ mod tests {
         let pauses: Vec<u64> = (1..6).map(|it| invalid.pause(it).as_secs() / 60).collect();
         assert_eq!(pauses, [1, 10, 100, 720, 720]);
         assert_eq!(Trouble::Down(String::new()).pause(40), Duration::from_secs(1800));
-        let limited = Trouble::Limited { text: String::new(), wait: Some(Duration::from_secs(7)) };
-        assert_eq!(limited.pause(9), Duration::from_secs(7));
+        for (seconds, expected) in [(0, 5), (7, 7), (u64::MAX, 604_800)] {
+            let wait = Some(Duration::from_secs(seconds));
+            let limited = Trouble::Limited { text: String::new(), wait };
+            assert_eq!(limited.pause(9), Duration::from_secs(expected));
+        }
     }
 }

@@ -162,6 +162,10 @@ fn want(
             continue;
         };
         let name = ObjectName::new(ours.name.namespace.clone(), secret);
+        if !name.is_valid() {
+            report("NoSecretName", format!("{secret:?} cannot be the name of a Secret"));
+            continue;
+        }
         let found = objects.secrets.get(&name);
         if let Some(why) = found.and_then(|it| not_ours(it)) {
             report("SecretNotManaged", format!("Secret {name} is only read, never written: {why}"));

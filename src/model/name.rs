@@ -19,6 +19,23 @@ impl ObjectName {
     }
 }
 
+impl ObjectName {
+    /// Whether both halves are names an API server would take (RFC 1123 subdomains). Objects from files
+    /// have not been asked.
+    pub fn is_valid(&self) -> bool {
+        let valid = |it: &str| {
+            let plain = |it: u8| matches!(it, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+            let edge = |it: Option<&u8>| it.is_some_and(u8::is_ascii_alphanumeric);
+            let bytes = it.as_bytes();
+            bytes.len() <= 253
+                && bytes.iter().all(|it| plain(*it))
+                && edge(bytes.first())
+                && edge(bytes.last())
+        };
+        valid(&self.namespace) && valid(&self.name)
+    }
+}
+
 impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
@@ -16,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::body::{Progress, ReplyBody, RequestBody, has_unknown_length};
 use super::canonical::Asked;
 use super::headers::{self, Vouched};
-use super::pool::{Connected, Lease, Pool};
+use super::pool::{Lease, Pool};
 use super::reply::Failure;
 use super::upgrade;
 use super::worker::Worker;
@@ -26,9 +25,6 @@ use crate::model::options::Options;
 
 /// Most endpoints that one request tries (ingress-nginx's `proxy-next-upstream-tries`).
 const MOST_TRIES: usize = 3;
-/// A connection that was idle for longer may be closing under our hands: a request sent on it is kept
-/// so that it can be sent again.
-const DOUBTFUL: Duration = Duration::from_millis(500);
 
 /// What came of a request, for the log and the metrics.
 #[derive(Debug, Default)]
@@ -56,8 +52,9 @@ pub(super) struct Outbound<'a> {
 impl Outbound<'_> {
     /// Sends the request to one endpoint after the other until one answers.
     ///
-    /// Another endpoint is tried only while nothing of the request was processed: when no connection
-    /// could be made, or when an idle one turned out to be closed.
+    /// Another try follows only while the request did nothing yet: when no connection could be made, when
+    /// an idle one turned out to be closed, or when one broke before a byte of the answer and the request
+    /// may be repeated.
     pub(super) async fn send(
         &self,
         mut head: request::Parts,
@@ -83,10 +80,10 @@ impl Outbound<'_> {
             let mut pooled = self.worker.pool.take(address).await;
             loop {
                 let fresh = pooled.is_none();
-                let connected = match pooled.take() {
-                    Some(connected) => connected,
+                let mut sender = match pooled.take() {
+                    Some(sender) => sender,
                     None => match self.connect(address).await {
-                        Ok(connected) => connected,
+                        Ok(sender) => sender,
                         Err(error) => {
                             failure = error;
                             break;
@@ -101,8 +98,7 @@ impl Outbound<'_> {
                     outgoing.headers_mut().insert(HOST, host);
                 }
                 facts.sent_at = Some(Instant::now());
-                let again = repeatable(&outgoing, &connected).then(|| copy(&outgoing));
-                let Connected { mut sender, .. } = connected;
+                let again = is_repeatable(&outgoing).then(|| copy(&outgoing));
                 match self.exchange(&mut sender, outgoing, &progress).await {
                     Ok(answer) => {
                         facts.status = Some(answer.status());
@@ -111,13 +107,15 @@ impl Outbound<'_> {
                         return self.answer(answer, lease, websocket);
                     }
                     Err(Unanswered::NotSent(back)) if !fresh => request = Some(*back),
-                    Err(Unanswered::Lost) => match again {
-                        Some(head) => {
-                            let body = RequestBody::nothing(progress.clone());
-                            request = Some(head.map(|()| body));
+                    Err(Unanswered::Lost) => {
+                        let Some(head) = again else { return Err(Failure::Broken) };
+                        let body = RequestBody::nothing(progress.clone());
+                        request = Some(head.map(|()| body));
+                        if fresh {
+                            failure = Failure::Broken;
+                            break;
                         }
-                        None => return Err(Failure::Broken),
-                    },
+                    }
                     Err(Unanswered::NotSent(back)) => {
                         request = Some(*back);
                         failure = Failure::Broken;
@@ -150,9 +148,9 @@ impl Outbound<'_> {
         addresses
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<Connected, Failure> {
+    async fn connect(&self, address: SocketAddr) -> Result<SendRequest<RequestBody>, Failure> {
         match timeout(self.options.connect_timeout, Pool::connect(address)).await {
-            Ok(Ok(connected)) => Ok(connected),
+            Ok(Ok(sender)) => Ok(sender),
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Slow),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "no connection to an endpoint");
@@ -171,9 +169,15 @@ impl Outbound<'_> {
         websocket: bool,
     ) -> Result<Request<RequestBody>, Failure> {
         let settings = &self.live.plan.settings;
+        let says_empty =
+            head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         headers::to_upstream(&mut head.headers, self.asked, head.version, self.vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
         let body = RequestBody::new(body, progress.clone(), self.options.body_limit);
+        if says_empty {
+            // hyper writes no length for a body that is not there; the client did.
+            head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if websocket {
             head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -286,15 +290,14 @@ fn is_lost(error: &hyper::Error) -> bool {
     broken || error.is_incomplete_message() || error.is_canceled() || error.is_closed()
 }
 
-/// Whether a request may be sent twice: its method is idempotent (RFC 9110 section 9.2.2), it has no
-/// body, and the connection might have been closed while it was idle.
-fn repeatable(request: &Request<RequestBody>, connected: &Connected) -> bool {
+/// Whether a request may be sent twice: its method is idempotent (RFC 9110 section 9.2.2) and it has no
+/// body.
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
     let idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    let bodiless = http_body::Body::is_end_stream(request.body());
-    connected.idle.is_some_and(|idle| idle > DOUBTFUL) && idempotent && bodiless
+    idempotent && http_body::Body::is_end_stream(request.body())
 }
 
 fn copy(request: &Request<RequestBody>) -> Request<()> {

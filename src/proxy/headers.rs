@@ -85,15 +85,20 @@ pub(super) fn to_upstream(
     settings: &Settings,
 ) -> Result<(), Loops> {
     end_here(headers);
-    drop_strange_names(headers, settings.underscores);
+    let said = [said(headers, &X_FORWARDED_FOR), said(headers, &X_FORWARDED_HOST)];
+    drop_names(headers, |it| is_strange(it, settings.underscores) || is_claim(it));
     if version == Version::HTTP_2 {
         join_cookies(headers);
     }
     via(headers, version)?;
     let host = host(headers, asked);
-    headers.remove(FORWARDED);
-    set_aside(headers, &X_FORWARDED_FOR, X_ORIGINAL_FORWARDED_FOR);
-    set_aside(headers, &X_FORWARDED_HOST, X_ORIGINAL_FORWARDED_HOST);
+    // What the client claimed stays readable, under names that nobody trusts.
+    for (name, said) in [X_ORIGINAL_FORWARDED_FOR, X_ORIGINAL_FORWARDED_HOST].into_iter().zip(said)
+    {
+        if let Some(said) = said {
+            headers.insert(name, said);
+        }
+    }
     headers.insert(X_REAL_IP, vouched.address.clone());
     headers.insert(X_FORWARDED_FOR, vouched.address.clone());
     headers.insert(X_FORWARDED_PORT, vouched.port.clone());
@@ -109,15 +114,11 @@ pub(super) fn to_upstream(
     Ok(())
 }
 
-/// Keeps what the client said under another name, in place of what it said there.
-fn set_aside(headers: &mut HeaderMap, name: &HeaderName, kept: HeaderName) {
-    headers.remove(&kept);
-    if headers.contains_key(name) {
-        let said: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
-        if let Ok(said) = HeaderValue::from_bytes(&said.join(&b", "[..])) {
-            headers.insert(kept, said);
-        }
-    }
+/// What a client said in a field, all of it.
+fn said(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    headers.get(name)?;
+    let said: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&said.join(&b", "[..])).ok()
 }
 
 /// The host as the upstream sees it: what the client wrote where that is canonical.
@@ -169,21 +170,28 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || [X_REAL_IP, X_REQUEST_ID, X_SCHEME].contains(name)
 }
 
-/// Drops names with anything but letters, digits and hyphens, as nginx does: to a CGI-like backend
-/// `x_user` and `x-user` are one.
-fn drop_strange_names(headers: &mut HeaderMap, underscores: bool) {
-    let strange = |name: &HeaderName| {
-        !name
-            .as_str()
-            .bytes()
-            .all(|it| it.is_ascii_alphanumeric() || it == b'-' || (underscores && it == b'_'))
-    };
-    if headers.keys().any(strange) {
-        let names: Vec<HeaderName> = headers.keys().filter(|it| strange(it)).cloned().collect();
+fn drop_names(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    if headers.keys().any(&unwanted) {
+        let names: Vec<HeaderName> = headers.keys().filter(|it| unwanted(it)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
     }
+}
+
+/// Whether a name holds anything but letters, digits and hyphens. nginx drops those: to a CGI-like
+/// backend `x_user` and `x-user` are one.
+fn is_strange(name: &HeaderName, underscores: bool) -> bool {
+    let plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || (underscores && it == b'_');
+    !name.as_str().bytes().all(plain)
+}
+
+/// Whether a field is one in which proxies, not clients, say who asks for what.
+fn is_claim(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.strip_prefix("x-").is_some_and(|it| {
+        ["forwarded-", "original-", "auth-request-"].iter().any(|prefix| it.starts_with(prefix))
+    }) || name == "forwarded"
 }
 
 /// RFC 9113 section 8.2.3: crumbs become one field before they reach HTTP/1.1.
@@ -297,9 +305,9 @@ mod tests {
     #[test]
     fn strange_names_are_dropped() {
         let mut headers = map(&[("x_user", "root"), ("x-user", "me"), ("x.y", "z")]);
-        drop_strange_names(&mut headers, true);
+        drop_names(&mut headers, |it| is_strange(it, true));
         assert_eq!(headers, map(&[("x_user", "root"), ("x-user", "me")]));
-        drop_strange_names(&mut headers, false);
+        drop_names(&mut headers, |it| is_strange(it, false));
         assert_eq!(headers, map(&[("x-user", "me")]));
     }
 

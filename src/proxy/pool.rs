@@ -31,14 +31,6 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection to an endpoint, ready for a request.
-#[derive(Debug)]
-pub(super) struct Connected {
-    pub(super) sender: SendRequest<RequestBody>,
-    /// How long it was idle; `None` for a new one.
-    pub(super) idle: Option<Duration>,
-}
-
 /// A connection that is answering; goes back to the pool when the answer was read to its end.
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -50,7 +42,7 @@ pub(super) struct Lease {
 
 impl Pool {
     /// An idle connection that still lives; the one used last, so that the others can age and go.
-    pub(super) async fn take(&self, address: SocketAddr) -> Option<Connected> {
+    pub(super) async fn take(&self, address: SocketAddr) -> Option<SendRequest<RequestBody>> {
         match self.ready(address) {
             Taken::Ready(it) => Some(it),
             Taken::Empty => None,
@@ -70,17 +62,14 @@ impl Pool {
         let Some(idle) = idle.get_mut(&address) else { return Taken::Empty };
         idle.retain(|it| !it.sender.is_closed());
         match idle.iter().rposition(|it| it.sender.is_ready()) {
-            Some(place) => {
-                let Idle { sender, since } = idle.swap_remove(place);
-                Taken::Ready(Connected { sender, idle: Some(since.elapsed()) })
-            }
+            Some(place) => Taken::Ready(idle.swap_remove(place).sender),
             None if idle.is_empty() => Taken::Empty,
             None => Taken::Settling,
         }
     }
 
     /// Opens a connection. It lives in a task of its own on this worker.
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<Connected> {
+    pub(super) async fn connect(address: SocketAddr) -> io::Result<SendRequest<RequestBody>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) =
@@ -90,7 +79,7 @@ impl Pool {
                 tracing::debug!(%address, %error, "connection to an endpoint ended");
             }
         });
-        Ok(Connected { sender, idle: None })
+        Ok(sender)
     }
 
     /// Drops connections that were idle for long or have closed.
@@ -103,7 +92,7 @@ impl Pool {
 }
 
 enum Taken {
-    Ready(Connected),
+    Ready(SendRequest<RequestBody>),
     /// None is ready, but one is about to be.
     Settling,
     Empty,

@@ -214,9 +214,18 @@ impl Cluster {
         let account = &options.account;
         let own = Api::<core::Secret>::namespaced(client.clone(), &account.namespace);
         let config = all().fields(&format!("metadata.name={}", account.name));
-        tokio::spawn(follow_account(own, config, hub.clone()));
-        tokio::spawn(heartbeat(client.clone(), hub.clone()));
-        tokio::spawn(read_unlisted(self.clone()));
+        keep("account", {
+            let hub = hub.clone();
+            move || follow_account(own.clone(), config.clone(), hub.clone())
+        });
+        keep("heartbeat", {
+            let (client, hub) = (client.clone(), hub.clone());
+            move || heartbeat(client.clone(), hub.clone())
+        });
+        keep("unlisted Secrets", {
+            let cluster = self.clone();
+            move || read_unlisted(cluster.clone())
+        });
 
         let (sender, receiver) = watch::channel(None);
         let hub = hub.clone();
@@ -249,8 +258,23 @@ impl Cluster {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         T: Send + Sync + 'static,
     {
-        tokio::spawn(follow(api, config, shelf, self.hub.clone()));
+        let hub = self.hub.clone();
+        keep(shelf.kind.as_str(), move || follow(api.clone(), config.clone(), shelf, hub.clone()));
     }
+}
+
+/// Runs a task for ever: one that panics is told of and begun again.
+fn keep<F>(name: &'static str, task: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    const PAUSE: Duration = Duration::from_secs(5);
+    tokio::spawn(async move {
+        while let Err(error) = tokio::spawn(task()).await {
+            tracing::error!(task = name, %error, "a task failed and is begun again");
+            sleep(PAUSE).await;
+        }
+    });
 }
 
 /// Where the objects of a kind are kept.
@@ -259,6 +283,14 @@ struct Shelf<K, T> {
     convert: fn(K) -> T,
     of: fn(&mut State) -> &mut BTreeMap<ObjectName, Arc<T>>,
 }
+
+impl<K, T> Clone for Shelf<K, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, T> Copy for Shelf<K, T> {}
 
 /// Keeps a shelf like the API server has it, for ever.
 ///
@@ -270,7 +302,7 @@ where
     T: Send + Sync + 'static,
 {
     let Shelf { kind, convert, of } = shelf;
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config).backoff(Backoff::default()));
     let mut listing = BTreeMap::new();
     let mut failed = false;
     let mut held: Option<(Instant, BTreeMap<ObjectName, Arc<T>>)> = None;
@@ -343,19 +375,40 @@ fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> ObjectName {
     ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Whether the API server answered that this may not be listed, or that it does not know it.
+/// Whether the API server answered that this may not be listed, or that it does not know it. A watch that
+/// is refused although the list was not says nothing: an API server that just started refuses everything.
 fn is_refusal(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(error)
-    | watcher::Error::WatchStartFailed(error)
-    | watcher::Error::WatchFailed(error)) = error
-    else {
-        return false;
-    };
-    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404))
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status))
+        if matches!(status.code, 401 | 403 | 404))
+}
+
+/// How long a watch waits before it is tried again: from 0.8 s, doubling, to 5 s, so that a route is not
+/// late for long once an API server is back; spread, so that watches do not come all at once.
+#[derive(Debug, Default)]
+struct Backoff {
+    tries: u32,
+}
+
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        const FIRST: Duration = Duration::from_millis(800);
+        const LAST: Duration = Duration::from_secs(5);
+        let pause = FIRST.saturating_mul(1 << self.tries.min(3)).min(LAST);
+        self.tries += 1;
+        Some(pause.mul_f64(rand::random_range(0.8..1.2)))
+    }
+}
+
+impl kube::runtime::utils::Backoff for Backoff {
+    fn reset(&mut self) {
+        self.tries = 0;
+    }
 }
 
 async fn follow_account(api: Api<core::Secret>, config: watcher::Config, hub: Arc<Hub>) {
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config).backoff(Backoff::default()));
     let mut listing = BTreeMap::new();
     while let Some(event) = events.next().await {
         match event {
@@ -402,10 +455,17 @@ async fn read_unlisted(cluster: Cluster) {
         let mut found = BTreeMap::new();
         for name in names {
             let api = Api::<core::Secret>::namespaced(cluster.client.clone(), &name.namespace);
-            if let Ok(Ok(Some(secret))) = timeout(CALL, api.get_opt(&name.name)).await
-                && secret.type_.as_deref() != Some("kubernetes.io/tls")
-            {
-                found.insert(name, Arc::new(convert::secret(secret)));
+            match call(&name, api.get_opt(&name.name)).await {
+                Ok(Some(secret)) if secret.type_.as_deref() != Some("kubernetes.io/tls") => {
+                    found.insert(name, Arc::new(convert::secret(secret)));
+                }
+                Ok(_) => {}
+                // Not answered is not the same as not there.
+                Err(_) => {
+                    if let Some(held) = cluster.hub.lock().named.get(&name).cloned() {
+                        found.insert(name, held);
+                    }
+                }
             }
         }
         let names = |it: &BTreeMap<ObjectName, Arc<Secret>>| {

@@ -101,6 +101,9 @@ impl Directory {
         secret: &StoredSecret,
         rehearse: bool,
     ) -> Result<(), StoreError> {
+        if !secret.name.is_valid() {
+            return Err(StoreError::Forbidden(format!("{} is no name of a Secret", secret.name)));
+        }
         let held = self.secret(&secret.name).await?.and_then(|it| it.version);
         if held != secret.version {
             return Err(StoreError::Conflict(secret.name.clone()));

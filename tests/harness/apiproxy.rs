@@ -174,9 +174,18 @@ struct State {
     stalls: Vec<String>,
     delays: Vec<(String, Duration)>,
     answers: Vec<Answer>,
-    /// The filter of each call of [`Faults::expire_watches`] so far.
-    expiries: Vec<String>,
+    /// Filters of what befell open watches so far.
+    ends: Vec<(End, String)>,
     seen: Vec<Seen>,
+}
+
+/// What can befall a watch that is open.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum End {
+    /// Its resource version is told to have expired.
+    Expired,
+    /// Nothing more comes, not even its end.
+    Silent,
 }
 
 struct Answer {
@@ -228,7 +237,13 @@ impl Faults {
 
     /// Ends each matching open watch with the event of an expired resource version (410).
     pub fn expire_watches(&self, filter: &str) {
-        self.change(|state| state.expiries.push(filter.to_owned()));
+        self.change(|state| state.ends.push((End::Expired, filter.to_owned())));
+    }
+
+    /// Silences each matching open watch for good, as a firewall does that forgot its connection; new
+    /// ones are not affected.
+    pub fn silence_watches(&self, filter: &str) {
+        self.change(|state| state.ends.push((End::Silent, filter.to_owned())));
     }
 
     /// Takes back every fault.
@@ -441,7 +456,7 @@ impl Proxy {
         if let Some(answer) = self.faults.suffer(target).await {
             return Ok(answer);
         }
-        let since = lock(&self.faults.0.state).expiries.len();
+        let since = lock(&self.faults.0.state).ends.len();
         let names = Names::of(&target.path, self.rewrite);
         let (mut head, body) = self.forward(request, target, names).await?.into_parts();
         if target.is_watch() && head.status.is_success() {
@@ -549,7 +564,7 @@ struct Lines {
     names: Names,
     faults: Faults,
     target: Target,
-    /// How many expiries there had been when the watch began.
+    /// How much had befallen watches when this one began.
     since: usize,
     over: bool,
 }
@@ -572,13 +587,16 @@ impl Lines {
                 let line = self.buffer.split_to(end + 1).freeze();
                 return Some(Ok(self.names.renew(line)));
             }
-            let expired = self.faults.until(|state| {
-                let mut new = state.expiries.iter().skip(self.since);
-                new.any(|filter| self.target.matches(filter)).then_some(())
+            let befallen = self.faults.until(|state| {
+                let mut new = state.ends.iter().skip(self.since);
+                new.find(|(_, filter)| self.target.matches(filter)).map(|(end, _)| *end)
             });
             tokio::select! {
                 biased;
-                () = expired => {
+                end = befallen => {
+                    if end == End::Silent {
+                        std::future::pending::<()>().await;
+                    }
                     self.over = true;
                     let event = json!({ "type": "ERROR", "object": status(StatusCode::GONE) });
                     return Some(Ok(format!("{event}\n").into()));

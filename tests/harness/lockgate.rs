@@ -237,6 +237,15 @@ impl Lockgate {
         self.process.pid()
     }
 
+    /// CPU time it has used so far.
+    pub fn cpu(&self) -> Duration {
+        // Fields 14 and 15 of proc(5), in hundredths of a second; the name before them may hold spaces.
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks = fields.skip(11).take(2).filter_map(|it| it.parse::<u64>().ok());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+
     /// The program itself.
     pub fn process(&self) -> &Process {
         &self.process

@@ -130,7 +130,7 @@ async fn an_annotation_gets_a_certificate_with_two_replicas() {
     }
     // The CA asks three times for each name and wants the right answer every time.
     assert!(challenges >= 12.0, "{challenges}");
-    assert_eq!((issued, house.orders()), (4.0, 4), "one order each");
+    assert_eq!((issued.to_string().as_str(), house.orders()), ("4", 4), "one order each");
     // Records of orders are gone with the orders; accounts stay.
     let own = house.cluster.get_json("/api/v1/namespaces/lockgate/secrets").await.unwrap();
     assert!(!own.to_string().contains("lockgate-order-"), "{own:#}");
@@ -195,11 +195,64 @@ async fn a_refused_name_is_told_and_does_not_loop() {
         house.certified(&lockgate, &host, SOON).await;
     }
     assert_eq!(house.orders(), 4, "one that was refused, three that were not");
-    assert_eq!(lockgate.metric("lockgate_certificate_orders_total", &["failed"]).await, 1.0);
+    let failed = lockgate.metric("lockgate_certificate_orders_total", &["failed"]).await;
+    assert_eq!(failed.to_string(), "1");
     lockgate.answers("http://blocked.test/", 200).await;
     // Other names are another question.
     house.ask("bad", &["allowed.test"]).await;
     house.certified(&lockgate, "allowed.test", SOON).await;
+}
+
+/// Where a name leads to somebody else, its owner reads what the CA saw; nobody else waits for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_leads_elsewhere_is_told() {
+    let house = House::new(PebbleOptions::default()).await;
+    house.pebble.set_address("lost.test", "127.0.0.9").await;
+    house.pebble.servfail("nameless.test").await;
+    let lockgate = house.replica("lockgate").await;
+    for (name, host) in [("lost", "lost.test"), ("nameless", "nameless.test"), ("one", "one.test")]
+    {
+        house.ask(name, &[host]).await;
+    }
+    house.certified(&lockgate, "one.test", SOON).await;
+    for (name, kind) in [("lost", "connection"), ("nameless", "dns")] {
+        let event = eventually("an Event", SOON, async || {
+            house.events(name, "CertificateFailed").await.pop()
+        })
+        .await;
+        let message = event["message"].as_str().unwrap_or_default();
+        assert!(message.contains(kind) && message.contains(&format!("{name}.test")), "{message}");
+        assert!(message.contains("next try in 60s"), "{message}");
+    }
+    assert_eq!(house.orders(), 3, "one each");
+}
+
+/// A leader that dies between finalizing an order and storing the certificate takes nothing with it: the
+/// next one picks up the same order, with the same key.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_issued_outlives_the_leader_that_ordered_it() {
+    let house = House::new(PebbleOptions::default()).await;
+    let first = house.replica("lockgate").await;
+    // The rehearsal says `dryRun` before it says who writes.
+    let faults = house.cluster.faults_of("lockgate");
+    faults.stall("POST /namespaces/demo/secrets?&fieldManager");
+    house.ask("one", &["one.test"]).await;
+    eventually("the write", SOON, async || {
+        faults.writes().iter().any(|it| it.path.contains("/demo/secrets?&fieldManager"))
+    })
+    .await;
+    first.process().kill();
+    assert!(house.secret("one").await.is_none(), "the test came too late");
+    let records = house.cluster.get_json("/api/v1/namespaces/lockgate/secrets").await.unwrap();
+    let mut records = records["items"].as_array().cloned().unwrap_or_default();
+    records.retain(|it| it["metadata"]["name"].to_string().contains("lockgate-order-"));
+    assert_eq!(records.len(), 1, "{records:#?}");
+
+    let second = house.replica("lockgate-b").await;
+    house.certified(&second, "one.test", SOON).await;
+    let secret = house.secret("one").await.unwrap();
+    assert_eq!(secret["data"]["tls.key"], records[0]["data"]["key.pem"], "another key");
+    assert_eq!(house.orders(), 1, "another order");
 }
 
 /// Everything is served without a CA, over plain HTTP where there was never a certificate.

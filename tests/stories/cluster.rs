@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::backend::Backend;
+use crate::harness::client::Client;
 use crate::harness::cluster::{Cluster, deploy};
 use crate::harness::load::Load;
-use crate::harness::lockgate::{Lockgate, backend, ingress};
+use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_tls, pair, tls_secret};
 use crate::harness::process::{SOON, eventually};
 
 /// The whole of a host goes to `web`.
@@ -65,14 +66,12 @@ async fn the_shipped_rights_are_enough_to_serve() {
     })
     .await;
     // A setting, with the ConfigMap that is shipped.
-    let settings = json!({ "data": { "disable-access-log": "true" } });
+    let settings = json!({ "data": { "hsts-max-age": "7" } });
     cluster.patch_json("/api/v1/namespaces/lockgate/configmaps/lockgate", &settings).await;
-    let lines = || lockgate.stdout().lines().count();
-    eventually("silence", SOON, async || {
-        let before = lines();
-        lockgate.client().get("http://a.test/").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        lines() == before
+    eventually("the setting", SOON, async || {
+        let Ok(reply) = lockgate.tls_client().get("https://a.test/").await else { return false };
+        let age = reply.header("strict-transport-security").map(|it| it.contains("max-age=7"));
+        age == Some(true)
     })
     .await;
     cluster.delete(&["ingress", "one", "--namespace=demo"]).await;
@@ -227,7 +226,8 @@ async fn a_kind_that_may_not_be_read_degrades_only_that() {
     lockgate.answers("http://b.test/", 404).await;
     let told = lockgate.problem("Unreadable").await;
     assert!(told.contains("IngressClass"), "{told}");
-    assert_eq!(lockgate.metric("lockgate_problems", &["IngressClass", "Unreadable"]).await, 1.0);
+    let problems = lockgate.metric("lockgate_problems", &["IngressClass", "Unreadable"]).await;
+    assert_eq!(problems.to_string(), "1");
 
     cluster.apply(&rights).await;
     eventually("the other class", Duration::from_secs(60), async || {
@@ -235,4 +235,72 @@ async fn a_kind_that_may_not_be_read_degrades_only_that() {
     })
     .await;
     lockgate.no_problem().await;
+}
+
+/// Without Secrets and Leases there are no certificates and nobody who writes, but what can be served is.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_secrets_and_leases_the_rest_is_served() {
+    let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+    let rights = deploy("rbac.yaml");
+    let fewer = rights
+        .replace("resources: [secrets]", "resources: [nothing]")
+        .replace("resources: [leases]", "resources: [nothing]");
+    cluster.apply(&fewer).await;
+    let theirs = pair(&["b.test"]);
+    let objects = [
+        backend("web", 80, &[web.addr()]),
+        ingress("one", "a.test", &ROOT, &[]),
+        ingress_tls("two", "b.test", &ROOT, &[], "theirs"),
+        tls_secret("theirs", &theirs),
+    ];
+    cluster.apply(&objects.concat()).await;
+    let lockgate = cluster.lockgate("lockgate").await.start().await;
+    lockgate.answers("http://a.test/", 200).await;
+    let told = lockgate.problem("Unreadable").await;
+    assert!(told.contains("Secret"), "{told}");
+    let reply = lockgate.tls_client().get("https://b.test/").await.unwrap();
+    assert_eq!(reply.status, 200, "with a certificate nobody trusts");
+    let trusting = Client::new().ca(&theirs.certificate).connect_to(lockgate.https);
+    assert!(trusting.get("https://b.test/").await.is_err());
+
+    cluster.apply(&rights).await;
+    let limit = Duration::from_secs(60);
+    eventually("the certificate", limit, async || trusting.get("https://b.test/").await).await;
+    eventually("leadership", limit, async || {
+        lockgate.metric("nginx_ingress_controller_leader_election_status", &[]).await > 0.0
+    })
+    .await;
+    lockgate.no_problem().await;
+}
+
+/// A Secret that was made by hand is followed at once and never written, whatever an Ingress asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_made_by_hand_is_followed_and_never_written() {
+    let House { cluster, web: _web, lockgate } = House::with_args(&["--issuer=local"]).await;
+    let ask = [("kubernetes.io/tls-acme", "true")];
+    let pairs = [pair(&["a.test"]), pair(&["a.test"])];
+    let path = "/api/v1/namespaces/demo/secrets/theirs";
+    cluster.apply(&tls_secret("theirs", &pairs[0])).await;
+    cluster.apply(&ingress_tls("one", "a.test", &ROOT, &ask, "theirs")).await;
+    for theirs in &pairs {
+        cluster.apply(&tls_secret("theirs", theirs)).await;
+        let stored = cluster.get_json(path).await;
+        let trusting = Client::new().ca(&theirs.certificate).connect_to(lockgate.https);
+        eventually("their certificate", SOON, async || trusting.get("https://a.test/").await).await;
+        lockgate.problem("SecretNotManaged").await;
+        assert_eq!(cluster.get_json(path).await, stored);
+    }
+    let written = cluster.faults().writes().into_iter();
+    let written: Vec<_> = written.filter(|it| it.path.contains("/demo/secrets")).collect();
+    assert!(written.is_empty(), "{written:#?}");
+
+    // Handed over by its owner, it is replaced by one of ours.
+    let mark = json!({ "metadata": { "annotations": { "lockgate.dev/managed": "v1" } },
+        "data": { "tls.crt": "", "tls.key": "" } });
+    cluster.patch_json(path, &mark).await;
+    eventually("a certificate of ours", SOON, async || {
+        let secret = cluster.get_json(path).await.unwrap_or_default();
+        secret["metadata"]["annotations"]["lockgate.dev/issuer"] == "local"
+    })
+    .await;
 }

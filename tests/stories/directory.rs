@@ -391,7 +391,8 @@ async fn a_body_that_stops_coming_is_a_408_after_a_minute() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_access_log_has_one_line_per_request() {
     let web = Backend::start("web").await;
-    let lockgate = Lockgate::with_manifests(house("a.test", &web)).start().await;
+    let lockgate = Lockgate::with_manifests(house("a.test", &web));
+    let lockgate = lockgate.args(["--shutdown-grace-period=0"]).start().await;
     let agent = "curl/8 \"quoted\"";
     let client = lockgate.client().header("user-agent", agent);
     let mut asked = 0;
@@ -415,8 +416,7 @@ async fn the_access_log_has_one_line_per_request() {
     .await;
     // A second line of any request would be written by the end at the latest.
     lockgate.signal("TERM");
-    lockgate.signal("TERM");
-    lockgate.wait(SOON).await;
+    assert_eq!(lockgate.wait(SOON).await, 0);
     let log = lockgate.stdout();
     assert_eq!(log.lines().count(), asked, "{log}");
 
