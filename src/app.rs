@@ -267,7 +267,7 @@ impl Compiler {
             self.store.read_also(&plan.unlisted);
             self.metrics.problems(&problems);
             let previous = self.current.load();
-            let plan = if *previous.plan == plan {
+            let plan = if *previous.plan == plan && !previous.starting {
                 previous.plan.clone()
             } else {
                 let plan = Arc::new(plan);

@@ -410,7 +410,6 @@ const IGNORED: &[&str] = &[
     "validating-webhook-certificate",
     "validating-webhook-key",
     "vmodule",
-    "watch-namespace-selector",
 ];
 
 /// Flags of ingress-nginx that are true or false and have no effect here.
@@ -437,6 +436,10 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "update-status-on-shutdown",
 ];
 
+/// Flags of ingress-nginx that narrow what is served, and are not built: ignoring them would serve more
+/// than was asked for.
+const REFUSED: &[&str] = &["watch-namespace-selector"];
+
 /// What to tell somebody whose arguments are wrong, or who asked for help.
 #[derive(Debug)]
 pub struct Told {
@@ -459,6 +462,15 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
     if is(&program, "wait-shutdown") || rest.first().is_some_and(|it| is(it, "wait-shutdown")) {
         // The signal that follows does all there is to do.
         return Err(Told { text: String::new(), code: 0 });
+    }
+    let refused = |it: &&String| {
+        let name = it.trim_start_matches('-').split('=').next().unwrap_or_default();
+        it.starts_with('-') && REFUSED.contains(&name)
+    };
+    if let Some(flag) = rest.iter().find(refused) {
+        let name = flag.split('=').next().unwrap_or_default();
+        let text = format!("lockgate: {name} is not supported yet; --watch-namespace is\n");
+        return Err(Told { text, code: 2 });
     }
     let (rest, without_effect) = understood(rest);
     let flags_only = rest.first().is_none_or(|it| it.starts_with('-'));
@@ -604,6 +616,7 @@ mod tests {
             (&["--http-port=eighty"], "--http-port"),
             (&["serf"], "serf"),
             (&["--configmap=nonamespace"], "--configmap"),
+            (&["--watch-namespace-selector=a=b"], "--watch-namespace-selector"),
         ] {
             let told = serve(argv).expect_err("a mistake");
             assert_eq!(told.code, 2, "{argv:?}");

@@ -14,6 +14,9 @@ use crate::model::plan::Plan;
 use crate::model::problem::Problem;
 use crate::store::{Notice, Store, StoreError};
 
+/// When problems that could not be told are tried again.
+const AGAIN: Duration = Duration::from_secs(30);
+
 /// What was compiled last, for everybody who tells of it.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
@@ -78,6 +81,10 @@ pub async fn publish(
                 match store.publish(name, &wanted).await {
                     // Gone, or changed under our hands: the next snapshot says more.
                     Ok(()) | Err(StoreError::Gone(_) | StoreError::Conflict(_)) => {}
+                    Err(StoreError::Unavailable(error)) => {
+                        tracing::warn!(error, "status not written, trying again later");
+                        break;
+                    }
                     Err(error) => tracing::warn!(%error, ingress = %name, "status not written"),
                 }
             }
@@ -104,10 +111,13 @@ pub async fn tell(
             let present: HashSet<Notice> = problems.iter().map(notice).collect();
             told.retain(|it| present.contains(it));
             for notice in present {
-                if !told.contains(&notice) && leadership.holds() {
-                    send(&store, &objects, &notice).await;
-                    told.insert(notice);
+                if told.contains(&notice) || !leadership.holds() {
+                    continue;
                 }
+                if let Err(StoreError::Unavailable(_)) = send(&store, &objects, &notice).await {
+                    break;
+                }
+                told.insert(notice);
             }
         } else {
             told.clear();
@@ -115,9 +125,10 @@ pub async fn tell(
         tokio::select! {
             changed = compiled.changed() => if changed.is_err() { return },
             () = leadership.changed() => {}
+            () = tokio::time::sleep(AGAIN) => {}
             Some(notice) = notices.recv() => {
                 if leadership.holds() {
-                    send(&store, &objects, &notice).await;
+                    let _ = send(&store, &objects, &notice).await;
                 }
             }
         }
@@ -135,17 +146,19 @@ fn notice(problem: &Problem) -> Notice {
     }
 }
 
-async fn send(store: &Store, objects: &Objects, notice: &Notice) {
+async fn send(store: &Store, objects: &Objects, notice: &Notice) -> Result<(), StoreError> {
     if notice.object.name.is_empty() {
         // A problem of a whole kind has no object to hang an Event on.
         tracing::warn!(kind = %notice.kind, "{}", notice.text);
-        return;
+        return Ok(());
     }
     let uid = match notice.kind {
         Kind::Ingress => objects.ingresses.get(&notice.object).map(|it| it.uid.clone()),
         _ => None,
     };
-    if let Err(error) = store.notify(notice, &uid.unwrap_or_default()).await {
+    let sent = store.notify(notice, &uid.unwrap_or_default()).await;
+    if let Err(error) = &sent {
         tracing::warn!(%error, kind = %notice.kind, object = %notice.object, "Event not written");
     }
+    sent
 }

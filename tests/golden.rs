@@ -296,9 +296,10 @@ proptest! {
             let now = &after.hosts[pattern];
             prop_assert_eq!(&now.owner, &host.owner);
             for (path, route) in &host.paths {
-                // Nobody's rule is what was added for the rest of the host.
-                let rest = path.as_str() == "/"
-                    && matches!(route.target, Target::Fallback | Target::Refused(_));
+                // What was added for the rest of the host is nobody's rule, and yields to one.
+                let rest = matches!(route.target, Target::Fallback | Target::Refused(_))
+                    || more.ingresses[&route.ingress].default_backend.is_some();
+                let rest = rest && path.as_str() == "/";
                 let same = now.paths[path].target == route.target;
                 prop_assert!(same || rest, "{} {}", pattern, path);
             }

@@ -110,6 +110,8 @@ impl Keeper {
             let plan = plans.borrow_and_update().clone();
             let mut sleep = LONGEST_SLEEP;
             if self.vault.is_open() {
+                // Somebody may have deleted the account's Secret.
+                prepared &= self.answerable(&plan);
                 if !prepared {
                     prepared = self.prepare().await;
                     sleep = sleep.min(Duration::from_secs(5));

@@ -230,7 +230,7 @@ impl Acme {
         let kind = kind.rsplit(':').next().unwrap_or_default();
         match kind {
             "rateLimited" => Trouble::Limited { text, wait: self.client.said().wait },
-            "serverInternal" | "badNonce" => Trouble::Down(text),
+            "serverInternal" | "badNonce" | "orderNotReady" => Trouble::Down(text),
             "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized" => {
                 Trouble::Invalid(text)
             }

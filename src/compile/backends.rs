@@ -34,14 +34,13 @@ pub(super) fn add(
         }
     }
     let routes = plan.hosts.values().flat_map(|it| it.paths.values());
-    let named: BTreeMap<&BackendId, &ObjectName> = routes
-        .chain(&plan.fallback)
-        .filter_map(|it| match &it.target {
-            Target::Backend(id) => Some((id, &it.ingress)),
-            _ => None,
-        })
-        .collect();
-    for (id, ingress) in named {
+    let mut named: BTreeMap<&BackendId, BTreeSet<&ObjectName>> = BTreeMap::new();
+    for route in routes.chain(&plan.fallback) {
+        if let Target::Backend(id) = &route.target {
+            named.entry(id).or_default().insert(&route.ingress);
+        }
+    }
+    for (id, ingresses) in named {
         let backend = match objects.services.get(&id.service) {
             None => Err(format!("Service {} is not there: its paths answer 503", id.service)),
             Some(service) => match &service.external_name {
@@ -50,7 +49,16 @@ pub(super) fn add(
             },
         };
         let backend = backend.unwrap_or_else(|text| {
-            problems.push(Problem::ingress(ingress, "Backend", text));
+            problems.extend(ingresses.iter().map(|it| match it.name.is_empty() {
+                false => Problem::ingress(it, "Backend", text.clone()),
+                // The default backend belongs to no Ingress.
+                true => Problem {
+                    kind: Kind::Service,
+                    object: id.service.clone(),
+                    reason: "DefaultBackend",
+                    text: text.clone(),
+                },
+            }));
             Backend::default()
         });
         plan.backends.insert(id.clone(), backend);
@@ -100,13 +108,13 @@ fn internal(
     Ok(Backend { addresses: used.into_iter().collect(), external: None })
 }
 
-/// A slice's port is found by name; one without any has the Service's numeric target.
+/// A slice's port is found by name, else it is the Service's numeric target.
 fn numbers(slice: &Slice, port: &Port) -> Vec<u16> {
-    if slice.ports.is_empty() {
-        return port.target.parse().into_iter().collect();
-    }
-    let named = slice.ports.iter().filter(|(name, _)| port.name.is_empty() || *name == port.name);
-    named.map(|(_, number)| *number).collect()
+    let target = || port.target.parse().into_iter().collect();
+    let Some(ports) = &slice.ports else { return target() };
+    let named = ports.iter().filter(|(name, _)| port.name.is_empty() || *name == port.name);
+    let found: Vec<u16> = named.map(|(_, number)| *number).collect();
+    if found.is_empty() && !ports.is_empty() { target() } else { found }
 }
 
 fn external(
@@ -119,8 +127,11 @@ fn external(
     if policy.no_external_name {
         return refuse("ExternalName is switched off by --disable-svc-external-name");
     }
-    let name = name.trim_end_matches('.');
-    let loopback = name.parse::<IpAddr>().is_ok_and(|it| it.is_loopback() || it.is_unspecified());
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let loopback = name.parse::<IpAddr>().is_ok_and(|it| {
+        let it = it.to_canonical();
+        it.is_loopback() || it.is_unspecified()
+    });
     if name == "localhost" || name.ends_with(".localhost") || loopback {
         return refuse("an ExternalName may not be this machine itself");
     }

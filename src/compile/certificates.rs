@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::objects::{ISSUED_AT, ISSUER, Ingress, MANAGED, Objects, Secret, TLS_ACME};
-use super::routes::{CHALLENGES, Ours, hosts_of};
+use super::objects::{ISSUED_AT, ISSUER, Ingress, MANAGED, Objects, Secret, TLS_ACME, Tls};
+use super::routes::{CHALLENGES, Ours, hosts_of, is_challenge_path};
 use super::{IssuerKind, Policy};
 use crate::model::host::HostPattern;
 use crate::model::keypair::Keypair;
@@ -39,11 +39,24 @@ pub(super) fn add(
                 text: format!("{text}: the self-signed certificate is shown"),
             });
         });
-        plan.default_certificate = Some(Certificate { secret: Some(name.clone()), keypair });
+        plan.default_certificate =
+            Some(Certificate { secret: Some(name.clone()), keypair, keeps_last: true });
     }
     for it in ours {
         want(it, objects, policy, plan, problems);
     }
+    plan.wanted.retain(|secret, it| {
+        let few = it.names.len() <= MOST_NAMES;
+        if !few {
+            let text = format!(
+                "no certificate is ordered for {secret}: {} names, at most {MOST_NAMES}",
+                it.names.len()
+            );
+            let told = it.ingresses.iter();
+            problems.extend(told.map(|it| Problem::ingress(it, "TooManyNames", text.clone())));
+        }
+        few
+    });
     for it in ours {
         show(it, objects, plan, problems);
     }
@@ -51,54 +64,66 @@ pub(super) fn add(
     plan.unlisted.retain(|it| !plan.wanted.contains_key(it));
 }
 
-/// Gives the hosts of an Ingress with `tls` entries their certificates; the oldest such Ingress of a
-/// host decides.
+/// Gives the hosts of an Ingress with `tls` entries their certificates. They come from the namespace that
+/// owns the host; of its Ingresses the oldest with `tls` entries decides.
 fn show(ours: &Ours<'_>, objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem>) {
     if ours.ingress.tls.is_empty() {
         return;
     }
     for host in hosts_of(ours.ingress) {
+        let mut report = |reason, text| problems.push(Problem::ingress(ours.name, reason, text));
         match plan.hosts.get_mut(&host) {
-            Some(known) if !known.tls => known.tls = true,
-            _ => continue,
+            None => continue,
+            Some(known) if known.owner.namespace != ours.name.namespace => {
+                let text =
+                    format!("its certificate is not for {host}: {} has the host", known.owner);
+                report("HostTaken", text);
+                continue;
+            }
+            Some(known) if known.tls => continue,
+            Some(known) => known.tls = true,
         }
-        let secret = secret_of(&host, ours, objects);
-        let mut report = |text| {
-            let text = format!("{text}: {host} shows the default certificate");
-            problems.push(Problem::ingress(ours.name, "Certificate", text));
+        let secret = secret_of(&host, ours, objects, plan);
+        let awaited = secret.as_ref().is_some_and(|it| plan.awaits(it, &host));
+        let mut complain = |text: String| {
+            if !awaited {
+                report("Certificate", format!("{text}: {host} shows the default certificate"));
+            }
         };
+        let mut keeps_last = true;
         let keypair = secret.as_ref().and_then(|name| {
-            let awaited = plan.wanted.contains_key(name);
-            let found = look_up(name, objects, plan, |text| {
-                if !awaited {
-                    report(text);
-                }
-            })?;
+            let found = look_up(name, objects, plan, &mut complain)?;
             if host == HostPattern::Any || found.covers(&host) {
                 return Some(found);
             }
-            if !awaited {
-                report(format!("the certificate in Secret {name} is not for this host"));
-            }
+            keeps_last = false;
+            complain(format!("the certificate in Secret {name} is not for this host"));
             None
         });
-        plan.certificates.insert(host, Certificate { secret, keypair });
+        plan.certificates.insert(host, Certificate { secret, keypair, keeps_last });
     }
 }
 
-/// ingress-nginx's choice: the entry that lists the host, else one whose certificate is for it.
-fn secret_of(host: &HostPattern, ours: &Ours<'_>, objects: &Objects) -> Option<ObjectName> {
+/// ingress-nginx's choice: the entry that lists the host, else one whose certificate is for it, or will be.
+fn secret_of(
+    host: &HostPattern,
+    ours: &Ours<'_>,
+    objects: &Objects,
+    plan: &Plan,
+) -> Option<ObjectName> {
     let full = |secret: &str| ObjectName::new(ours.name.namespace.clone(), secret);
-    let listed =
-        |it: &&super::objects::Tls| it.hosts.iter().any(|it| it.parse() == Ok(host.clone()));
+    let listed = |it: &&Tls| it.hosts.iter().any(|it| it.parse() == Ok(host.clone()));
     if let Some(entry) = ours.ingress.tls.iter().find(listed) {
         return entry.secret.as_deref().map(full);
     }
-    let names = ours.ingress.tls.iter().filter_map(|it| it.secret.as_deref().map(full));
-    names.into_iter().find(|name| {
+    let names: Vec<ObjectName> =
+        ours.ingress.tls.iter().filter_map(|it| it.secret.as_deref().map(full)).collect();
+    let covering = names.iter().find(|name| {
         let keypair = objects.secrets.get(name).and_then(|it| it.keypair.as_ref().ok());
-        keypair.is_some_and(|it| it.covers(host))
-    })
+        keypair.is_some_and(|it| it.covers(host)) || plan.awaits(name, host)
+    });
+    // One that is not listed may still turn out to be for it, once it was read.
+    covering.or_else(|| names.iter().find(|it| !objects.secrets.contains_key(it))).cloned()
 }
 
 /// The pair in a Secret; a Secret that no list held is noted, to be read by its name.
@@ -136,7 +161,9 @@ fn want(
         return;
     }
     for host in hosts_of(ours.ingress) {
-        if let Some(known) = plan.hosts.get_mut(&host) {
+        if let Some(known) = plan.hosts.get_mut(&host)
+            && known.owner.namespace == ours.name.namespace
+        {
             known.acme = true;
         }
     }
@@ -233,7 +260,11 @@ fn names(
             let why = "a public CA gives no certificate for it over HTTP-01";
             return Err(("NotIssuable", format!("{host}: {why}")));
         }
-        if let Some(known) = plan.hosts.get(&host) {
+        if host == HostPattern::Any {
+            return Err(("NotIssuable", "an empty host is no name".to_owned()));
+        }
+        let above = || plan.hosts.get(&host.above()?);
+        if let Some(known) = plan.hosts.get(&host).or_else(above) {
             if known.owner.namespace != ours.name.namespace {
                 let text = format!("{host} belongs to {}, which is older", known.owner);
                 return Err(("HostTaken", text));
@@ -244,9 +275,6 @@ fn names(
             }
         }
         names.insert(host.to_string());
-    }
-    if names.len() > MOST_NAMES {
-        return Err(("TooManyNames", format!("{} names, at most {MOST_NAMES}", names.len())));
     }
     Ok(names)
 }
@@ -264,7 +292,7 @@ fn is_issuable(host: &HostPattern) -> bool {
 /// Whether somebody routes the challenge path by a prefix; one exact token is a solver's and is fine.
 fn takes_challenges(host: &crate::model::plan::Host) -> bool {
     host.paths.keys().any(|it| match it {
-        PathPattern::Prefix(path) => path.starts_with(CHALLENGES),
+        PathPattern::Prefix(path) => is_challenge_path(path),
         PathPattern::Exact(_) => false,
     })
 }

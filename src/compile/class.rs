@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::objects::{Ingress, Objects};
-use crate::model::name::{Kind, ObjectName};
+use crate::model::name::ObjectName;
 
 /// The class annotation that came before `ingressClassName`.
 const CLASS: &str = "kubernetes.io/ingress.class";
@@ -20,7 +20,7 @@ pub(super) fn ours<'a>(
 ) -> Vec<(&'a ObjectName, &'a Arc<Ingress>)> {
     let mut ours: Vec<_> =
         objects.ingresses.iter().filter(|(_, it)| is_ours(it, objects, policy)).collect();
-    ours.sort_by_key(|(name, it)| (it.created, Reverse(*name)));
+    ours.sort_by_cached_key(|(name, it)| (it.created, Reverse(name.to_string())));
     ours
 }
 
@@ -31,16 +31,12 @@ fn is_ours(ingress: &Ingress, objects: &Objects, policy: &Policy) -> bool {
         return is_our_class(class, objects, policy);
     }
     match ingress.annotations.get(CLASS) {
-        Some(class) if !class.is_empty() => **class == *policy.ingress_class,
-        _ => policy.watch_without_class,
+        Some(class) => **class == *policy.ingress_class,
+        None => policy.watch_without_class,
     }
 }
 
 fn is_our_class(class: &str, objects: &Objects, policy: &Policy) -> bool {
-    if objects.unreadable.contains(&Kind::IngressClass) {
-        // Who may not read classes still knows the name of its own.
-        return class == policy.ingress_class;
-    }
     let name = ObjectName::new("", class);
     objects.classes.get(&name).is_some_and(|it| {
         *it.controller == *policy.controller_class

@@ -182,7 +182,6 @@ const MISSING: &[(&str, &str)] = &[
     ("access-log-params", ""),
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
-    ("annotation-value-word-blocklist", ""),
     ("allow-cross-namespace-resources", "false"),
     ("global-allowed-response-headers", ""),
     ("proxy-add-original-uri-header", "false"),
@@ -210,6 +209,8 @@ const MISSING: &[(&str, &str)] = &[
 
 /// Keys that tune nginx itself: nothing is lost without them. `*` stands for any ending.
 const MOOT: &[&str] = &[
+    // Guards text that becomes nginx configuration; here none does.
+    "annotation-value-word-blocklist",
     "annotations-risk-level",
     "brotli-*",
     "client-body-buffer-size",

@@ -36,7 +36,7 @@ pub struct Ingress {
     pub uid: Box<str>,
     /// Seconds since 1970; absent counts as oldest.
     pub created: Option<i64>,
-    /// Only those this program could know: ours, ingress-nginx's, kube-lego's, cert-manager's.
+    /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
     pub class: Option<Box<str>>,
     pub default_backend: Option<ServicePort>,
@@ -116,8 +116,8 @@ pub struct Port {
 #[derive(Clone, Debug, Default)]
 pub struct Slice {
     pub service: Box<str>,
-    /// TCP ports: name (empty for none) and number.
-    pub ports: Vec<(Box<str>, u16)>,
+    /// TCP ports: name (empty for none) and number; `None` where the slice lists no ports at all.
+    pub ports: Option<Vec<(Box<str>, u16)>>,
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -137,7 +137,7 @@ pub struct Endpoint {
 pub struct Secret {
     /// `tls.crt` and `tls.key`, read when the Secret arrived.
     pub keypair: Result<Arc<Keypair>, KeypairError>,
-    /// Only those in [`Ingress::annotations`]'s sense.
+    /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
     /// The entry `thumbprint` of our account Secret.
     pub thumbprint: Option<Box<str>>,
@@ -150,17 +150,10 @@ pub struct ConfigMap {
     pub data: BTreeMap<Box<str>, Box<str>>,
 }
 
-/// Which annotations are kept: prefixes of those that this program could know.
+/// Which annotations are kept: all but the copies of the object that `kubectl` leaves in it.
 pub fn keeps_annotation(name: &str) -> bool {
-    let prefix = name.split_once('/').map_or("", |(prefix, _)| prefix);
-    prefix.ends_with("kubernetes.io")
-        || prefix.ends_with("cert-manager.io")
-        || prefix == OWN_PREFIX
-        || prefix.contains("ingress")
+    !name.starts_with("kubectl.kubernetes.io/")
 }
-
-/// Prefix of our own annotations.
-pub const OWN_PREFIX: &str = "lockgate.dev";
 
 /// Marks a Secret that we wrote; one without it is never written.
 pub const MANAGED: &str = "lockgate.dev/managed";

@@ -48,9 +48,8 @@ pub(super) fn read<'a>(
             problems.push(Problem::ingress(name, "KubeLego", text));
             continue;
         }
-        if policy.no_catch_all && is_catch_all(ingress) {
-            let text = "left out: it has a default backend or a rule without a host, and \
-                        --disable-catch-all is set";
+        if policy.no_catch_all && ingress.default_backend.is_some() {
+            let text = "left out: it has a default backend, and --disable-catch-all is set";
             problems.push(Problem::ingress(name, "CatchAll", text));
             continue;
         }
@@ -60,10 +59,6 @@ pub(super) fn read<'a>(
         }
     }
     ours
-}
-
-fn is_catch_all(ingress: &Ingress) -> bool {
-    ingress.default_backend.is_some() || ingress.rules.iter().any(|it| it.host.is_empty())
 }
 
 /// Adds the hosts and paths of our Ingresses to the plan; the oldest rule of a kind wins.
@@ -80,11 +75,11 @@ pub(super) fn add(
     // one, else to everybody's, with the settings of the host's owner.
     for it in ours {
         if let Some(backend) = &it.ingress.default_backend {
-            let hosts = it.ingress.rules.iter().filter_map(|rule| rule.host.parse().ok());
-            let catch_all = it.ingress.rules.is_empty().then_some(HostPattern::Any);
-            for host in hosts.chain(catch_all) {
-                let route = it.route(&host, "/", it.target(Some(backend)));
-                add_root(plan, host, route);
+            for host in it.ingress.rules.iter().filter_map(|rule| rule.host.parse().ok()) {
+                if it.may_have(&host, policy, plan) {
+                    let route = it.route(&host, "/", it.target(Some(backend)));
+                    add_root(plan, host, route);
+                }
             }
         }
     }
@@ -116,6 +111,22 @@ impl Host {
 
 fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut Vec<Problem>) {
     let mut report = |reason, text| problems.push(Problem::ingress(ours.name, reason, text));
+    if let (Some(backend), true) = (&ours.ingress.default_backend, ours.ingress.rules.is_empty()) {
+        // Like a rule for any host and path, but its redirects are ignored, as in ingress-nginx.
+        let host = HostPattern::Any;
+        if ours.may_have(&host, policy, plan) {
+            let mut route = ours.route(&host, "/", ours.target(Some(backend)));
+            let quiet = Options {
+                ssl_redirect: false,
+                force_ssl_redirect: false,
+                ..Options::clone(&ours.options)
+            };
+            route.options = Arc::new(quiet);
+            add_root(plan, host, route);
+        } else {
+            report("HostTaken", "default backend ignored: somebody older has every host".into());
+        }
+    }
     for rule in &ours.ingress.rules {
         let host: HostPattern = match rule.host.parse() {
             Ok(host) => host,
@@ -131,7 +142,8 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
             continue;
         }
         for it in rule.paths.iter().flatten() {
-            if it.backend.as_ref().is_some_and(|it| LEGO_SERVICES.contains(&&*it.service)) {
+            let lego = it.backend.as_ref().is_some_and(|it| LEGO_SERVICES.contains(&&*it.service));
+            if lego && is_challenge_path(&it.path) {
                 let text = format!("path {} of kube-lego ignored: delete it", it.path);
                 report("KubeLego", text);
                 continue;
@@ -152,8 +164,11 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
             match entry.paths.entry(pattern) {
                 Entry::Occupied(first) => {
                     let older = &first.get().ingress;
-                    let text = format!("path {raw} of {host} ignored: {older} has it and is older");
-                    report("PathTaken", text);
+                    let who = match older == ours.name {
+                        true => "an earlier rule of it".to_owned(),
+                        false => format!("{older}, which is older,"),
+                    };
+                    report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
                 }
                 Entry::Vacant(free) => {
                     let target = ours.target(it.backend.as_ref());
@@ -164,7 +179,18 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
     }
 }
 
+/// Whether a rule's path is where challenges are answered, or below.
+pub(super) fn is_challenge_path(path: &str) -> bool {
+    path.strip_prefix(CHALLENGES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 impl Ours<'_> {
+    /// Whether a host is free for it: nobody's, or shared, or its namespace's.
+    fn may_have(&self, host: &HostPattern, policy: &Policy, plan: &Plan) -> bool {
+        !policy.strict_hosts
+            || plan.hosts.get(host).is_none_or(|it| it.owner.namespace == self.name.namespace)
+    }
+
     fn route(&self, host: &HostPattern, path: &str, target: Target) -> Route {
         Route {
             ingress: self.name.clone(),
@@ -224,12 +250,20 @@ pub(super) fn fallback(service: &ObjectName, port: u16, settings: &Settings) -> 
 pub(super) fn decide_redirects(plan: &mut Plan) {
     let waiting = |host: &HostPattern| {
         plan.certificates.get(host).is_some_and(|it| {
-            it.keypair.is_none()
-                && it.secret.as_ref().is_some_and(|secret| plan.wanted.contains_key(secret))
+            let awaited = it.secret.as_ref().is_some_and(|secret| plan.awaits(secret, host));
+            it.keypair.is_none() && awaited
         })
     };
+    // A certificate for a wildcard counts for the hosts below it; rules without a host have none.
+    let secured: BTreeSet<HostPattern> = plan
+        .hosts
+        .iter()
+        .filter(|(host, it)| it.tls && **host != HostPattern::Any && !waiting(host))
+        .map(|(host, _)| host.clone())
+        .collect();
     for (host, it) in &mut plan.hosts {
-        let secure = it.tls && !waiting(host);
+        let above = host.above().is_some_and(|it| secured.contains(&it));
+        let secure = secured.contains(host) || (above && !it.tls);
         for route in it.paths.values_mut() {
             let Options { ssl_redirect, force_ssl_redirect, .. } = *route.options;
             let exempt = plan.settings.no_redirect.iter().any(|it| route.path.starts_with(&**it));

@@ -86,6 +86,6 @@ fn held(certificate: &Certificate, before: Option<&Held>) -> Option<Held> {
     let secret = certificate.secret.as_ref()?;
     match &certificate.keypair {
         Some(keypair) => Some(Held { secret: secret.clone(), keypair: keypair.clone() }),
-        None => before.filter(|it| it.secret == *secret).cloned(),
+        None => before.filter(|it| certificate.keeps_last && it.secret == *secret).cloned(),
     }
 }

@@ -100,9 +100,6 @@ impl Paths {
             if let Some(prefix) = self.prefix.get(path) {
                 return Some(prefix.bare.map_or(Match::Slash, Match::Prefix));
             }
-            if !self.exact.is_empty() && self.exact.contains_key(&*format!("{path}/")) {
-                return Some(Match::Slash);
-            }
         }
         let mut rest = path;
         while let Some(slash) = rest.rfind('/') {
@@ -190,7 +187,7 @@ mod tests {
             PathPattern::Exact("/b".into()),
         ]);
         for (path, expected) in
-            [("/a", "301"), ("/a/", "/a/"), ("/a/x", "/a/"), ("/e", "301"), ("/b", "=/b")]
+            [("/a", "301"), ("/a/", "/a/"), ("/a/x", "/a/"), ("/e", "/"), ("/b", "=/b")]
         {
             assert_eq!(found(&paths, path), Some(expected), "{path}");
         }

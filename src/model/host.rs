@@ -31,6 +31,24 @@ impl HostPattern {
     }
 }
 
+impl HostPattern {
+    /// Whether everything another pattern matches is covered.
+    pub fn covers_all(&self, other: &Self) -> bool {
+        match other {
+            Self::Exact(name) => self.covers(name),
+            other => self == other,
+        }
+    }
+
+    /// The wildcard that covers a name, whether or not there is a rule for it.
+    pub fn above(&self) -> Option<Self> {
+        match self {
+            Self::Exact(name) => parent(name).map(|it| Self::Wildcard(it.into())),
+            Self::Wildcard(_) | Self::Any => None,
+        }
+    }
+}
+
 impl FromStr for HostPattern {
     type Err = HostError;
 

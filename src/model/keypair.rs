@@ -114,10 +114,7 @@ impl Keypair {
 
     /// Whether the leaf is for a host.
     pub fn covers(&self, host: &HostPattern) -> bool {
-        self.names.iter().any(|name| match host {
-            HostPattern::Exact(it) => name.covers(it),
-            other => name == other,
-        })
+        self.names.iter().any(|name| name.covers_all(host))
     }
 
     fn certify(&self) -> Result<CertifiedKey, KeypairError> {

@@ -42,6 +42,21 @@ pub struct Plan {
     pub unlisted: BTreeSet<ObjectName>,
 }
 
+impl Plan {
+    /// Whether a certificate for a host is still to come into a Secret.
+    pub fn awaits(&self, secret: &ObjectName, host: &HostPattern) -> bool {
+        self.wanted.get(secret).is_some_and(|it| it.is_for(host))
+    }
+}
+
+impl Wanted {
+    /// Whether the certificate will be for a host.
+    pub fn is_for(&self, host: &HostPattern) -> bool {
+        let names = self.names.iter().filter_map(|it| it.parse::<HostPattern>().ok());
+        names.into_iter().any(|it| it.covers_all(host))
+    }
+}
+
 /// What is served for one host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Host {
@@ -117,6 +132,8 @@ pub struct Certificate {
     pub secret: Option<ObjectName>,
     /// Its content when it is good and for this host.
     pub keypair: Option<Arc<Keypair>>,
+    /// Whether the last good pair stays where there is none: the Secret is broken or gone, not another's.
+    pub keeps_last: bool,
 }
 
 /// A Secret we are to fill.

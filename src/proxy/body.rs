@@ -63,6 +63,36 @@ impl Progress {
     }
 }
 
+/// How long somebody may keep us waiting. Runs only while we wait: not while nobody asks for more.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None, waiting: false }
+    }
+
+    /// Ready when it is at its end. The timer is made when it is first needed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !self.waiting {
+            self.waiting = true;
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        timer.as_mut().poll(cx)
+    }
+
+    /// Something came.
+    fn rest(&mut self) {
+        self.waiting = false;
+    }
+}
+
 /// A request's body on its way to the upstream.
 #[derive(Debug)]
 pub(super) struct RequestBody {
@@ -70,19 +100,19 @@ pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     progress: Rc<Progress>,
     limit: Option<u64>,
-    timer: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, progress: Rc<Progress>, limit: Option<u64>) -> Self {
         progress.done.set(incoming.is_end_stream());
-        Self { incoming: Some(incoming), progress, limit, timer: None }
+        Self { incoming: Some(incoming), progress, limit, patience: Patience::new(CLIENT_BODY) }
     }
 
     /// The body of a request that has none.
     pub(super) fn nothing(progress: Rc<Progress>) -> Self {
         progress.done.set(true);
-        Self { incoming: None, progress, limit: None, timer: None }
+        Self { incoming: None, progress, limit: None, patience: Patience::new(CLIENT_BODY) }
     }
 
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
@@ -103,20 +133,15 @@ impl Body for RequestBody {
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Pending => {
                 self.progress.waiting.set(true);
-                let timer =
-                    self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLIENT_BODY)));
-                match timer.as_mut().poll(cx) {
+                match self.patience.poll(cx) {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(()) => self.fail(Fault::Slow),
                 }
             }
             Poll::Ready(frame) => {
-                let now = Instant::now();
                 self.progress.waiting.set(false);
-                self.progress.moved.set(now);
-                if let Some(timer) = &mut self.timer {
-                    timer.as_mut().reset(now + CLIENT_BODY);
-                }
+                self.progress.moved.set(Instant::now());
+                self.patience.rest();
                 match frame {
                     None => {
                         self.progress.done.set(true);
@@ -179,8 +204,7 @@ pub(super) struct UpstreamBody {
     incoming: Incoming,
     lease: Lease,
     ended: bool,
-    patience: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
 }
 
 /// Why an upstream's answer broke off after its head; the client sees it cut, never ended.
@@ -211,7 +235,8 @@ impl ReplyBody {
             lease.give_back();
             return Self::Own(frame.into_data().ok());
         }
-        let body = UpstreamBody { first, incoming, lease, ended, patience, timer: None };
+        let body =
+            UpstreamBody { first, incoming, lease, ended, patience: Patience::new(patience) };
         Self::Upstream(Box::new(body))
     }
 }
@@ -265,16 +290,9 @@ impl UpstreamBody {
             return Poll::Ready(Some(Ok(first.map(clean)?)));
         }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Pending => {
-                let patience = self.patience;
-                let timer =
-                    self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                timer.as_mut().poll(cx).map(|()| Some(Err(CutOff::Slow)))
-            }
+            Poll::Pending => self.patience.poll(cx).map(|()| Some(Err(CutOff::Slow))),
             Poll::Ready(frame) => {
-                if let Some(timer) = &mut self.timer {
-                    timer.as_mut().reset(Instant::now() + self.patience);
-                }
+                self.patience.rest();
                 self.ended = frame.is_none() || self.incoming.is_end_stream();
                 Poll::Ready(frame.map(|it| Ok(it.map(clean)?)))
             }

@@ -34,9 +34,11 @@ const IDLE: Duration = Duration::from_secs(75);
 const IDLE_H2: Duration = Duration::from_secs(180);
 /// How long a write may wait for the client.
 const STALLED: Duration = Duration::from_secs(60);
-/// How many answers of one HTTP/2 connection may be given up by the client: more is an attack
-/// (CVE-2023-44487, paced).
+/// How many answers of one HTTP/2 connection may be given up by the client before it is asked to make a
+/// new one; twice as many are an attack (CVE-2023-44487, paced).
 const MOST_GIVEN_UP: u32 = 100;
+/// How long a connection without any request yet may wait for its first while we drain.
+const FIRST_WHILE_DRAINING: Duration = Duration::from_secs(5);
 
 /// What the requests of one connection share.
 pub(super) struct Link {
@@ -47,14 +49,33 @@ pub(super) struct Link {
     /// Requests under way.
     under_way: Cell<u32>,
     idle_since: Cell<Instant>,
+    /// Whether there was any request yet.
+    used: Cell<bool>,
     given_up: Cell<u32>,
+    /// Answers under way whose last piece is in the client's hands: nobody asks us for the next.
+    handed: Cell<u32>,
+    /// Whether a piece of any answer was handed over since somebody looked.
+    moved: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Link {
     pub(super) fn begin_request(&self) {
         self.under_way.set(self.under_way.get() + 1);
+        self.used.set(true);
+        self.moved.set(true);
         self.meter.begin_request();
+    }
+
+    /// A piece of an answer was handed over; `before` says whether the piece before it still counted so.
+    pub(super) fn hand_over(&self, before: bool) {
+        self.handed.set(self.handed.get() + u32::from(!before));
+        self.moved.set(true);
+    }
+
+    /// An answer is asked for its next piece again, or is over.
+    pub(super) fn take_back(&self) {
+        self.handed.set(self.handed.get().saturating_sub(1));
     }
 
     pub(super) fn end_request(&self, now: Instant, given_up: bool) {
@@ -95,7 +116,10 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer) {
         meter,
         under_way: Cell::new(0),
         idle_since: Cell::new(now),
+        used: Cell::new(false),
         given_up: Cell::new(0),
+        handed: Cell::new(0),
+        moved: Cell::new(false),
         waker: RefCell::new(None),
     });
     let _registered = worker.register(&link);
@@ -209,9 +233,9 @@ fn stack(
 > + use<> {
     let walk = {
         let link = link.clone();
-        tower::service_fn(move |request| {
+        tower::service_fn(move |traced| {
             let link = link.clone();
-            async move { Ok(super::answer(&link, request).await) }
+            async move { Ok(super::answer(&link, traced).await) }
         })
     };
     let observed = ObserveLayer { link: link.clone() }.layer(walk);
@@ -251,6 +275,10 @@ struct Watch<'a> {
     idle: Duration,
     timer: Pin<Box<Sleep>>,
     finishing: bool,
+    /// Since when we drain.
+    draining: Option<Instant>,
+    /// Since when every answer of an HTTP/2 connection waits for the client.
+    stuck: Option<Instant>,
 }
 
 enum Verdict {
@@ -263,7 +291,8 @@ enum Verdict {
 
 impl<'a> Watch<'a> {
     fn new(link: &'a Link, head: Option<Duration>, idle: Duration) -> Self {
-        Self { link, head, idle, timer: Box::pin(tokio::time::sleep(idle)), finishing: false }
+        let timer = Box::pin(tokio::time::sleep(idle));
+        Self { link, head, idle, timer, finishing: false, draining: None, stuck: None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Verdict {
@@ -271,12 +300,23 @@ impl<'a> Watch<'a> {
         if !waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
+        drop(waker);
         if self.link.worker.is_draining() && !self.finishing {
-            self.finishing = true;
-            return Verdict::Finish;
+            self.draining.get_or_insert_with(Instant::now);
+            // Who has just come gets an answer first, which says that the connection ends.
+            if self.link.used.get() {
+                self.finishing = true;
+                return Verdict::Finish;
+            }
         }
-        if self.link.given_up.get() > MOST_GIVEN_UP && self.head.is_none() {
-            return Verdict::Cut("resets");
+        if self.head.is_none() && self.link.given_up.get() > MOST_GIVEN_UP {
+            if self.link.given_up.get() > 2 * MOST_GIVEN_UP {
+                return Verdict::Cut("resets");
+            }
+            if !self.finishing {
+                self.finishing = true;
+                return Verdict::Finish;
+            }
         }
         loop {
             let Some((deadline, verdict)) = self.deadline() else { return Verdict::Go };
@@ -297,13 +337,28 @@ impl<'a> Watch<'a> {
     }
 
     /// The next deadline and what happens then.
-    fn deadline(&self) -> Option<(Instant, Verdict)> {
-        let Link { meter, under_way, idle_since, .. } = self.link;
+    fn deadline(&mut self) -> Option<(Instant, Verdict)> {
+        let Link { meter, under_way, idle_since, handed, moved, .. } = self.link;
         if let Some(since) = meter.stalled_since() {
             return Some((since + STALLED, Verdict::Cut("stalled")));
         }
         if under_way.get() > 0 {
-            return None;
+            // Of HTTP/1.1 the socket tells; of HTTP/2 a window may be closed while the socket is not.
+            if self.head.is_some() || handed.get() < under_way.get() {
+                self.stuck = None;
+                return None;
+            }
+            if moved.take() {
+                self.stuck = None;
+            }
+            let since = *self.stuck.get_or_insert_with(Instant::now);
+            return Some((since + STALLED, Verdict::Cut("stalled")));
+        }
+        self.stuck = None;
+        if let Some(since) = self.draining
+            && !self.finishing
+        {
+            return Some((since + FIRST_WHILE_DRAINING, Verdict::Finish));
         }
         if let (Some(patience), Some(since)) = (self.head, meter.head_since()) {
             return Some((since + patience, Verdict::Cut("slow_head")));

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::body::{Progress, ReplyBody, RequestBody, has_unknown_length};
 use super::canonical::Asked;
 use super::headers::{self, Vouched};
+use super::observe::Trace;
 use super::pool::{Lease, Pool};
 use super::reply::Failure;
 use super::upgrade;
@@ -26,19 +27,6 @@ use crate::model::options::Options;
 /// Most endpoints that one request tries (ingress-nginx's `proxy-next-upstream-tries`).
 const MOST_TRIES: usize = 3;
 
-/// What came of a request, for the log and the metrics.
-#[derive(Debug, Default)]
-pub(super) struct Facts {
-    /// The endpoint that was tried last.
-    pub(super) address: Option<SocketAddr>,
-    /// The status it answered with.
-    pub(super) status: Option<StatusCode>,
-    /// When the request was handed to it.
-    pub(super) sent_at: Option<Instant>,
-    /// How far the request's body got.
-    pub(super) progress: Option<Rc<Progress>>,
-}
-
 /// A request on its way.
 pub(super) struct Outbound<'a> {
     pub(super) worker: &'a Rc<Worker>,
@@ -47,6 +35,7 @@ pub(super) struct Outbound<'a> {
     pub(super) options: &'a Options,
     pub(super) asked: &'a Asked,
     pub(super) vouched: &'a Vouched,
+    pub(super) trace: &'a Trace,
 }
 
 impl Outbound<'_> {
@@ -59,7 +48,6 @@ impl Outbound<'_> {
         &self,
         mut head: request::Parts,
         body: Incoming,
-        facts: &mut Facts,
     ) -> Result<Response<ReplyBody>, Failure> {
         let addresses = self.addresses().await;
         // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
@@ -73,10 +61,10 @@ impl Outbound<'_> {
         .then(|| head.extensions.remove::<OnUpgrade>())
         .flatten();
         let progress = Progress::new(Instant::now());
-        facts.progress = Some(progress.clone());
+        self.trace.progress.replace(Some(progress.clone()));
         let mut request = Some(self.request(head, body, &progress, websocket.is_some())?);
         for address in addresses.into_iter().flatten() {
-            facts.address = Some(address);
+            self.trace.address.set(Some(address));
             let mut pooled = self.worker.pool.take(address).await;
             loop {
                 let fresh = pooled.is_none();
@@ -97,11 +85,11 @@ impl Outbound<'_> {
                     // HTTP/1.0 without a host: the endpoint's own address stands in.
                     outgoing.headers_mut().insert(HOST, host);
                 }
-                facts.sent_at = Some(Instant::now());
+                self.trace.sent_at.set(Some(Instant::now()));
                 let again = is_repeatable(&outgoing).then(|| copy(&outgoing));
                 match self.exchange(&mut sender, outgoing, &progress).await {
                     Ok(answer) => {
-                        facts.status = Some(answer.status());
+                        self.trace.status.set(Some(answer.status()));
                         let lease =
                             Lease::new(self.worker.pool.clone(), address, sender, progress.clone());
                         return self.answer(answer, lease, websocket);
@@ -204,7 +192,9 @@ impl Outbound<'_> {
     ) -> Result<Response<Incoming>, Unanswered> {
         progress.moved.set(Instant::now());
         let mut answer = pin!(sender.try_send_request(request));
-        let mut timer = pin!(sleep_until(progress.moved.get() + self.options.read_timeout));
+        let Options { read_timeout, send_timeout, .. } = *self.options;
+        let look = read_timeout.min(send_timeout);
+        let mut timer = pin!(sleep_until(progress.moved.get() + look));
         loop {
             tokio::select! {
                 biased;
@@ -220,18 +210,14 @@ impl Outbound<'_> {
                 }
                 () = &mut timer => {
                     let now = Instant::now();
-                    let patience = if progress.done.get() {
-                        self.options.read_timeout
-                    } else {
-                        self.options.send_timeout
-                    };
+                    let patience = if progress.done.get() { read_timeout } else { send_timeout };
                     let until = progress.moved.get() + patience;
                     if progress.waiting.get() {
-                        timer.as_mut().reset(now + patience);
+                        timer.as_mut().reset(now + look);
                     } else if until <= now {
                         return Err(Unanswered::Failed(Failure::Slow));
                     } else {
-                        timer.as_mut().reset(until);
+                        timer.as_mut().reset(until.min(now + look));
                     }
                 }
             }

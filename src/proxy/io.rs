@@ -190,7 +190,9 @@ impl AsyncWrite for Socket {
             match closing {
                 Closing::Open => {
                     ready!(Pin::new(stream).poll_shutdown(cx))?;
-                    *closing = if meter.linger.load(Ordering::Relaxed) {
+                    // Bytes of a head that was never complete may be on their way still, too.
+                    let unread = meter.head_since().is_some();
+                    *closing = if unread || meter.linger.load(Ordering::Relaxed) {
                         let quiet = Box::pin(tokio::time::sleep(LINGER_QUIET));
                         Closing::Lingering {
                             left: LINGER_BYTES,

@@ -35,17 +35,17 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
+use crate::live::Current;
 use crate::live::table::Match;
-use crate::live::{Current, WayId};
 use crate::metrics::Metrics;
 use crate::model::plan::Target;
 
 use body::{Fault, ReplyBody};
 use canonical::Asked;
 use connection::Link;
-use forward::{Facts, Outbound};
+use forward::Outbound;
 use log::LogSink;
-use observe::Answer;
+use observe::{Trace, Traced};
 use reply::Failure;
 use tls::Acceptors;
 use worker::{Seen, Shared};
@@ -158,15 +158,12 @@ fn most_connections() -> usize {
 }
 
 /// Answers one request: these are the steps, in this order, and there are no others.
-async fn answer(link: &Rc<Link>, request: Request<Incoming>) -> Answer {
+async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let seen = link.worker.seen();
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
-    let mut way = None;
-    let mut facts = Facts::default();
-    let walked = walk(link, &seen, request, &mut way, &mut facts).await;
+    let walked = walk(link, &seen, request, &trace).await;
     let mut response = walked.unwrap_or_else(|failure| failure.reply());
-    let unread = has_body && facts.progress.as_ref().is_none_or(|it| !it.done.get());
-    if unread {
+    if has_body && trace.progress.borrow().as_ref().is_none_or(|it| !it.done.get()) {
         link.linger();
     }
     let headers = response.headers_mut();
@@ -176,15 +173,14 @@ async fn answer(link: &Rc<Link>, request: Request<Incoming>) -> Answer {
     } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    Answer { response, way, facts }
+    response
 }
 
 async fn walk(
     link: &Rc<Link>,
     seen: &Seen,
     request: Request<Incoming>,
-    way: &mut Option<WayId>,
-    facts: &mut Facts,
+    trace: &Trace,
 ) -> Result<Response<ReplyBody>, Failure> {
     let Link { worker, peer, vouched, .. } = &**link;
     let live = &*seen.live;
@@ -216,7 +212,7 @@ async fn walk(
         Some(Match::Exact(found) | Match::Prefix(found)) => found,
         None => live.fallback.ok_or(Failure::NotFound)?,
     };
-    *way = Some(found);
+    trace.way.set(Some(found));
     let mut found = live.way(found);
     if let Target::Refused(_) = found.route.target {
         return Err(Failure::Denied);
@@ -242,6 +238,6 @@ async fn walk(
     {
         return Err(Failure::Body(Fault::Large));
     }
-    let outbound = Outbound { worker, live, balancer, options, asked: &asked, vouched };
-    outbound.send(head, body, facts).await
+    let outbound = Outbound { worker, live, balancer, options, asked: &asked, vouched, trace };
+    outbound.send(head, body).await
 }

@@ -3,7 +3,9 @@
 //! Two tower layers. The outer gives a request its id; the inner notes when it began and, when its answer
 //! was sent to the end or given up, writes its line and counts it.
 
+use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -18,9 +20,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::body::{CutOff, ReplyBody};
+use super::body::{CutOff, Progress, ReplyBody};
 use super::connection::Link;
-use super::forward::Facts;
 use super::headers::X_REQUEST_ID;
 use super::worker::Seen;
 use crate::live::WayId;
@@ -32,12 +33,24 @@ const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
     Err(_) => StatusCode::BAD_REQUEST,
 };
 
-/// An answer, and what the log is to say of it.
-pub(super) struct Answer {
-    pub(super) response: Response<ReplyBody>,
-    pub(super) way: Option<WayId>,
-    pub(super) facts: Facts,
+/// What becomes of a request on its way, noted as it happens: a client that leaves in between is logged
+/// with what was known by then.
+#[derive(Debug, Default)]
+pub(super) struct Trace {
+    /// The way it took.
+    pub(super) way: Cell<Option<WayId>>,
+    /// The endpoint that was tried last.
+    pub(super) address: Cell<Option<SocketAddr>>,
+    /// The status it answered with.
+    pub(super) status: Cell<Option<StatusCode>>,
+    /// When the request was handed to it.
+    pub(super) sent_at: Cell<Option<Instant>>,
+    /// How far the request's body got.
+    pub(super) progress: RefCell<Option<Rc<Progress>>>,
 }
+
+/// A request and where its fate is noted.
+pub(super) type Traced = (Request<Incoming>, Rc<Trace>);
 
 /// Gives a request an id where the client sent none: 16 random bytes in hexadecimal, as nginx does.
 #[derive(Clone)]
@@ -101,7 +114,7 @@ impl<S> Layer<S> for ObserveLayer {
 
 impl<S, E> Service<Request<Incoming>> for Observe<S>
 where
-    S: Service<Request<Incoming>, Response = Answer, Error = E>,
+    S: Service<Traced, Response = Response<ReplyBody>, Error = E>,
 {
     type Response = Response<ObservedBody>;
     type Error = E;
@@ -112,8 +125,9 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Observed<S::Future> {
-        let record = Box::new(Record::new(&self.link, &request));
-        Observed { inner: self.inner.call(request), record: Some(record) }
+        let trace = Rc::<Trace>::default();
+        let record = Box::new(Record::new(&self.link, &request, trace.clone()));
+        Observed { inner: self.inner.call((request, trace)), record: Some(record) }
     }
 }
 
@@ -128,16 +142,16 @@ pin_project_lite::pin_project! {
 
 impl<F, E> Future for Observed<F>
 where
-    F: Future<Output = Result<Answer, E>>,
+    F: Future<Output = Result<Response<ReplyBody>, E>>,
 {
     type Output = Result<Response<ObservedBody>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Answer { response, way, facts } = ready!(this.inner.poll(cx))?;
+        let response = ready!(this.inner.poll(cx))?;
         let mut record = this.record.take();
         if let Some(record) = &mut record {
-            record.answered(response.status(), way, facts);
+            record.answered(response.status());
         }
         Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, record })))
     }
@@ -157,11 +171,18 @@ impl Body for ObservedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let (Some(record), Some(Ok(frame))) = (&mut self.record, &frame) {
-            record.sent += frame.data_ref().map_or(0, |it| it.len() as u64);
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if let Some(record) = &mut self.record {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    record.sent += frame.data_ref().map_or(0, |it| it.len() as u64);
+                    record.hand_over();
+                }
+                Poll::Ready(_) => {}
+                Poll::Pending => record.take_back(),
+            }
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -188,13 +209,14 @@ struct Record {
     headers: Vec<Option<HeaderValue>>,
     head_bytes: u64,
     status: StatusCode,
-    way: Option<WayId>,
-    facts: Facts,
+    trace: Rc<Trace>,
     sent: u64,
+    /// Whether the last piece of the answer is in the client's hands.
+    handed: bool,
 }
 
 impl Record {
-    fn new(link: &Rc<Link>, request: &Request<Incoming>) -> Self {
+    fn new(link: &Rc<Link>, request: &Request<Incoming>, trace: Rc<Trace>) -> Self {
         link.begin_request();
         let seen = link.worker.seen();
         let fields = request.headers();
@@ -218,21 +240,32 @@ impl Record {
             headers,
             head_bytes: (lengths.sum::<usize>() + line) as u64,
             status: CLIENT_LEFT,
-            way: None,
-            facts: Facts::default(),
+            trace,
             sent: 0,
+            handed: false,
         }
     }
 
-    fn answered(&mut self, status: StatusCode, way: Option<WayId>, facts: Facts) {
+    fn answered(&mut self, status: StatusCode) {
         self.head_ended = Some(Instant::now());
         self.status = status;
-        self.way = way;
-        self.facts = facts;
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
+        self.link.hand_over(self.handed);
+        self.handed = true;
+    }
+
+    fn take_back(&mut self) {
+        if std::mem::take(&mut self.handed) {
+            self.link.take_back();
+        }
     }
 
     fn received(&self) -> u64 {
-        self.head_bytes + self.facts.progress.as_ref().map_or(0, |it| it.received.get())
+        let body = self.trace.progress.borrow();
+        self.head_bytes + body.as_ref().map_or(0, |it| it.received.get())
     }
 
     fn write(&self, line: &mut String, template: &Template, now: Instant) {
@@ -250,7 +283,7 @@ impl Record {
     }
 
     fn put(&self, line: &mut String, variable: Variable, json: bool, now: Instant) {
-        let way = self.way.map(|it| self.seen.live.way(it));
+        let way = self.trace.way.get().map(|it| self.seen.live.way(it));
         let route = way.map(|it| &it.route);
         let balancer = way.and_then(|it| it.balancer.as_ref());
         let text = |line: &mut String, text: Option<&str>| put(line, text.map(str::as_bytes), json);
@@ -303,20 +336,20 @@ impl Record {
             Variable::Msec => {
                 let _ = write!(line, "{:.3}", self.link.worker.clock().seconds);
             }
-            Variable::UpstreamAddr => show(line, self.facts.address),
+            Variable::UpstreamAddr => show(line, self.trace.address.get()),
             Variable::UpstreamResponseLength => {
-                show(line, self.facts.status.map(|_| self.sent));
+                show(line, self.trace.status.get().map(|_| self.sent));
             }
             Variable::UpstreamResponseTime => {
                 let time = self.upstream_seconds().map(|it| format!("{it:.3}"));
                 show(line, time);
             }
-            Variable::UpstreamStatus => show(line, self.facts.status.map(|it| it.as_u16())),
+            Variable::UpstreamStatus => show(line, self.trace.status.get().map(|it| it.as_u16())),
         }
     }
 
     fn upstream_seconds(&self) -> Option<f64> {
-        let sent_at = self.facts.sent_at?;
+        let sent_at = self.trace.sent_at.get()?;
         Some((self.head_ended? - sent_at).as_secs_f64())
     }
 }
@@ -328,14 +361,13 @@ impl Drop for Record {
         if let Some(template) = &self.seen.live.plan.settings.log {
             worker.log(|line| self.write(line, template, now));
         }
-        if let Some(way) = self.way {
-            let seconds = (now - self.began).as_secs_f64();
-            let upstream = self.upstream_seconds();
-            let (received, sent) = (self.received(), self.sent);
-            self.seen.count(worker, way, &self.method, self.status, |meters| {
-                meters.count(seconds, upstream, received, sent);
-            });
-        }
+        let seconds = (now - self.began).as_secs_f64();
+        let upstream = self.upstream_seconds();
+        let (received, sent) = (self.received(), self.sent);
+        self.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
+            meters.count(seconds, upstream, received, sent);
+        });
+        self.take_back();
         self.link.end_request(now, self.head_ended.is_none());
     }
 }

@@ -75,7 +75,7 @@ pub(super) struct Seen {
     counted: RefCell<HashSet<Counted>>,
 }
 
-type Counted = (WayId, Method, StatusCode);
+type Counted = (Option<WayId>, Method, StatusCode);
 
 impl Seen {
     fn new(live: Arc<Live>) -> Rc<Self> {
@@ -86,7 +86,7 @@ impl Seen {
     pub(super) fn count(
         &self,
         worker: &Worker,
-        way: WayId,
+        way: Option<WayId>,
         method: &Method,
         status: StatusCode,
         count: impl FnOnce(&RequestMeters),
@@ -94,20 +94,22 @@ impl Seen {
         let key = (way, known(method), status);
         let mut meters = self.meters.borrow_mut();
         let meters = meters.entry(key.clone()).or_insert_with(|| {
-            let way = self.live.way(way);
-            let (route, service) = (&way.route, way.balancer.as_ref());
-            let service = service.map_or("", |it| &it.id.service.name);
+            let way = way.map(|it| self.live.way(it));
+            let route = way.map(|it| &it.route);
+            let service = way.and_then(|it| it.balancer.as_ref());
             let labels = [
                 status.as_str(),
                 key.1.as_str(),
-                &route.path,
-                &route.ingress.namespace,
-                &route.ingress.name,
-                service,
+                route.map_or("", |it| &it.path),
+                route.map_or("", |it| &it.ingress.namespace),
+                route.map_or("", |it| &it.ingress.name),
+                service.map_or("", |it| &it.id.service.name),
                 "",
-                &route.host,
+                // What a client asked for in vain is no label.
+                route.map_or("_unmatched", |it| &it.host),
             ];
-            worker.shared.metrics.request(&route.ingress, labels.map(str::to_owned))
+            let ingress = route.map(|it| it.ingress.clone()).unwrap_or_default();
+            worker.shared.metrics.request(&ingress, labels.map(str::to_owned))
         });
         count(meters);
         self.counted.borrow_mut().insert(key);
@@ -181,7 +183,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u
         match listener.accept().await {
             Ok((stream, address)) => {
                 worker.shared.metrics.accepted.inc();
-                if worker.links.borrow().len() >= worker.shared.most_connections {
+                let open = worker.links.borrow().len() + worker.tunnels.get();
+                if open >= worker.shared.most_connections {
                     // Files are kept for endpoints, the API server and whoever asks for health.
                     worker.dropped("full");
                     continue;
@@ -334,6 +337,16 @@ impl Worker {
         // Lets an old `Live` go even when no request asks for the new one.
         self.seen().flush();
         self.pool.tidy();
+        let mut lines = self.lines.borrow_mut();
+        if !lines.is_empty() {
+            self.shared.sink.write(&mut lines, &self.shared.metrics);
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Requests that were cut at the very end have written their lines by now.
+    fn drop(&mut self) {
         let mut lines = self.lines.borrow_mut();
         if !lines.is_empty() {
             self.shared.sink.write(&mut lines, &self.shared.metrics);

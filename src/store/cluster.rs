@@ -20,7 +20,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
@@ -44,7 +44,7 @@ const QUIET: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a mass deletion is held back that came with a new list after an error.
 const HELD: Duration = Duration::from_secs(60);
-/// From how many objects on a deletion can be a mass deletion.
+/// From how many objects on a deletion can be a mass deletion; of Ingresses from one.
 const MASS: usize = 10;
 
 /// Most Events whose counts are remembered.
@@ -115,6 +115,8 @@ impl Cluster {
             (None, None) => Config::infer().await?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
+        // A watch speaks at least when it ends; whoever is silent for longer is gone.
+        config.read_timeout = Some(Duration::from_secs(u64::from(WATCH) + 10));
         let agent = concat!("lockgate/", env!("CARGO_PKG_VERSION"));
         config.headers.push((USER_AGENT, HeaderValue::from_static(agent)));
         let (unlisted, _) = watch::channel(BTreeSet::new());
@@ -302,7 +304,8 @@ where
     T: Send + Sync + 'static,
 {
     let Shelf { kind, convert, of } = shelf;
-    let mut events = pin!(watcher(api, config).backoff(Backoff::default()));
+    let mut events = pin!(watcher(api, config));
+    let mut pause = Pause::default();
     let mut listing = BTreeMap::new();
     let mut failed = false;
     let mut held: Option<(Instant, BTreeMap<ObjectName, Arc<T>>)> = None;
@@ -318,6 +321,9 @@ where
                 continue;
             }
         };
+        if matches!(&event, Some(Ok(it)) if !matches!(it, watcher::Event::Init)) {
+            pause.reset();
+        }
         match event {
             None => return,
             Some(Ok(watcher::Event::Init)) => listing = BTreeMap::new(),
@@ -328,12 +334,14 @@ where
             Some(Ok(watcher::Event::InitDone)) => {
                 let objects = std::mem::take(&mut listing);
                 let before = of(&mut hub.lock()).len();
-                held = None;
-                if failed && before >= MASS && objects.len() * 10 < before {
+                let mass = if kind == Kind::Ingress { 1 } else { MASS };
+                if failed && before >= mass && objects.len() * 10 < before {
                     tracing::error!(%kind, before, now = objects.len(),
                         "nearly everything is gone after an error: held for a minute");
-                    held = Some((Instant::now() + HELD, objects));
+                    let until = held.map_or_else(|| Instant::now() + HELD, |(until, _)| until);
+                    held = Some((until, objects));
                 } else {
+                    held = None;
                     hub.update(|state| *of(state) = objects);
                 }
                 hub.update(|state| {
@@ -366,6 +374,7 @@ where
                         state.objects.unreadable.insert(kind);
                     });
                 }
+                pause.after(&error).await;
             }
         }
     }
@@ -382,35 +391,38 @@ fn is_refusal(error: &watcher::Error) -> bool {
         if matches!(status.code, 401 | 403 | 404))
 }
 
-/// How long a watch waits before it is tried again: from 0.8 s, doubling, to 5 s, so that a route is not
-/// late for long once an API server is back; spread, so that watches do not come all at once.
+/// How long a watch waits before it is tried again.
+///
+/// From 0.8 s, doubling, to 5 s, so that a route is not late for long once an API server is back; to 20 s
+/// where the answer was a refusal; spread, so that watches do not come all at once. Counted by hand:
+/// kube's own backoff begins anew with every list that is tried.
 #[derive(Debug, Default)]
-struct Backoff {
-    tries: u32,
+struct Pause {
+    failures: u32,
 }
 
-impl Iterator for Backoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Pause {
+    async fn after(&mut self, error: &watcher::Error) {
         const FIRST: Duration = Duration::from_millis(800);
-        const LAST: Duration = Duration::from_secs(5);
-        let pause = FIRST.saturating_mul(1 << self.tries.min(3)).min(LAST);
-        self.tries += 1;
-        Some(pause.mul_f64(rand::random_range(0.8..1.2)))
+        let most = Duration::from_secs(if is_refusal(error) { 20 } else { 5 });
+        let pause = FIRST.saturating_mul(1 << self.failures.min(5)).min(most);
+        self.failures += 1;
+        sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
     }
-}
 
-impl kube::runtime::utils::Backoff for Backoff {
     fn reset(&mut self) {
-        self.tries = 0;
+        self.failures = 0;
     }
 }
 
 async fn follow_account(api: Api<core::Secret>, config: watcher::Config, hub: Arc<Hub>) {
-    let mut events = pin!(watcher(api, config).backoff(Backoff::default()));
+    let mut events = pin!(watcher(api, config));
+    let mut pause = Pause::default();
     let mut listing = BTreeMap::new();
     while let Some(event) = events.next().await {
+        if matches!(&event, Ok(it) if !matches!(it, watcher::Event::Init)) {
+            pause.reset();
+        }
         match event {
             Ok(watcher::Event::Init) => listing = BTreeMap::new(),
             Ok(watcher::Event::InitApply(object)) => {
@@ -429,8 +441,12 @@ async fn follow_account(api: Api<core::Secret>, config: watcher::Config, hub: Ar
             Ok(watcher::Event::Delete(object)) => {
                 hub.update(|state| drop(state.account.remove(&name_of(&object))));
             }
-            Err(error) if is_refusal(&error) => hub.update(|state| state.account_listed = true),
-            Err(_) => {}
+            Err(error) => {
+                if is_refusal(&error) {
+                    hub.update(|state| state.account_listed = true);
+                }
+                pause.after(&error).await;
+            }
         }
     }
 }

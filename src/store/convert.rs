@@ -98,7 +98,10 @@ pub(super) fn service(it: core::Service) -> Service {
         Some(Port {
             name: it.name.unwrap_or_default().into(),
             port: u16::try_from(it.port).ok()?,
-            target: it.target_port.as_ref().map(port_text).unwrap_or_default(),
+            target: match &it.target_port {
+                Some(target) => port_text(target),
+                None => it.port.to_string().into(),
+            },
         })
     };
     let balancer = it.status.and_then(|it| it.load_balancer).and_then(|it| it.ingress);
@@ -126,10 +129,15 @@ pub(super) fn service(it: core::Service) -> Service {
 
 pub(super) fn slice(it: EndpointSlice) -> Slice {
     let service = it.metadata.labels.as_ref().and_then(|it| it.get(SERVICE_NAME));
-    let ports = it.ports.unwrap_or_default().into_iter().filter_map(|it| {
-        let tcp = it.protocol.as_deref().is_none_or(|it| it == "TCP");
-        let number = u16::try_from(it.port?).ok().filter(|_| tcp)?;
-        Some((it.name.unwrap_or_default().into(), number))
+    let ports = it.ports.filter(|it| !it.is_empty());
+    let ports = ports.map(|it| {
+        it.into_iter()
+            .filter_map(|it| {
+                let tcp = it.protocol.as_deref().is_none_or(|it| it == "TCP");
+                let number = u16::try_from(it.port?).ok().filter(|_| tcp)?;
+                Some((it.name.unwrap_or_default().into(), number))
+            })
+            .collect()
     });
     let endpoints = it.endpoints.into_iter().flat_map(|it| {
         let conditions = it.conditions.unwrap_or_default();
@@ -140,7 +148,7 @@ pub(super) fn slice(it: EndpointSlice) -> Slice {
     });
     Slice {
         service: service.map(|it| it.as_str().into()).unwrap_or_default(),
-        ports: ports.collect(),
+        ports,
         endpoints: endpoints.collect(),
     }
 }

@@ -34,6 +34,9 @@ pub struct Directory {
     write: Arc<Path>,
 }
 
+/// Files as last seen, by path.
+type Files = BTreeMap<PathBuf, Seen>;
+
 /// One file as last seen.
 #[derive(Debug, Default)]
 struct Seen {
@@ -56,18 +59,24 @@ impl Directory {
 
     pub(super) fn snapshots(&self) -> Snapshots {
         let (sender, receiver) = watch::channel(None);
-        let read = self.read.clone();
+        let directory = self.clone();
         tokio::spawn(async move {
-            let mut files = BTreeMap::new();
+            let mut files = Files::new();
             let mut first = true;
             loop {
-                let roots = read.clone();
+                let directory = directory.clone();
                 let looked = tokio::task::spawn_blocking(move || {
-                    let changed = look(&roots, &mut files);
-                    let objects = (changed || first).then(|| gather(&files));
+                    let changed = directory.look(&mut files);
+                    let objects = (changed || first).then(|| gather(&directory.ordered(&files)));
                     (files, objects)
                 });
-                let Ok((kept, objects)) = looked.await else { return };
+                let (kept, objects) = match looked.await {
+                    Ok(looked) => looked,
+                    Err(error) => {
+                        tracing::error!(%error, "reading manifests failed and is begun again");
+                        (Files::new(), None)
+                    }
+                };
                 files = kept;
                 first = false;
                 if let Some(objects) = objects {
@@ -86,11 +95,11 @@ impl Directory {
         &self,
         name: &ObjectName,
     ) -> Result<Option<StoredSecret>, StoreError> {
-        let (read, wanted) = (self.read.clone(), name.clone());
+        let (directory, wanted) = (self.clone(), name.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let mut files = BTreeMap::new();
-            look(&read, &mut files);
-            find(&files, &wanted)
+            let mut files = Files::new();
+            directory.look(&mut files);
+            find(&directory.ordered(&files), &wanted)
         });
         let found = looked.await.map_err(|it| StoreError::Unavailable(it.to_string()))?;
         Ok(found.map(|secret| stored(name, secret)))
@@ -185,47 +194,96 @@ fn write_private(path: &Path, object: &Value, new: bool) -> io::Result<()> {
     std::fs::rename(&draft, path)
 }
 
-/// Reads what changed; says whether anything did.
-fn look(roots: &[PathBuf], files: &mut BTreeMap<PathBuf, Seen>) -> bool {
-    let mut found = Vec::new();
-    for root in roots {
-        list(root, &mut found);
-    }
-    let before = files.len();
-    files.retain(|path, _| found.iter().any(|(it, _)| it == path));
-    let mut changed = files.len() != before;
-    for (path, stamp) in found {
-        let seen = files.entry(path.clone()).or_default();
-        if seen.stamp == Some(stamp) {
-            continue;
+impl Directory {
+    /// Reads what changed; says whether anything did.
+    fn look(&self, files: &mut Files) -> bool {
+        let mut found = Vec::new();
+        let mut troubles = Vec::new();
+        for root in &*self.read {
+            list(root, &mut found, &mut troubles);
         }
-        changed = true;
-        seen.stamp = Some(stamp);
-        match read(&path, stamp.1) {
-            Ok(objects) => *seen = Seen { stamp: Some(stamp), objects, trouble: None },
-            Err(error) => seen.trouble = Some(error),
+        // Nothing was issued yet where the directory for it is not there.
+        troubles.retain(|(path, error)| {
+            error.kind() != io::ErrorKind::NotFound || **path != *self.write
+        });
+        let before = files.len();
+        let unknown = |path: &Path| troubles.iter().any(|(it, _)| path.starts_with(it));
+        files.retain(|path, _| unknown(path) || found.iter().any(|(it, _)| it == path));
+        let mut changed = files.len() != before;
+        for (path, error) in &troubles {
+            let text = format!("what is below cannot be read and is kept as it was: {error}");
+            changed |= files.entry(path.clone()).or_default().has_trouble(text);
         }
-    }
-    changed
-}
-
-/// Files with objects under a path, without hidden ones.
-fn list(path: &Path, found: &mut Vec<(PathBuf, (SystemTime, u64))>) {
-    let Ok(meta) = std::fs::metadata(path) else { return };
-    if meta.is_dir() {
-        let Ok(entries) = std::fs::read_dir(path) else { return };
-        let mut names: Vec<PathBuf> = entries.flatten().map(|it| it.path()).collect();
-        names.sort_unstable();
-        for name in names {
-            let hidden = name.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"."));
-            if !hidden {
-                list(&name, found);
+        for (path, stamp) in found {
+            let seen = files.entry(path.clone()).or_default();
+            if seen.stamp == Some(stamp) {
+                continue;
+            }
+            match read(&path, stamp.1) {
+                Ok(objects) => {
+                    *seen = Seen { stamp: Some(stamp), objects, trouble: None };
+                    changed = true;
+                }
+                // Looked at again each second: what is wrong may not be in the file.
+                Err(error) => {
+                    let text = format!("cannot be read, what it held before is kept: {error}");
+                    changed |= seen.has_trouble(text);
+                }
             }
         }
-    } else if path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json") {
-        let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        found.push((path.to_owned(), (modified, meta.len())));
+        changed
     }
+
+    /// The files in the order in which a later object replaces an earlier one: what was issued comes last.
+    fn ordered<'a>(&self, files: &'a Files) -> Vec<(&'a PathBuf, &'a Seen)> {
+        let issued = |it: &&(&PathBuf, &Seen)| it.0.starts_with(&*self.write);
+        let all: Vec<_> = files.iter().collect();
+        let ours = all.iter().filter(issued).copied();
+        all.iter().filter(|it| !issued(it)).copied().chain(ours).collect()
+    }
+}
+
+impl Seen {
+    /// Notes what is wrong; says whether that is news.
+    fn has_trouble(&mut self, text: String) -> bool {
+        let news = self.trouble.as_ref() != Some(&text);
+        self.stamp = None;
+        self.trouble = Some(text);
+        news
+    }
+}
+
+/// Files with objects under a path, without hidden ones; and what could not be looked at.
+fn list(
+    path: &Path,
+    found: &mut Vec<(PathBuf, (SystemTime, u64))>,
+    troubles: &mut Vec<(PathBuf, io::Error)>,
+) {
+    let manifest = path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
+    match std::fs::metadata(path) {
+        Err(error) => troubles.push((path.to_owned(), error)),
+        Ok(meta) if meta.is_dir() => match names_in(path) {
+            Err(error) => troubles.push((path.to_owned(), error)),
+            Ok(names) => names.iter().for_each(|it| list(it, found, troubles)),
+        },
+        Ok(meta) if manifest => {
+            let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            found.push((path.to_owned(), (modified, meta.len())));
+        }
+        Ok(_) => {}
+    }
+}
+
+fn names_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|it| !it.as_encoded_bytes().starts_with(b".")) {
+            names.push(path);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
@@ -237,11 +295,24 @@ fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
         serde_json::Deserializer::from_str(&text)
             .into_iter()
             .collect::<Result<_, _>>()
-            .map_err(|it| it.to_string())?
+            .map_err(|it| discreet(&it.to_string()))?
     } else {
-        serde_saphyr::from_multiple(&text).map_err(|it| it.to_string())?
+        serde_saphyr::from_multiple(&text).map_err(|it| discreet(&it.to_string()))?
     };
     Ok(documents.into_iter().flat_map(unfold).collect())
+}
+
+/// What a parser says, without what it quotes: that may be a key.
+fn discreet(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    let mut quoted = false;
+    line.chars()
+        .filter(|it| {
+            let mark = matches!(it, '"' | '`');
+            quoted ^= mark;
+            mark || !quoted
+        })
+        .collect()
 }
 
 /// The objects of a `List`, or the object itself.
@@ -258,9 +329,11 @@ fn unfold(document: Value) -> Vec<Value> {
     }
 }
 
-fn find(files: &BTreeMap<PathBuf, Seen>, name: &ObjectName) -> Option<core::Secret> {
-    let secrets = files.values().flat_map(|it| &it.objects).filter(|it| it["kind"] == "Secret");
-    let mut matching = secrets.filter_map(|it| with_string_data(it.clone()).ok());
+fn find(files: &[(&PathBuf, &Seen)], name: &ObjectName) -> Option<core::Secret> {
+    let objects = files.iter().flat_map(|(_, it)| &it.objects);
+    let secrets = objects.filter(|it| it["kind"] == "Secret");
+    let matching = secrets.filter_map(|it| with_string_data(it.clone()).ok());
+    let mut matching = matching.rev();
     matching.find(|it| convert::name(&it.metadata) == *name)
 }
 
@@ -275,7 +348,7 @@ fn with_string_data(value: Value) -> Result<core::Secret, String> {
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    serde_json::from_value(value).map_err(|it| it.to_string())
+    serde_json::from_value(value).map_err(|it| discreet(&it.to_string()))
 }
 
 /// `kubectl` puts objects without a namespace into this one.
@@ -283,7 +356,7 @@ fn default_namespace(namespace: &mut Option<String>) {
     namespace.get_or_insert_with(|| "default".to_owned());
 }
 
-fn gather(files: &BTreeMap<PathBuf, Seen>) -> Objects {
+fn gather(files: &[(&PathBuf, &Seen)]) -> Objects {
     let mut objects = Objects::default();
     for (path, seen) in files {
         let mut report = |text: String| {
@@ -291,7 +364,7 @@ fn gather(files: &BTreeMap<PathBuf, Seen>) -> Objects {
             objects.problems.push(Problem { kind: Kind::File, object, reason: "BadFile", text });
         };
         if let Some(trouble) = &seen.trouble {
-            report(format!("cannot be read, what it held before is kept: {trouble}"));
+            report(trouble.clone());
         }
         let mut troubles = Vec::new();
         for value in &seen.objects {
@@ -383,27 +456,59 @@ metadata: {name: web}
     fn lists_documents_and_strangers_are_read() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("a.yaml"), OBJECTS).expect("written");
-        let mut files = BTreeMap::new();
-        assert!(look(&[directory.path().to_owned()], &mut files));
-        let objects = gather(&files);
+        let store = Directory::new([directory.path().to_owned()], directory.path().join("issued"));
+        let mut files = Files::new();
+        assert!(store.look(&mut files));
+        let objects = gather(&store.ordered(&files));
         assert_eq!(objects.problems, []);
         assert!(objects.services.contains_key(&ObjectName::new("a", "web")));
         assert!(objects.ingresses.contains_key(&ObjectName::new("default", "web")));
-        assert!(!look(&[directory.path().to_owned()], &mut files), "nothing changed");
+        assert!(!store.look(&mut files), "nothing changed");
     }
 
     #[test]
     fn a_broken_file_keeps_what_it_held_and_is_told() {
         let directory = tempfile::tempdir().expect("a directory");
+        let store = Directory::new([directory.path().to_owned()], directory.path().join("issued"));
         let file = directory.path().join("a.yaml");
-        let mut files = BTreeMap::new();
-        for text in [OBJECTS, "kind: [broken"] {
+        let mut files = Files::new();
+        for text in [OBJECTS, "stringData:\n  key: TOPSECRET\nkind: [broken"] {
             std::fs::write(&file, text).expect("written");
-            look(&[directory.path().to_owned()], &mut files);
+            store.look(&mut files);
         }
-        let objects = gather(&files);
+        let objects = gather(&store.ordered(&files));
         assert_eq!(objects.ingresses.len(), 1);
         assert_eq!(objects.problems.len(), 1);
+        assert!(!objects.problems[0].text.contains("TOPSECRET"), "{:?}", objects.problems);
+    }
+
+    #[test]
+    fn a_directory_that_went_away_keeps_what_it_held_and_is_told() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let root = parent.path().join("manifests");
+        std::fs::create_dir(&root).expect("made");
+        std::fs::write(root.join("a.yaml"), OBJECTS).expect("written");
+        let store = Directory::new([root.clone()], root.join("issued"));
+        let mut files = Files::new();
+        store.look(&mut files);
+        std::fs::rename(&root, parent.path().join("elsewhere")).expect("moved");
+        assert!(store.look(&mut files));
+        let objects = gather(&store.ordered(&files));
+        assert_eq!((objects.ingresses.len(), objects.problems.len()), (1, 1));
+        assert!(!store.look(&mut files), "told once");
+    }
+
+    #[test]
+    fn what_a_parser_quotes_is_not_told() {
+        for (text, expected) in [
+            (
+                "invalid type: string \"key\", expected a map\n  5 | key",
+                "invalid type: string \"\", expected a map",
+            ),
+            ("unknown field `x`", "unknown field ``"),
+        ] {
+            assert_eq!(discreet(text), expected);
+        }
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub enum Store {
 }
 
 /// A Secret as it is written.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct StoredSecret {
     /// Where it is.
     pub name: ObjectName,
@@ -46,6 +46,13 @@ pub struct StoredSecret {
     pub labels: BTreeMap<String, String>,
     /// `resourceVersion` it was read at; `None` for one that must not exist yet.
     pub version: Option<String>,
+}
+
+impl std::fmt::Debug for StoredSecret {
+    /// Never shows what it holds.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredSecret").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What is told about an object.

@@ -14,6 +14,9 @@ use crate::harness::process::{SOON, eventually};
 /// The whole of a host goes to `web`.
 const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
 
+/// What asks for Ingresses.
+const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
+
 /// How soon after an outage its traces are gone.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -176,12 +179,15 @@ async fn an_api_server_that_hangs_is_outlived() {
 /// An overloaded API server is not asked more and more.
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_are_answered_with_patience() {
-    let house = House::new().await;
+    let mut house = House::new().await;
+    for load in house.loads.drain(..) {
+        // So that all it does is ask.
+        load.stop().await.assert_clean();
+    }
     let faults = house.cluster.faults();
     for (code, name) in [(429, "two"), (500, "three")] {
-        let path = "/apis/networking.k8s.io/v1/ingresses";
-        faults.status(path, code, &[("retry-after", "1")], usize::MAX);
-        faults.expire_watches("/ingresses?");
+        faults.status(INGRESSES, code, &[("retry-after", "1")], usize::MAX);
+        faults.expire_watches(INGRESSES);
         let before = faults.requests().len();
         let (begun, busy) = (Instant::now(), house.lockgate.cpu());
         house.add(name).await;
@@ -198,18 +204,17 @@ async fn refusals_are_answered_with_patience() {
         let took = begun.elapsed();
         assert!(took > Duration::from_secs(8), "{took:?}");
         let asked = faults.requests().split_off(before);
-        let asked = asked.iter().filter(|it| it.path.starts_with(path)).count();
+        let asked = asked.iter().filter(|it| it.path.starts_with(INGRESSES)).count();
         assert!(
             asked > 0 && asked as u64 <= took.as_secs(),
             "{code}: {asked} requests in {took:?}"
         );
         let busy = house.lockgate.cpu().saturating_sub(busy);
-        assert!(busy < took / 2, "{code}: {busy:?} of CPU in {took:?}");
+        assert!(busy < took / 5, "{code}: {busy:?} of CPU in {took:?}");
         house.assert_healthy().await;
         faults.heal();
         house.served(name, MINUTE / 2).await;
     }
-    house.assert_clean().await;
 }
 
 /// An API server that comes back with nearly nothing is not believed at once.
@@ -221,8 +226,8 @@ async fn a_mass_deletion_that_follows_an_error_is_held() {
         names.iter().map(|it| ingress(it, &format!("{it}.test"), &ROOT, &[])).collect();
     house.cluster.apply(&objects.concat()).await;
     house.served("mass-11", SOON).await;
-    house.cluster.faults().cut();
-    house.silent_for(2.0).await;
+    house.cluster.faults().status(INGRESSES, 500, &[], usize::MAX);
+    house.cluster.faults().expire_watches(INGRESSES);
     house.cluster.delete(&["ingress", "--all", "--namespace=demo"]).await;
     house.cluster.faults().heal();
     eventually("an alarm", MINUTE / 2, async || {

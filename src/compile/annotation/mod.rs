@@ -70,10 +70,18 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
     let mut reading =
         Reading { options: base.clone(), refusal: None, skip: None, problems: Vec::new() };
     for (name, value) in named(ingress, policy) {
+        if value.trim().is_empty() {
+            // As ingress-nginx has it: not set.
+            continue;
+        }
         match TABLE.iter().find(|it| it.name == name) {
             Some(row) => reading.apply(row, value.trim()),
             None => reading.problems.push(("UnknownAnnotation", unknown(name))),
         }
+    }
+    if let Some(skip) = &reading.skip {
+        // Of an Ingress that is left out nothing else matters.
+        reading.problems = vec![("NotSupported", skip.clone())];
     }
     reading
 }
