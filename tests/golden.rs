@@ -292,7 +292,7 @@ proptest! {
         let late = Ingress { created: Some(1000), ..late };
         more.ingresses.insert(ObjectName::new("late", "web"), Arc::new(late));
         let (after, _) = compile(&more, &policy);
-        for (pattern, host) in before.hosts.iter().filter(|(it, _)| **it != HostPattern::Any) {
+        for (pattern, host) in &before.hosts {
             let now = &after.hosts[pattern];
             prop_assert_eq!(&now.owner, &host.owner);
             for (path, route) in &host.paths {
@@ -415,7 +415,7 @@ prop_compose! {
         let endpoints = endpoints
             .into_iter()
             .map(|(address, ready, lingering)| Endpoint { address, ready, lingering });
-        let slice = Slice { service: "web".into(), ports: numbers, endpoints: endpoints.collect() };
+        let slice = Slice { service: "web".into(), ports: Some(numbers), endpoints: endpoints.collect() };
         objects.slices.insert(ObjectName::new("a", "web-1"), Arc::new(slice));
         objects.config_maps.insert(
             ObjectName::new("a", "settings"),
@@ -620,7 +620,7 @@ fn slice(service: &str, place: u8) -> Slice {
     let address = [10, 0, 0, place].into();
     Slice {
         service: service.into(),
-        ports: vec![("http".into(), 8080)],
+        ports: Some(vec![("http".into(), 8080)]),
         endpoints: vec![Endpoint { address, ready: true, lingering: false }],
     }
 }
@@ -783,7 +783,7 @@ fn backend_text(backend: &Backend) -> String {
     }
 }
 
-fn certificate_text(Certificate { secret, keypair }: &Certificate) -> String {
+fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String {
     match (secret, keypair) {
         (Some(secret), Some(pair)) => format!("Secret {secret} for {}", list(&pair.names)),
         (Some(secret), None) => format!("the default, for want of Secret {secret}"),

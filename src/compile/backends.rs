@@ -49,15 +49,17 @@ pub(super) fn add(
             },
         };
         let backend = backend.unwrap_or_else(|text| {
-            problems.extend(ingresses.iter().map(|it| match it.name.is_empty() {
-                false => Problem::ingress(it, "Backend", text.clone()),
+            problems.extend(ingresses.iter().map(|it| {
+                if !it.name.is_empty() {
+                    return Problem::ingress(it, "Backend", text.clone());
+                }
                 // The default backend belongs to no Ingress.
-                true => Problem {
+                Problem {
                     kind: Kind::Service,
                     object: id.service.clone(),
                     reason: "DefaultBackend",
                     text: text.clone(),
-                },
+                }
             }));
             Backend::default()
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Policy;
 use super::objects::{Ingress, Objects};
-use crate::model::name::ObjectName;
+use crate::model::name::{Kind, ObjectName};
 
 /// The class annotation that came before `ingressClassName`.
 const CLASS: &str = "kubernetes.io/ingress.class";
@@ -25,9 +25,10 @@ pub(super) fn ours<'a>(
 }
 
 /// ingress-nginx's rule: the field decides where it is set, else the annotation, else
-/// `--watch-ingress-without-class`.
+/// `--watch-ingress-without-class`. Where classes may not be read only the annotation works.
 fn is_ours(ingress: &Ingress, objects: &Objects, policy: &Policy) -> bool {
-    if let Some(class) = &ingress.class {
+    let readable = !objects.unreadable.contains(&Kind::IngressClass);
+    if let Some(class) = ingress.class.as_ref().filter(|_| readable) {
         return is_our_class(class, objects, policy);
     }
     match ingress.annotations.get(CLASS) {

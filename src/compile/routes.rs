@@ -164,9 +164,10 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
             match entry.paths.entry(pattern) {
                 Entry::Occupied(first) => {
                     let older = &first.get().ingress;
-                    let who = match older == ours.name {
-                        true => "an earlier rule of it".to_owned(),
-                        false => format!("{older}, which is older,"),
+                    let who = if older == ours.name {
+                        "an earlier rule of it".to_owned()
+                    } else {
+                        format!("{older}, which is older,")
                     };
                     report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
                 }

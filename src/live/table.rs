@@ -96,10 +96,10 @@ impl Paths {
         if let Some(way) = self.exact.get(path) {
             return Some(Match::Exact(*way));
         }
-        if !path.ends_with('/') {
-            if let Some(prefix) = self.prefix.get(path) {
-                return Some(prefix.bare.map_or(Match::Slash, Match::Prefix));
-            }
+        if !path.ends_with('/')
+            && let Some(prefix) = self.prefix.get(path)
+        {
+            return Some(prefix.bare.map_or(Match::Slash, Match::Prefix));
         }
         let mut rest = path;
         while let Some(slash) = rest.rfind('/') {

@@ -259,6 +259,137 @@ async fn sigterm_under_load_fails_no_request() {
     assert_eq!(lockgate.wait(SOON).await, 0, "{}", lockgate.stderr());
 }
 
+/// Who insists is obeyed: the second signal cuts what is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let web = Backend::start("web").await;
+    let lockgate = Lockgate::with_manifests(house("a.test", &web)).start().await;
+    let client = lockgate.client();
+    let slow = tokio::spawn(async move { client.get("http://a.test/slow/25000").await });
+    eventually("the request", SOON, async || web.requests() > 0).await;
+    lockgate.signal("TERM");
+    eventually("the first signal", SOON, async || {
+        lockgate.admin("/healthz").await.is_ok_and(|it| it.status == 500)
+    })
+    .await;
+    let begun = Instant::now();
+    lockgate.signal("TERM");
+    assert_eq!(lockgate.wait(SOON).await, 0, "{}", lockgate.stderr());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(slow.await.unwrap().is_err());
+}
+
+/// What cannot work is said at the start, with what would be right, and by the exit code.
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_at_the_start_are_said_plainly() {
+    let taken = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let missing = tempfile::tempdir().unwrap().path().join("missing").display().to_string();
+    for (args, code, part) in [
+        (vec!["--manifests", &missing], 1, missing.as_str()),
+        (vec!["--manifests", ".", "--external-http-port", "eighty"], 2, "--external-http-port"),
+        (vec!["--manifest", "."], 2, "--manifests"),
+        (
+            vec![
+                "--apiserver-host",
+                &format!("http://127.0.0.1:{port}"),
+                "--acme-ca-file",
+                &missing,
+            ],
+            1,
+            &missing,
+        ),
+    ] {
+        let lockgate = Lockgate::with_args(args.iter().copied()).launch();
+        let ended = lockgate.wait(SOON).await;
+        let said = lockgate.stderr();
+        let last = said.lines().last().unwrap_or_default();
+        assert_eq!(ended, code, "{args:?}: {said}");
+        assert!(last.starts_with("lockgate: ") && last.contains(part), "{args:?}: {said}");
+        assert_eq!(said.matches("lockgate: ").count(), 1, "{args:?}: {said}");
+    }
+}
+
+/// A bad part of an object costs that part; a bad object costs that object.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_rule_costs_only_itself() {
+    let web = Backend::start("web").await;
+    let rule = |host: &str, path: &str| {
+        format!(
+            "  - host: {host:?}\n    http: {{paths: [{{path: {path:?}, pathType: Prefix, \
+             backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}\n"
+        )
+    };
+    let one = [
+        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\n",
+        "metadata: {namespace: demo, name: mixed}\n",
+        "spec:\n  ingressClassName: nginx\n  rules:\n",
+        &rule("fine.test", "/"),
+        &rule("not a host", "/"),
+        &rule("a.*.test", "/"),
+        &rule("fine.test", "/%zz"),
+        &rule("also.test", "/"),
+    ];
+    let no_ingress = "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\n\
+                      metadata: {namespace: demo, name: broken}\nspec: {rules: 5}\n";
+    let objects = [house("a.test", &web), one.concat(), no_ingress.to_owned()];
+    let lockgate = Lockgate::with_manifests(objects.concat()).start().await;
+    for host in ["a.test", "fine.test", "also.test"] {
+        lockgate.answers(&format!("http://{host}/"), 200).await;
+    }
+    let all = lockgate.admin_json("/api/problems").await;
+    let problems = all["problems"].as_array().unwrap();
+    let told = |reason: &str, part: &str| {
+        let text = |it: &Value| it["text"].as_str().is_some_and(|it| it.contains(part));
+        problems.iter().any(|it| it["reason"] == reason && text(it))
+    };
+    for (reason, part) in [
+        ("BadRule", "not a host"),
+        ("BadRule", "a.*.test"),
+        ("BadRule", "/%zz"),
+        ("BadObject", "\"broken\""),
+    ] {
+        assert!(told(reason, part), "{part}: {all:#}");
+    }
+    assert_eq!(problems.len(), 4, "{all:#}");
+}
+
+/// Two namespaces want one host: the older has what both want and decides on the certificate, whatever
+/// order they are read in; with strict ownership it has everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_ingress_owns_the_host() {
+    let (old, new) = (Backend::start("old").await, Backend::start("new").await);
+    let pairs = [pair(&["a.test"]), pair(&["a.test"])];
+    let tenant = |namespace: &str, year: &str, web: &Backend, pair: &Pair, path: &str| {
+        let paths = [("/", "Prefix", "web", 80), (path, "Prefix", "web", 80)];
+        let objects = [
+            ingress_tls("one", "a.test", &paths, &[], "tls"),
+            backend("web", 80, &[web.addr()]),
+            tls_secret("tls", pair),
+        ];
+        let created =
+            format!("namespace: {namespace}\n  creationTimestamp: {year}-01-01T00:00:00Z");
+        objects.concat().replace("namespace: demo", &created)
+    };
+    let older = tenant("zebra", "2020", &old, &pairs[0], "/old");
+    let newer = tenant("ant", "2021", &new, &pairs[1], "/new");
+    for (strict, reads_newer_first, at_new) in
+        [(false, false, "new"), (false, true, "new"), (true, false, "old"), (true, true, "old")]
+    {
+        let (first, second) = if reads_newer_first { (&newer, &older) } else { (&older, &newer) };
+        let args = strict.then_some("--host-ownership=namespace");
+        let lockgate = Lockgate::with_manifests(ingress_class() + first + second).args(args);
+        let lockgate = lockgate.start().await;
+        let client = Client::new().ca(&pairs[0].certificate).connect_to(lockgate.https);
+        for (path, expected) in [("/", "old"), ("/old", "old"), ("/new", at_new)] {
+            let reply = client.get(&format!("https://a.test{path}")).await.unwrap();
+            assert_eq!(reply.backend().as_deref(), Some(expected), "{path}, strict: {strict}");
+        }
+        let told = lockgate.problem(if strict { "HostTaken" } else { "PathTaken" }).await;
+        assert!(told.contains("zebra/one"), "{told}");
+    }
+}
+
 /// Whose fault it is shows in the status, and no sooner or later than the settings say.
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_backends_have_their_statuses() {
