@@ -48,7 +48,7 @@ use log::LogSink;
 use observe::{Trace, Traced};
 use reply::Failure;
 use tls::Acceptors;
-use worker::{Seen, Shared};
+use worker::Shared;
 
 /// Where and how to listen.
 #[derive(Clone, Debug)]
@@ -159,15 +159,14 @@ fn most_connections() -> usize {
 
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
-    let seen = link.worker.seen();
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
-    let walked = walk(link, &seen, request, &trace).await;
+    let walked = walk(link, request, &trace).await;
     let mut response = walked.unwrap_or_else(|failure| failure.reply());
     if has_body && trace.progress.borrow().as_ref().is_none_or(|it| !it.done.get()) {
         link.linger();
     }
     let headers = response.headers_mut();
-    headers::add_hsts(headers, seen.live.hsts.as_ref(), &link.peer);
+    headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
         headers.remove(CONNECTION);
     } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -178,12 +177,11 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
 
 async fn walk(
     link: &Rc<Link>,
-    seen: &Seen,
     request: Request<Incoming>,
     trace: &Trace,
 ) -> Result<Response<ReplyBody>, Failure> {
     let Link { worker, peer, vouched, .. } = &**link;
-    let live = &*seen.live;
+    let live = &*trace.seen.live;
     let settings = &live.plan.settings;
     let (head, body) = request.into_parts();
 

@@ -35,9 +35,10 @@ const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
 
 /// What becomes of a request on its way, noted as it happens: a client that leaves in between is logged
 /// with what was known by then.
-#[derive(Debug, Default)]
 pub(super) struct Trace {
-    /// The way it took.
+    /// What is served, for this request from its start to its end.
+    pub(super) seen: Rc<Seen>,
+    /// The way it took, in that.
     pub(super) way: Cell<Option<WayId>>,
     /// The endpoint that was tried last.
     pub(super) address: Cell<Option<SocketAddr>>,
@@ -47,6 +48,19 @@ pub(super) struct Trace {
     pub(super) sent_at: Cell<Option<Instant>>,
     /// How far the request's body got.
     pub(super) progress: RefCell<Option<Rc<Progress>>>,
+}
+
+impl Trace {
+    fn new(seen: Rc<Seen>) -> Self {
+        Self {
+            seen,
+            way: Cell::default(),
+            address: Cell::default(),
+            status: Cell::default(),
+            sent_at: Cell::default(),
+            progress: RefCell::default(),
+        }
+    }
 }
 
 /// A request and where its fate is noted.
@@ -125,7 +139,7 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Observed<S::Future> {
-        let trace = Rc::<Trace>::default();
+        let trace = Rc::new(Trace::new(self.link.worker.seen()));
         let record = Box::new(Record::new(&self.link, &request, trace.clone()));
         Observed { inner: self.inner.call((request, trace)), record: Some(record) }
     }
@@ -197,7 +211,6 @@ impl Body for ObservedBody {
 /// What is noted of a request; on its drop the request is over.
 struct Record {
     link: Rc<Link>,
-    seen: Rc<Seen>,
     began: Instant,
     head_ended: Option<Instant>,
     method: Method,
@@ -218,9 +231,8 @@ struct Record {
 impl Record {
     fn new(link: &Rc<Link>, request: &Request<Incoming>, trace: Rc<Trace>) -> Self {
         link.begin_request();
-        let seen = link.worker.seen();
         let fields = request.headers();
-        let headers = match &seen.live.plan.settings.log {
+        let headers = match &trace.seen.live.plan.settings.log {
             Some(log) => log.headers.iter().map(|it| fields.get(&**it).cloned()).collect(),
             None => Vec::new(),
         };
@@ -228,7 +240,6 @@ impl Record {
         let line = request.uri().path_and_query().map_or(1, |it| it.as_str().len()) + 14;
         Self {
             link: link.clone(),
-            seen,
             began: Instant::now(),
             head_ended: None,
             method: request.method().clone(),
@@ -283,7 +294,7 @@ impl Record {
     }
 
     fn put(&self, line: &mut String, variable: Variable, json: bool, now: Instant) {
-        let way = self.trace.way.get().map(|it| self.seen.live.way(it));
+        let way = self.trace.way.get().map(|it| self.trace.seen.live.way(it));
         let route = way.map(|it| &it.route);
         let balancer = way.and_then(|it| it.balancer.as_ref());
         let text = |line: &mut String, text: Option<&str>| put(line, text.map(str::as_bytes), json);
@@ -358,13 +369,13 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         let worker = &self.link.worker;
-        if let Some(template) = &self.seen.live.plan.settings.log {
+        if let Some(template) = &self.trace.seen.live.plan.settings.log {
             worker.log(|line| self.write(line, template, now));
         }
         let seconds = (now - self.began).as_secs_f64();
         let upstream = self.upstream_seconds();
         let (received, sent) = (self.received(), self.sent);
-        self.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
+        self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });
         self.take_back();

@@ -171,7 +171,12 @@ impl Lockgate {
 
     /// Waits until nothing is told.
     pub async fn no_problem(&self) {
-        eventually("no problems", SOON, async || {
+        self.no_problem_within(SOON).await;
+    }
+
+    /// The same, with more or less patience.
+    pub async fn no_problem_within(&self, limit: Duration) {
+        eventually("no problems", limit, async || {
             let all = self.admin_json("/api/problems").await;
             let none = all["problems"].as_array().is_some_and(Vec::is_empty);
             none.then_some(()).ok_or_else(|| all.to_string())

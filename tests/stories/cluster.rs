@@ -210,15 +210,13 @@ async fn a_kind_that_may_not_be_read_degrades_only_that() {
     let fewer = rights.replace("resources: [ingresses, ingressclasses]", "resources: [ingresses]");
     assert_ne!(fewer, rights);
     cluster.apply(&fewer).await;
-    let class = "---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\n\
-                 metadata: {name: internal}\nspec: {controller: k8s.io/ingress-nginx}\n";
-    let by_other_name =
-        ingress("two", "b.test", &ROOT, &[]).replace("Name: nginx", "Name: internal");
+    // Without classes there is still the annotation that came before them.
+    let by_annotation =
+        ingress("one", "a.test", &ROOT, &[("kubernetes.io/ingress.class", "nginx")]);
     let objects = [
-        class,
-        &backend("web", 80, &[web.addr()]),
-        &ingress("one", "a.test", &ROOT, &[]),
-        &by_other_name,
+        backend("web", 80, &[web.addr()]),
+        by_annotation.replace("  ingressClassName: nginx\n", ""),
+        ingress("two", "b.test", &ROOT, &[]),
     ];
     cluster.apply(&objects.concat()).await;
     let lockgate = cluster.lockgate("lockgate").await.start().await;
@@ -230,7 +228,7 @@ async fn a_kind_that_may_not_be_read_degrades_only_that() {
     assert_eq!(problems.to_string(), "1");
 
     cluster.apply(&rights).await;
-    eventually("the other class", Duration::from_secs(60), async || {
+    eventually("the class", Duration::from_secs(60), async || {
         lockgate.client().get("http://b.test/").await.is_ok_and(|it| it.status == 200)
     })
     .await;

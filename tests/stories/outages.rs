@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::harness::backend::Backend;
+use crate::harness::client::Client;
 use crate::harness::cluster::Cluster;
 use crate::harness::load::Load;
-use crate::harness::lockgate::{Lockgate, backend, endpoints, ingress};
+use crate::harness::lockgate::{
+    Lockgate, backend, endpoints, ingress, ingress_tls, pair, tls_secret,
+};
 use crate::harness::process::{SOON, eventually};
 
 /// The whole of a host goes to `web`.
@@ -185,36 +188,68 @@ async fn refusals_are_answered_with_patience() {
         load.stop().await.assert_clean();
     }
     let faults = house.cluster.faults();
-    for (code, name) in [(429, "two"), (500, "three")] {
-        faults.status(INGRESSES, code, &[("retry-after", "1")], usize::MAX);
-        faults.expire_watches(INGRESSES);
+    let refusals = [(429, INGRESSES), (500, "/api/v1/services")];
+    let before = faults.requests().len();
+    let (begun, busy) = (Instant::now(), house.lockgate.cpu());
+    for (code, path) in refusals {
+        faults.status(path, code, &[("retry-after", "1")], usize::MAX);
+        faults.expire_watches(path);
+    }
+    house.add("two").await;
+    // The pulse that asks for the version every ten seconds is the clock here.
+    for beat in ["a beat", "another beat"] {
         let before = faults.requests().len();
-        let (begun, busy) = (Instant::now(), house.lockgate.cpu());
-        house.add(name).await;
-        // The pulse that asks for the version every ten seconds is the clock here.
-        eventually("a beat", SOON, async || {
+        eventually(beat, SOON, async || {
             faults.requests()[before..].iter().any(|it| it.path == "/version")
         })
         .await;
-        let beat = faults.requests().len();
-        eventually("another beat", SOON, async || {
-            faults.requests()[beat..].iter().any(|it| it.path == "/version")
-        })
-        .await;
-        let took = begun.elapsed();
-        assert!(took > Duration::from_secs(8), "{took:?}");
-        let asked = faults.requests().split_off(before);
-        let asked = asked.iter().filter(|it| it.path.starts_with(INGRESSES)).count();
-        assert!(
-            asked > 0 && asked as u64 <= took.as_secs(),
-            "{code}: {asked} requests in {took:?}"
-        );
-        let busy = house.lockgate.cpu().saturating_sub(busy);
-        assert!(busy < took / 5, "{code}: {busy:?} of CPU in {took:?}");
-        house.assert_healthy().await;
-        faults.heal();
-        house.served(name, MINUTE / 2).await;
     }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(8), "{took:?}");
+    let busy = house.lockgate.cpu().saturating_sub(busy);
+    let asked = faults.requests().split_off(before);
+    for (code, path) in refusals {
+        let asked = asked.iter().filter(|it| it.path.starts_with(path)).count();
+        assert!(asked > 0 && asked as u64 <= took.as_secs(), "{code}: {asked} times in {took:?}");
+    }
+    assert!(busy < took / 5, "{busy:?} of CPU in {took:?}");
+    house.assert_healthy().await;
+    faults.heal();
+    house.served("two", MINUTE / 2).await;
+}
+
+/// Rights that are taken away, or not known yet to an API server that just started, leave everything as
+/// it was seen last.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_are_taken_away_cost_nothing_that_is_served() {
+    let house = House::new().await;
+    let theirs = pair(&["two.test"]);
+    let two = ingress_tls("two", "two.test", &ROOT, &[], "theirs");
+    house.cluster.apply(&(two + &tls_secret("theirs", &theirs))).await;
+    let trusting = Client::new().ca(&theirs.certificate).connect_to(house.lockgate.https);
+    let url = "https://two.test/";
+    eventually("their certificate", SOON, async || trusting.get(url).await).await;
+    let load = Load::start(&trusting, url, 2).await;
+    let faults = house.cluster.faults();
+    let kinds = ["/ingressclasses", "/ingresses", "/services", "/endpointslices", "/secrets"];
+    for kind in kinds {
+        faults.status(&format!("GET {kind}?"), 403, &[], usize::MAX);
+        faults.expire_watches(&format!("{kind}?"));
+    }
+    eventually("the problems", SOON, async || {
+        let told = house.lockgate.admin_json("/api/problems").await.to_string();
+        if told.matches("Unreadable").count() == kinds.len() { Ok(()) } else { Err(told) }
+    })
+    .await;
+    house.some_load(200).await;
+    assert_eq!(trusting.get(url).await.unwrap().status, 200, "in a new handshake");
+    house.assert_healthy().await;
+    faults.heal();
+    house.lockgate.no_problem_within(MINUTE / 2).await;
+    house.add("three").await;
+    house.served("three", SOON).await;
+    load.stop().await.assert_clean();
+    house.assert_clean().await;
 }
 
 /// An API server that comes back with nearly nothing is not believed at once.
