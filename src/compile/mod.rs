@@ -93,16 +93,16 @@ pub enum IssuerKind {
 pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     let mut plan = Plan::default();
     let mut problems = objects.problems.clone();
-    for kind in &objects.unreadable {
-        problems.push(Problem {
-            kind: *kind,
-            object: ObjectName::default(),
-            reason: "Unreadable",
-            text: format!(
-                "{kind} objects may not be listed: what needs them does not work until they may"
-            ),
-        });
-    }
+    let refused = |kind: &Kind, what: &str| Problem {
+        kind: *kind,
+        object: ObjectName::default(),
+        reason: "Unreadable",
+        text: format!("{kind} objects may {what}"),
+    };
+    let never = "not be listed: what needs them does not work until they may";
+    problems.extend(objects.unreadable.iter().map(|kind| refused(kind, never)));
+    let no_longer = "no longer be listed: what was seen before holds until they may";
+    problems.extend(objects.stale.iter().map(|kind| refused(kind, no_longer)));
     let settings = config::settings(objects, policy, &mut problems);
     let ours = routes::read(objects, policy, &settings, &mut problems);
     plan.ours = ours.iter().map(|it| it.name.clone()).collect();
@@ -111,7 +111,12 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
     backends::add(objects, policy, &mut plan, &mut problems);
-    problems.retain(|it| it.kind != Kind::Ingress || objects.ingresses.contains_key(&it.object));
+    // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
+    problems.retain(|it| {
+        it.kind != Kind::Ingress
+            || it.object.name.is_empty()
+            || objects.ingresses.contains_key(&it.object)
+    });
     problems.sort_unstable();
     problems.dedup();
     (plan, problems)

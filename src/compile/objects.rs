@@ -23,8 +23,10 @@ pub struct Objects {
     pub slices: BTreeMap<ObjectName, Arc<Slice>>,
     pub secrets: BTreeMap<ObjectName, Arc<Secret>>,
     pub config_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
-    /// Kinds that could not be listed (403, 404): what needs them is degraded, and only that.
+    /// Kinds that could never be listed (403, 404): what needs them is degraded, and only that.
     pub unreadable: BTreeSet<Kind>,
+    /// Kinds that could be listed once and no longer can: what was seen then is still believed.
+    pub stale: BTreeSet<Kind>,
     /// What was wrong with objects that could not be converted at all.
     pub problems: Vec<Problem>,
 }

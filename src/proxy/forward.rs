@@ -70,7 +70,8 @@ impl Outbound<'_> {
                 let fresh = pooled.is_none();
                 let mut sender = match pooled.take() {
                     Some(sender) => sender,
-                    None => match self.connect(address).await {
+                    // Rare, and large: kept out of the future that every request moves.
+                    None => match Box::pin(self.connect(address)).await {
                         Ok(sender) => sender,
                         Err(error) => {
                             failure = error;
@@ -127,7 +128,7 @@ impl Outbound<'_> {
                 }
             }
             Some((name, port)) => {
-                let found = self.worker.resolver.resolve(name, *port).await;
+                let found = Box::pin(self.worker.resolver.resolve(name, *port)).await;
                 for (place, address) in places.zip(&*found) {
                     *place = Some(*address);
                 }

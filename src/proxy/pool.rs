@@ -14,8 +14,10 @@ use tokio::time::Instant;
 
 use super::body::{Progress, RequestBody};
 
-/// Most idle connections to one endpoint (ingress-nginx's `upstream-keepalive-connections`).
-const MOST_IDLE: usize = 320;
+/// Most idle connections to one endpoint, for each worker. ingress-nginx keeps 320 to all; with HTTP/2 one
+/// client alone may have a hundred requests under way, and dropping what the next burst needs costs more
+/// than keeping it for a minute.
+const MOST_IDLE: usize = 1024;
 /// How long an idle connection is kept (ingress-nginx's `upstream-keepalive-timeout`).
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 
@@ -60,12 +62,18 @@ impl Pool {
     fn ready(&self, address: SocketAddr) -> Taken {
         let mut idle = self.idle.borrow_mut();
         let Some(idle) = idle.get_mut(&address) else { return Taken::Empty };
-        idle.retain(|it| !it.sender.is_closed());
-        match idle.iter().rposition(|it| it.sender.is_ready()) {
-            Some(place) => Taken::Ready(idle.swap_remove(place).sender),
-            None if idle.is_empty() => Taken::Empty,
-            None => Taken::Settling,
+        let mut settling = false;
+        for place in (0..idle.len()).rev() {
+            if idle[place].sender.is_ready() {
+                return Taken::Ready(idle.swap_remove(place).sender);
+            }
+            if idle[place].sender.is_closed() {
+                idle.swap_remove(place);
+            } else {
+                settling = true;
+            }
         }
+        if settling { Taken::Settling } else { Taken::Empty }
     }
 
     /// Opens a connection. It lives in a task of its own on this worker.

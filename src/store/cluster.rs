@@ -347,6 +347,7 @@ where
                 hub.update(|state| {
                     state.listed.insert(kind);
                     state.objects.unreadable.remove(&kind);
+                    state.objects.stale.remove(&kind);
                 });
                 failed = false;
             }
@@ -369,10 +370,7 @@ where
                 failed = true;
                 tracing::warn!(%kind, %error, "watching failed, trying again");
                 if is_refusal(&error) {
-                    hub.update(|state| {
-                        state.listed.insert(kind);
-                        state.objects.unreadable.insert(kind);
-                    });
+                    hub.update(|state| state.refused(kind));
                 }
                 pause.after(&error).await;
             }
@@ -492,6 +490,19 @@ async fn read_unlisted(cluster: Cluster) {
             cluster.hub.update(|state| state.named = found);
         }
         let _ = timeout(UNLISTED, wanted.changed()).await;
+    }
+}
+
+impl State {
+    /// A kind may not be listed. What was listed before stays, as through any other error.
+    fn refused(&mut self, kind: Kind) {
+        let seen = self.listed.contains(&kind) && !self.objects.unreadable.contains(&kind);
+        if seen {
+            self.objects.stale.insert(kind);
+        } else {
+            self.objects.unreadable.insert(kind);
+            self.listed.insert(kind);
+        }
     }
 }
 

@@ -6,4 +6,5 @@ mod demo;
 mod directory;
 mod framing;
 mod outages;
+mod page;
 mod replicas;

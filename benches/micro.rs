@@ -1,0 +1,87 @@
+//! What a change of objects costs, and what a look-up does, by number of Ingresses.
+//!
+//! `cargo bench --bench micro`
+
+use std::sync::Arc;
+
+use divan::{Bencher, black_box};
+use lockgate::certs::fake;
+use lockgate::compile::objects::{
+    Endpoint, Ingress, IngressClass, Objects, Path, Port, Rule, Service, ServicePort, Slice,
+};
+use lockgate::compile::{Policy, compile};
+use lockgate::live::Live;
+use lockgate::model::name::ObjectName;
+
+fn main() {
+    divan::main();
+}
+
+const SIZES: [usize; 3] = [10, 1_000, 10_000];
+
+/// Ingresses with a host and two paths each, a Service and five endpoints behind each.
+fn objects(count: usize) -> Objects {
+    let mut objects = Objects::default();
+    let class = IngressClass { controller: "k8s.io/ingress-nginx".into() };
+    objects.classes.insert(ObjectName::new("", "nginx"), Arc::new(class));
+    for number in 0..count {
+        let name = ObjectName::new("shop", format!("web-{number}"));
+        let backend = ServicePort { service: name.name.clone(), port: "80".into() };
+        let path =
+            |path: &str| Path { path: path.into(), exact: false, backend: Some(backend.clone()) };
+        let rule = Rule {
+            host: format!("h{number}.example.org").into(),
+            paths: Some(vec![path("/"), path("/api")]),
+        };
+        let ingress =
+            Ingress { class: Some("nginx".into()), rules: vec![rule], ..Ingress::default() };
+        let port = Port { name: "http".into(), port: 80, target: "8080".into() };
+        let service = Service { ports: vec![port], ..Service::default() };
+        let endpoint = |it: u8| Endpoint {
+            address: [10, 0, u8::try_from(number % 256).unwrap_or_default(), it].into(),
+            ready: true,
+            lingering: false,
+        };
+        let slice = Slice {
+            service: name.name.clone(),
+            ports: Some(vec![("http".into(), 8080)]),
+            endpoints: (1..=5).map(endpoint).collect(),
+        };
+        objects.ingresses.insert(name.clone(), Arc::new(ingress));
+        objects.services.insert(name.clone(), Arc::new(service));
+        objects.slices.insert(name, Arc::new(slice));
+    }
+    objects
+}
+
+fn live(count: usize) -> Live {
+    let (plan, _) = compile(&objects(count), &Policy::default());
+    let key = fake().expect("a certificate can be made");
+    Live::next(Arc::new(plan), &Live::empty(key))
+}
+
+/// Objects → plan.
+#[divan::bench(args = SIZES)]
+fn compiling(bencher: Bencher<'_, '_>, count: usize) {
+    let objects = objects(count);
+    bencher.bench(|| compile(black_box(&objects), &Policy::default()));
+}
+
+/// Plan → what is served, after one that was much the same.
+#[divan::bench(args = SIZES)]
+fn swapping(bencher: Bencher<'_, '_>, count: usize) {
+    let before = live(count);
+    let plan = before.plan.clone();
+    bencher.bench(|| Live::next(black_box(plan.clone()), &before));
+}
+
+/// Host and path → route.
+#[divan::bench(args = SIZES)]
+fn looking_up(bencher: Bencher<'_, '_>, count: usize) {
+    let live = live(count);
+    let host = format!("h{}.example.org", count / 2);
+    bencher.bench(|| {
+        let paths = live.table.host(black_box(&host));
+        paths.and_then(|it| it.find(black_box("/api/v1/items/7")))
+    });
+}
