@@ -12,6 +12,7 @@ mod connection;
 mod forward;
 mod headers;
 mod io;
+mod line;
 mod listen;
 mod log;
 mod observe;

@@ -1,0 +1,196 @@
+//! The access log's line of a request.
+
+use std::fmt::Write as _;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::{HeaderValue, Version};
+use tokio::time::Instant;
+
+use super::observe::Record;
+use crate::model::template::{Piece, Template, Variable};
+
+impl Record {
+    /// Writes the line of a request that is over at `now`.
+    pub(super) fn write(&self, line: &mut String, template: &Template, now: Instant) {
+        for piece in &template.pieces {
+            match piece {
+                Piece::Text(text) => line.push_str(text),
+                Piece::Header(place) => {
+                    let value = self.headers.get(*place).and_then(Option::as_ref);
+                    put(line, value.map(HeaderValue::as_bytes), template.json);
+                }
+                Piece::Variable(variable) => self.put(line, *variable, template.json, now),
+            }
+        }
+        line.push('\n');
+    }
+
+    fn put(&self, line: &mut String, variable: Variable, json: bool, now: Instant) {
+        let way = self.trace.way.get().map(|it| self.trace.seen.live.way(it));
+        let route = way.map(|it| &it.route);
+        let balancer = way.and_then(|it| it.balancer.as_ref());
+        let text = |line: &mut String, text: Option<&str>| put(line, text.map(str::as_bytes), json);
+        match variable {
+            Variable::Args => text(line, self.uri.query()),
+            Variable::BodyBytesSent | Variable::BytesSent => show(line, Some(self.sent)),
+            Variable::Host => {
+                let named = self.uri.authority().map(http::uri::Authority::as_str);
+                match named {
+                    Some(_) => text(line, named),
+                    None => put(line, self.host.as_ref().map(HeaderValue::as_bytes), json),
+                }
+            }
+            Variable::IngressName => text(line, route.map(|it| &*it.ingress.name)),
+            Variable::Method => text(line, Some(self.method.as_str())),
+            Variable::Namespace => text(line, route.map(|it| &*it.ingress.namespace)),
+            Variable::Path => text(line, Some(self.uri.path())),
+            Variable::Protocol => text(line, Some(protocol(self.version))),
+            // No canary takes requests yet: nginx writes nothing between the brackets then.
+            Variable::ProxyAlternative => {}
+            Variable::ProxyUpstreamName => text(line, Some(balancer.map_or("", |it| &it.name))),
+            Variable::RemoteAddr => show(line, Some(self.link.peer.address.ip().to_canonical())),
+            Variable::RemotePort => show(line, Some(self.link.peer.address.port())),
+            Variable::RemoteUser => {
+                let user = self.authorization.as_ref().and_then(user);
+                text(line, user.as_deref());
+            }
+            Variable::Request => {
+                text(line, Some(self.method.as_str()));
+                line.push(' ');
+                text(line, Some(self.uri.path_and_query().map_or("", |it| it.as_str())));
+                line.push(' ');
+                line.push_str(protocol(self.version));
+            }
+            Variable::RequestId => put(line, self.id.as_ref().map(HeaderValue::as_bytes), json),
+            Variable::RequestLength => show(line, Some(self.received())),
+            Variable::RequestTime => {
+                show(line, Some(format_args!("{:.3}", (now - self.began).as_secs_f64())));
+            }
+            Variable::RequestUri => {
+                text(line, self.uri.path_and_query().map(http::uri::PathAndQuery::as_str));
+            }
+            Variable::Scheme => text(line, Some(self.link.peer.scheme())),
+            Variable::ServerPort => show(line, Some(self.link.peer.port)),
+            Variable::ServiceName => text(line, balancer.map(|it| &*it.id.service.name)),
+            Variable::ServicePort => text(line, balancer.map(|it| &*it.id.port)),
+            Variable::Status => show(line, Some(self.status.as_u16())),
+            Variable::TimeIso8601 => line.push_str(&self.link.worker.clock().iso8601),
+            Variable::TimeLocal => line.push_str(&self.link.worker.clock().local),
+            Variable::Msec => {
+                let _ = write!(line, "{:.3}", self.link.worker.clock().seconds);
+            }
+            Variable::UpstreamAddr => show(line, self.trace.address.get()),
+            Variable::UpstreamResponseLength => {
+                show(line, self.trace.status.get().map(|_| self.sent));
+            }
+            Variable::UpstreamResponseTime => {
+                let time = self.upstream_seconds().map(|it| format!("{it:.3}"));
+                show(line, time);
+            }
+            Variable::UpstreamStatus => show(line, self.trace.status.get().map(|it| it.as_u16())),
+        }
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// The name in a `Basic` authorization; the password is dropped unread.
+fn user(authorization: &HeaderValue) -> Option<String> {
+    let (scheme, rest) = authorization.to_str().ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = BASE64_STANDARD.decode(rest.trim()).ok()?;
+    let name = decoded.split(|it| *it == b':').next()?;
+    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
+}
+
+/// A value without anything to escape, `-` for none.
+fn show(line: &mut String, value: Option<impl std::fmt::Display>) {
+    match value {
+        Some(value) => drop(write!(line, "{value}")),
+        None => line.push('-'),
+    }
+}
+
+/// Longest value that is written, in bytes.
+const LONGEST: usize = 4096;
+
+/// A value from outside: nothing in it can end the line, the quotes or the JSON string around it, or
+/// speak to a terminal.
+fn put(line: &mut String, value: Option<&[u8]>, json: bool) {
+    let Some(value) = value else { return line.push('-') };
+    let value = &value[..value.len().min(LONGEST)];
+    if value.iter().all(|it| matches!(it, b' '..=b'~') && !matches!(it, b'"' | b'\\')) {
+        // Plain ASCII is the rule; it is UTF-8 as it stands.
+        line.push_str(std::str::from_utf8(value).unwrap_or_default());
+        return;
+    }
+    for chunk in value.utf8_chunks() {
+        for it in chunk.valid().chars() {
+            match it {
+                '"' | '\\' if json => {
+                    line.push('\\');
+                    line.push(it);
+                }
+                '"' | '\\' => drop(write!(line, "\\x{:02X}", u32::from(it))),
+                it if is_unsafe(it) && json => drop(write!(line, "\\u{:04x}", u32::from(it))),
+                it if is_unsafe(it) => {
+                    let mut bytes = [0; 4];
+                    for byte in it.encode_utf8(&mut bytes).bytes() {
+                        let _ = write!(line, "\\x{byte:02X}");
+                    }
+                }
+                it => line.push(it),
+            }
+        }
+        for byte in chunk.invalid() {
+            if json {
+                line.push('\u{fffd}');
+            } else {
+                let _ = write!(line, "\\x{byte:02X}");
+            }
+        }
+    }
+}
+
+/// Control characters of both sets, line separators, and marks that turn the direction of text.
+fn is_unsafe(it: char) -> bool {
+    it.is_control() || matches!(it, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_can_leave_its_place() {
+        for (value, json, expected) in [
+            (&b"plain"[..], false, "plain"),
+            (b"a\"b\\c", false, "a\\x22b\\x5Cc"),
+            (b"a\"b\\c", true, "a\\\"b\\\\c"),
+            (b"\x1b[31m", false, "\\x1B[31m"),
+            (b"\x7f", true, "\\u007f"),
+            ("caf\u{e9}\u{202e}".as_bytes(), true, "caf\u{e9}\\u202e"),
+            (b"\xff", false, "\\xFF"),
+        ] {
+            let mut line = String::new();
+            put(&mut line, Some(value), json);
+            assert_eq!(line, expected);
+        }
+    }
+
+    #[test]
+    fn only_the_name_of_a_user_is_read() {
+        let basic = HeaderValue::from_static("Basic YWxpY2U6c2VjcmV0");
+        assert_eq!(user(&basic).as_deref(), Some("alice"));
+        assert_eq!(user(&HeaderValue::from_static("Bearer x")), None);
+    }
+}

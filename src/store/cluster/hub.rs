@@ -1,0 +1,117 @@
+//! What the watches have seen, gathered into complete snapshots.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::compile::objects::{Objects, Secret};
+use crate::model::name::{Kind, ObjectName};
+
+/// A burst is over after this long without a change.
+const QUIET: Duration = Duration::from_millis(50);
+/// A burst that does not end is cut after this long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Most Events whose counts are remembered.
+const MOST_POSTED: usize = 4096;
+
+/// What the watches have seen.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    pub(super) state: Mutex<State>,
+    pub(super) changed: Notify,
+    pub(super) unlisted: watch::Sender<BTreeSet<ObjectName>>,
+    /// How often each Event was posted: reading them back would need one more right.
+    pub(super) posted: Mutex<HashMap<String, i32>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) objects: Objects,
+    /// The account's Secret, which is not of the type that is listed.
+    pub(super) account: BTreeMap<ObjectName, Arc<Secret>>,
+    /// Secrets read one by one.
+    pub(super) named: BTreeMap<ObjectName, Arc<Secret>>,
+    pub(super) listed: BTreeSet<Kind>,
+    pub(super) account_listed: bool,
+    pub(super) answered: Instant,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            objects: Objects::default(),
+            account: BTreeMap::new(),
+            named: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            account_listed: false,
+            answered: Instant::now(),
+        }
+    }
+}
+
+impl State {
+    /// A kind may not be listed. What was listed before stays, as through any other error.
+    pub(super) fn refused(&mut self, kind: Kind) {
+        let seen = self.listed.contains(&kind) && !self.objects.unreadable.contains(&kind);
+        if seen {
+            self.objects.stale.insert(kind);
+        } else {
+            self.objects.unreadable.insert(kind);
+            self.listed.insert(kind);
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        state.answered = Instant::now();
+        change(&mut state);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// How often an Event was posted, this time included, since the process began.
+    pub(super) fn count(&self, event: &str) -> i32 {
+        let mut posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        if posted.len() >= MOST_POSTED {
+            posted.clear();
+        }
+        let count = posted.entry(event.to_owned()).or_insert(1);
+        *count += 1;
+        *count
+    }
+
+    /// Waits for a change, then until the burst it began is over.
+    pub(super) async fn settled(&self) {
+        self.changed.notified().await;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let quiet = deadline.min(Instant::now() + QUIET);
+            if tokio::time::timeout_at(quiet, self.changed.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Everything, once every kind was listed.
+    pub(super) fn snapshot(&self) -> Option<Objects> {
+        let state = self.lock();
+        let complete =
+            state.account_listed && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
+        complete.then(|| {
+            let mut objects = state.objects.clone();
+            for (name, secret) in state.named.iter().chain(&state.account) {
+                objects.secrets.entry(name.clone()).or_insert_with(|| secret.clone());
+            }
+            objects
+        })
+    }
+}

@@ -1,0 +1,260 @@
+//! One watch a kind: keeps what was seen through every error.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1 as core;
+use kube::runtime::watcher;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::hub::{Hub, State};
+use super::{CALL, Cluster, call, convert};
+use crate::compile::objects::Secret;
+use crate::model::name::{Kind, ObjectName};
+
+/// How often the API server is asked whether it is there.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often Secrets that no list holds are read again.
+const UNLISTED: Duration = Duration::from_secs(30);
+/// How long a mass deletion is held back that came with a new list after an error.
+const HELD: Duration = Duration::from_secs(60);
+/// From how many objects on a deletion can be a mass deletion; of Ingresses from one.
+const MASS: usize = 10;
+
+/// Runs a task for ever: one that panics is told of and begun again.
+pub(super) fn keep<F>(name: &'static str, task: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    const PAUSE: Duration = Duration::from_secs(5);
+    tokio::spawn(async move {
+        while let Err(error) = tokio::spawn(task()).await {
+            tracing::error!(task = name, %error, "a task failed and is begun again");
+            sleep(PAUSE).await;
+        }
+    });
+}
+
+/// Where the objects of a kind are kept.
+pub(super) struct Shelf<K, T> {
+    pub(super) kind: Kind,
+    pub(super) convert: fn(K) -> T,
+    pub(super) of: fn(&mut State) -> &mut BTreeMap<ObjectName, Arc<T>>,
+}
+
+impl<K, T> Clone for Shelf<K, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, T> Copy for Shelf<K, T> {}
+
+/// Keeps a shelf like the API server has it, for ever.
+///
+/// What was seen stays through every error. After one, a list that lacks nearly everything is
+/// believed only after [`HELD`].
+pub(super) async fn follow<K, T>(
+    api: Api<K>,
+    config: watcher::Config,
+    shelf: Shelf<K, T>,
+    hub: Arc<Hub>,
+) where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Send + Sync + 'static,
+{
+    let Shelf { kind, convert, of } = shelf;
+    let mut events = pin!(watcher(api, config));
+    let mut pause = Pause::default();
+    let mut listing = BTreeMap::new();
+    let mut failed = false;
+    let mut held: Option<(Instant, BTreeMap<ObjectName, Arc<T>>)> = None;
+    loop {
+        let until = held.as_ref().map(|(until, _)| *until);
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                if let Some((_, objects)) = held.take() {
+                    tracing::error!(%kind, "the mass deletion still stands: it is followed");
+                    hub.update(|state| *of(state) = objects);
+                }
+                continue;
+            }
+        };
+        if matches!(&event, Some(Ok(it)) if !matches!(it, watcher::Event::Init)) {
+            pause.reset();
+        }
+        match event {
+            None => return,
+            Some(Ok(watcher::Event::Init)) => listing = BTreeMap::new(),
+            Some(Ok(watcher::Event::InitApply(object))) => {
+                let name = name_of(&object);
+                listing.insert(name, Arc::new(convert(object)));
+            }
+            Some(Ok(watcher::Event::InitDone)) => {
+                let objects = std::mem::take(&mut listing);
+                let before = of(&mut hub.lock()).len();
+                let mass = if kind == Kind::Ingress { 1 } else { MASS };
+                if failed && before >= mass && objects.len() * 10 < before {
+                    tracing::error!(%kind, before, now = objects.len(),
+                        "nearly everything is gone after an error: held for a minute");
+                    let until = held.map_or_else(|| Instant::now() + HELD, |(until, _)| until);
+                    held = Some((until, objects));
+                } else {
+                    held = None;
+                    hub.update(|state| *of(state) = objects);
+                }
+                hub.update(|state| {
+                    state.listed.insert(kind);
+                    state.objects.unreadable.remove(&kind);
+                    state.objects.stale.remove(&kind);
+                });
+                failed = false;
+            }
+            Some(Ok(watcher::Event::Apply(object))) => {
+                let name = name_of(&object);
+                let object = Arc::new(convert(object));
+                if let Some((_, objects)) = &mut held {
+                    objects.insert(name.clone(), object.clone());
+                }
+                hub.update(|state| drop(of(state).insert(name, object)));
+            }
+            Some(Ok(watcher::Event::Delete(object))) => {
+                let name = name_of(&object);
+                match &mut held {
+                    Some((_, objects)) => drop(objects.remove(&name)),
+                    None => hub.update(|state| drop(of(state).remove(&name))),
+                }
+            }
+            Some(Err(error)) => {
+                failed = true;
+                tracing::warn!(%kind, %error, "watching failed, trying again");
+                if is_refusal(&error) {
+                    hub.update(|state| state.refused(kind));
+                }
+                pause.after(&error).await;
+            }
+        }
+    }
+}
+
+fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> ObjectName {
+    ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Whether the API server answered that this may not be listed, or that it does not know it. A watch that
+/// is refused although the list was not says nothing: an API server that just started refuses everything.
+fn is_refusal(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status))
+        if matches!(status.code, 401 | 403 | 404))
+}
+
+/// How long a watch waits before it is tried again.
+///
+/// From 0.8 s, doubling, to 5 s, so that a route is not late for long once an API server is back; to 20 s
+/// where the answer was a refusal; spread, so that watches do not come all at once. Counted by hand:
+/// kube's own backoff begins anew with every list that is tried.
+#[derive(Debug, Default)]
+struct Pause {
+    failures: u32,
+}
+
+impl Pause {
+    async fn after(&mut self, error: &watcher::Error) {
+        const FIRST: Duration = Duration::from_millis(800);
+        let most = Duration::from_secs(if is_refusal(error) { 20 } else { 5 });
+        let pause = FIRST.saturating_mul(1 << self.failures.min(5)).min(most);
+        self.failures += 1;
+        sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+    }
+
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+pub(super) async fn follow_account(api: Api<core::Secret>, config: watcher::Config, hub: Arc<Hub>) {
+    let mut events = pin!(watcher(api, config));
+    let mut pause = Pause::default();
+    let mut listing = BTreeMap::new();
+    while let Some(event) = events.next().await {
+        if matches!(&event, Ok(it) if !matches!(it, watcher::Event::Init)) {
+            pause.reset();
+        }
+        match event {
+            Ok(watcher::Event::Init) => listing = BTreeMap::new(),
+            Ok(watcher::Event::InitApply(object)) => {
+                listing.insert(name_of(&object), Arc::new(convert::secret(object)));
+            }
+            Ok(watcher::Event::InitDone) => {
+                let account = std::mem::take(&mut listing);
+                hub.update(|state| {
+                    state.account = account;
+                    state.account_listed = true;
+                });
+            }
+            Ok(watcher::Event::Apply(object)) => hub.update(|state| {
+                state.account.insert(name_of(&object), Arc::new(convert::secret(object)));
+            }),
+            Ok(watcher::Event::Delete(object)) => {
+                hub.update(|state| drop(state.account.remove(&name_of(&object))));
+            }
+            Err(error) => {
+                if is_refusal(&error) {
+                    hub.update(|state| state.account_listed = true);
+                }
+                pause.after(&error).await;
+            }
+        }
+    }
+}
+
+/// Asks now and then whether the API server is there: watches only speak when something changes.
+pub(super) async fn heartbeat(client: Client, hub: Arc<Hub>) {
+    loop {
+        match timeout(CALL, client.apiserver_version()).await {
+            Ok(Ok(_) | Err(kube::Error::Api(_))) => hub.lock().answered = Instant::now(),
+            Ok(Err(error)) => tracing::warn!(%error, "the API server does not answer"),
+            Err(_) => tracing::warn!("the API server does not answer in time"),
+        }
+        sleep(HEARTBEAT).await;
+    }
+}
+
+/// Reads Secrets one by one that Ingresses name and that are not of the type which is listed.
+pub(super) async fn read_unlisted(cluster: Cluster) {
+    let mut wanted = cluster.hub.unlisted.subscribe();
+    loop {
+        let names = wanted.borrow_and_update().clone();
+        let mut found = BTreeMap::new();
+        for name in names {
+            let api = Api::<core::Secret>::namespaced(cluster.client.clone(), &name.namespace);
+            match call(&name, api.get_opt(&name.name)).await {
+                Ok(Some(secret)) if secret.type_.as_deref() != Some("kubernetes.io/tls") => {
+                    found.insert(name, Arc::new(convert::secret(secret)));
+                }
+                Ok(_) => {}
+                // Not answered is not the same as not there.
+                Err(_) => {
+                    if let Some(held) = cluster.hub.lock().named.get(&name).cloned() {
+                        found.insert(name, held);
+                    }
+                }
+            }
+        }
+        let names = |it: &BTreeMap<ObjectName, Arc<Secret>>| {
+            it.iter().map(|(name, it)| (name.clone(), it.keypair.clone())).collect::<Vec<_>>()
+        };
+        let changed = names(&cluster.hub.lock().named) != names(&found);
+        if changed {
+            cluster.hub.update(|state| state.named = found);
+        }
+        let _ = timeout(UNLISTED, wanted.changed()).await;
+    }
+}

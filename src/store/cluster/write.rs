@@ -1,0 +1,224 @@
+//! The few things we write: Secrets, Events, addresses, the lease. And reading what is to be written.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use jiff::Timestamp;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+
+use super::{Cluster, call};
+use crate::compile::objects::MANAGER;
+use crate::model::name::ObjectName;
+use crate::store::{LeaseRecord, Notice, StoreError, StoredSecret};
+
+impl Cluster {
+    fn secrets(&self, name: &ObjectName) -> Api<core::Secret> {
+        Api::namespaced(self.client.clone(), &name.namespace)
+    }
+
+    pub(in crate::store) async fn secret(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<StoredSecret>, StoreError> {
+        let found = call(name, self.secrets(name).get_opt(&name.name)).await?;
+        Ok(found.map(|secret| StoredSecret {
+            name: name.clone(),
+            kind: secret.type_.unwrap_or_default(),
+            data: secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect(),
+            annotations: secret.metadata.annotations.unwrap_or_default(),
+            labels: secret.metadata.labels.unwrap_or_default(),
+            version: secret.metadata.resource_version,
+        }))
+    }
+
+    pub(in crate::store) async fn write_secret(
+        &self,
+        secret: &StoredSecret,
+        rehearse: bool,
+    ) -> Result<(), StoreError> {
+        let StoredSecret { name, kind, data, annotations, labels, version } = secret;
+        let data = data.iter().map(|(name, value)| (name.clone(), ByteString(value.clone())));
+        let params = PostParams { dry_run: rehearse, field_manager: Some(MANAGER.to_owned()) };
+        let api = self.secrets(name);
+        let mut object = core::Secret {
+            metadata: ObjectMeta {
+                name: Some(name.name.to_string()),
+                namespace: Some(name.namespace.to_string()),
+                annotations: Some(annotations.clone()),
+                labels: Some(labels.clone()),
+                ..ObjectMeta::default()
+            },
+            type_: Some(kind.clone()),
+            data: Some(data.collect()),
+            ..core::Secret::default()
+        };
+        match version {
+            None => call(name, api.create(&params, &object)).await?,
+            Some(version) => {
+                // What others keep in the metadata stays.
+                let held = call(name, api.get(&name.name)).await?;
+                object.metadata = ObjectMeta {
+                    managed_fields: None,
+                    annotations: Some(annotations.clone()),
+                    labels: Some(labels.clone()),
+                    resource_version: Some(version.clone()),
+                    ..held.metadata
+                };
+                call(name, api.replace(&name.name, &params, &object)).await?
+            }
+        };
+        Ok(())
+    }
+
+    pub(in crate::store) async fn delete_secret(
+        &self,
+        name: &ObjectName,
+    ) -> Result<(), StoreError> {
+        let api = self.secrets(name);
+        match call(name, api.delete(&name.name, &kube::api::DeleteParams::default())).await {
+            Ok(_) | Err(StoreError::Gone(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Posts an Event; the same one again counts up.
+    pub(in crate::store) async fn notify(
+        &self,
+        notice: &Notice,
+        uid: &str,
+    ) -> Result<(), StoreError> {
+        let Notice { kind, object, reason, text, warning } = notice;
+        let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
+        let mut hasher = DefaultHasher::new();
+        notice.hash(&mut hasher);
+        let event_name = format!("{}.{:016x}", object.name, hasher.finish());
+        let full = ObjectName::new(namespace, event_name.as_str());
+        let api = Api::<core::Event>::namespaced(self.client.clone(), namespace);
+        let now = Some(Time(now()));
+        let event = core::Event {
+            metadata: ObjectMeta {
+                name: Some(event_name.clone()),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            involved_object: core::ObjectReference {
+                api_version: Some(kind.api_version().to_owned()),
+                kind: Some(kind.as_str().to_owned()),
+                name: Some(object.name.to_string()),
+                namespace: (!object.namespace.is_empty()).then(|| object.namespace.to_string()),
+                uid: (!uid.is_empty()).then(|| uid.to_owned()),
+                ..core::ObjectReference::default()
+            },
+            reason: Some(reason.clone()),
+            message: Some(shortened(text)),
+            type_: Some(if *warning { "Warning" } else { "Normal" }.to_owned()),
+            source: Some(core::EventSource { component: Some(MANAGER.to_owned()), host: None }),
+            reporting_component: Some(MANAGER.to_owned()),
+            reporting_instance: Some(self.options.identity.clone()),
+            first_timestamp: now.clone(),
+            last_timestamp: now.clone(),
+            count: Some(1),
+            ..core::Event::default()
+        };
+        match call(&full, api.create(&PostParams::default(), &event)).await {
+            Err(StoreError::Conflict(_)) => {
+                let count = self.hub.count(&event_name);
+                let again = serde_json::json!({"count": count, "lastTimestamp": now});
+                let params = PatchParams::default();
+                call(&full, api.patch(&event_name, &params, &Patch::Merge(again))).await?;
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    pub(in crate::store) async fn publish(
+        &self,
+        ingress: &ObjectName,
+        addresses: &[Box<str>],
+    ) -> Result<(), StoreError> {
+        let api = Api::<networking::Ingress>::namespaced(self.client.clone(), &ingress.namespace);
+        let mut object = call(ingress, api.get(&ingress.name)).await?;
+        let entry = |it: &str| {
+            let ip = it.parse::<std::net::IpAddr>().is_ok();
+            networking::IngressLoadBalancerIngress {
+                ip: ip.then(|| it.to_owned()),
+                hostname: (!ip).then(|| it.to_owned()),
+                ports: None,
+            }
+        };
+        let status = object.status.get_or_insert_default();
+        status.load_balancer = Some(networking::IngressLoadBalancerStatus {
+            ingress: Some(addresses.iter().map(|it| entry(it)).collect()),
+        });
+        call(ingress, api.replace_status(&ingress.name, &PostParams::default(), &object)).await?;
+        Ok(())
+    }
+
+    pub(in crate::store) async fn lease(
+        &self,
+        name: &ObjectName,
+    ) -> Result<LeaseRecord, StoreError> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), &name.namespace);
+        let Some(lease) = call(name, api.get_opt(&name.name)).await? else {
+            return Ok(LeaseRecord::default());
+        };
+        let spec = lease.spec.unwrap_or_default();
+        let micros = |it: Option<MicroTime>| it.map_or(0, |it| it.0.as_microsecond());
+        Ok(LeaseRecord {
+            holder: spec.holder_identity.unwrap_or_default(),
+            seconds: spec.lease_duration_seconds.unwrap_or_default(),
+            acquired: micros(spec.acquire_time),
+            renewed: micros(spec.renew_time),
+            transitions: spec.lease_transitions.unwrap_or_default(),
+            version: lease.metadata.resource_version,
+        })
+    }
+
+    pub(in crate::store) async fn write_lease(
+        &self,
+        name: &ObjectName,
+        record: &LeaseRecord,
+    ) -> Result<(), StoreError> {
+        let api = Api::<Lease>::namespaced(self.client.clone(), &name.namespace);
+        let micros = |it| Timestamp::from_microsecond(it).ok().map(MicroTime);
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(name.name.to_string()),
+                namespace: Some(name.namespace.to_string()),
+                resource_version: record.version.clone(),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(record.holder.clone()),
+                lease_duration_seconds: Some(record.seconds),
+                acquire_time: micros(record.acquired),
+                renew_time: micros(record.renewed),
+                lease_transitions: Some(record.transitions),
+                ..LeaseSpec::default()
+            }),
+        };
+        let params = PostParams::default();
+        match &record.version {
+            None => call(name, api.create(&params, &lease)).await?,
+            Some(_) => call(name, api.replace(&name.name, &params, &lease)).await?,
+        };
+        Ok(())
+    }
+}
+
+/// Events hold 1024 bytes of text.
+fn shortened(text: &str) -> String {
+    let end = (0..=1000.min(text.len())).rev().find(|it| text.is_char_boundary(*it)).unwrap_or(0);
+    if end < text.len() { format!("{}…", &text[..end]) } else { text.to_owned() }
+}
+
+#[expect(clippy::disallowed_methods, reason = "an Event's time is read by people only")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}
