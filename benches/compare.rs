@@ -185,7 +185,11 @@ fn measure(directory: &Path, rounds: u64, seconds: u64, hosts: usize) -> Result<
         }
         let medians: BTreeMap<&str, f64> =
             figures.into_iter().map(|(name, figures)| (name, median(figures))).collect();
-        let show = |name: &str| medians.get(name).map_or("-".into(), |it| format!("{it:.1}"));
+        // Who answers nothing (Caddy does not without a server name, which wrk sends none of) is no peer.
+        let show = |name: &str| match medians.get(name) {
+            Some(it) if it.is_finite() => format!("{it:.1}"),
+            _ => "-".to_owned(),
+        };
         let peers = medians.iter().filter(|(name, _)| **name != "lockgate").map(|(_, it)| *it);
         let ratio = medians["lockgate"] / peers.fold(f64::INFINITY, f64::min);
         println!(
@@ -462,7 +466,7 @@ fn caddy(site: &Site, many: bool, port: u16) -> Result<Child> {
         site.names(many).iter().map(|it| format!("https://{it}:{port}")).collect();
     let log = site.path(&format!("caddy-{many}-access.log"));
     let config = format!(
-        "{{\n  admin off\n  auto_https off\n  servers {{\n    protocols h1 h2\n  }}\n}}\n{hosts} {{\n  \
+        "{{\n  admin off\n  auto_https off\n  default_sni bench.test\n  servers {{\n    protocols h1 h2\n  }}\n}}\n{hosts} {{\n  \
          bind 127.0.0.1\n  tls {dir}/tls.crt {dir}/tls.key\n  log {{\n    output file {log} {{\n      \
          roll_disabled\n    }}\n  }}\n  reverse_proxy 127.0.0.1:{backend} {{\n    \
          header_up X-Request-ID {{http.request.uuid}}\n    header_up X-Real-IP {{remote_host}}\n  }}\n}}\n",

@@ -297,9 +297,23 @@ fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
             .collect::<Result<_, _>>()
             .map_err(|it| discreet(&it.to_string()))?
     } else {
-        serde_saphyr::from_multiple(&text).map_err(|it| discreet(&it.to_string()))?
+        serde_saphyr::from_multiple_with_options(&text, generous())
+            .map_err(|it| discreet(&it.to_string()))?
     };
     Ok(documents.into_iter().flat_map(unfold).collect())
+}
+
+/// The YAML parser's limits, for files of ten thousand objects; those on depth and aliases, by which a
+/// small file would become a large one, stay.
+fn generous() -> serde_saphyr::Options {
+    const MANY: usize = 100_000_000;
+    let mut options = serde_saphyr::Options::default();
+    if let Some(budget) = &mut options.budget {
+        budget.max_documents = MANY;
+        budget.max_nodes = MANY;
+        budget.max_events = MANY;
+    }
+    options
 }
 
 /// What a parser says, without what it quotes: that may be a key.
@@ -496,6 +510,20 @@ metadata: {name: web}
         let objects = gather(&store.ordered(&files));
         assert_eq!((objects.ingresses.len(), objects.problems.len()), (1, 1));
         assert!(!store.look(&mut files), "told once");
+    }
+
+    #[test]
+    fn many_objects_fit_into_one_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Directory::new([directory.path().to_owned()], directory.path().join("issued"));
+        let document =
+            |it| format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m{it}}}\n");
+        let text: String = (0..3_000).map(document).collect();
+        std::fs::write(directory.path().join("a.yaml"), text).expect("written");
+        let mut files = Files::new();
+        store.look(&mut files);
+        let objects = gather(&store.ordered(&files));
+        assert_eq!((objects.config_maps.len(), objects.problems), (3_000, vec![]));
     }
 
     #[test]
