@@ -260,8 +260,8 @@ struct Guard(Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
+        // A signal that can be caught, so that nginx ends its workers; it may have ended by itself.
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
 }
@@ -362,7 +362,7 @@ fn lockgate(site: &Site, many: bool, port: u16) -> Result<Child> {
     let binary = env!("CARGO_BIN_EXE_lockgate");
     let command = format!(
         "{binary} serve --manifests {dir} --issuer none --bind 127.0.0.1 --healthz-host 127.0.0.1 \
-         --workers 1 --http-port {http} --https-port {port} --healthz-port {admin}",
+         --workers 1 --shutdown-grace-period 0 --http-port {http} --https-port {port} --healthz-port {admin}",
         dir = directory.display(),
     );
     let child = spawn(site, PROXY_CORE, &format!("lockgate-{many}.log"), words(&command))?;
