@@ -75,6 +75,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
     let policy = policy(args);
+    let account = policy.account.clone();
     let store = store(args, source, &policy, &identity).await?;
     let elected = CancellationToken::new();
     let (leadership, election) = elect(args, &store, &metrics, identity, elected.clone());
@@ -94,7 +95,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(compiler.run(store.snapshots()));
-    if let Some(issuer) = issuer(args, &leadership)? {
+    if let Some(issuer) = issuer(args, account, &leadership)? {
         let keeper = Keeper {
             vault: Vault::new(store.clone(), leadership.clone()),
             issuer,
@@ -386,7 +387,11 @@ async fn store(
     }
 }
 
-fn issuer(args: &Serve, leadership: &Leadership) -> anyhow::Result<Option<Issuer>> {
+fn issuer(
+    args: &Serve,
+    account: ObjectName,
+    leadership: &Leadership,
+) -> anyhow::Result<Option<Issuer>> {
     match args.issuer {
         IssuerFlag::None => Ok(None),
         IssuerFlag::Local => Ok(Some(Issuer::Local(Local {
@@ -406,7 +411,7 @@ fn issuer(args: &Serve, leadership: &Leadership) -> anyhow::Result<Option<Issuer
                 trust,
                 email: args.acme_email.clone(),
                 profile: args.acme_profile.clone(),
-                account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
+                account,
             };
             Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone())?))))
         }

@@ -3,14 +3,14 @@
 //! Keys, values and defaults are ingress-nginx's. As with annotations, a key that protects something
 //! and is not built makes every path answer 503 rather than be open.
 
-use super::Policy;
 use super::annotation::Instead;
 use super::objects::Objects;
+use super::{Policy, SECONDS};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::{Hsts, Settings};
 use crate::model::template::Template;
-use crate::model::value::{boolean, bytes, seconds};
+use crate::model::value::{boolean, bytes, positive_seconds};
 
 /// One key: its name, what it is for, and what is done with it.
 pub struct Key {
@@ -42,15 +42,15 @@ pub const KEYS: &[Key] = &[
         Ok(())
     }),
     key("proxy-connect-timeout", "Default of the annotation.", |value, it| {
-        it.options.connect_timeout = positive(value)?;
+        it.options.connect_timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
     key("proxy-read-timeout", "Default of the annotation.", |value, it| {
-        it.options.read_timeout = positive(value)?;
+        it.options.read_timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
     key("proxy-send-timeout", "Default of the annotation.", |value, it| {
-        it.options.send_timeout = positive(value)?;
+        it.options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
     key("http-redirect-code", "Status of redirects to HTTPS.", |value, it| {
@@ -347,11 +347,6 @@ fn instead(name: &str, value: &str) -> Option<Instead> {
 
 fn truth(value: &str) -> Result<bool, &'static str> {
     boolean(value).ok_or("true or false")
-}
-
-fn positive(value: &str) -> Result<std::time::Duration, &'static str> {
-    let wanted = "a whole number of seconds, at least 1";
-    seconds(value).filter(|it| !it.is_zero()).ok_or(wanted)
 }
 
 #[cfg(test)]

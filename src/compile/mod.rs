@@ -17,6 +17,9 @@ use crate::model::problem::Problem;
 
 use objects::Objects;
 
+/// What a value in seconds should have been.
+const SECONDS: &str = "a whole number of seconds, at least 1";
+
 /// What the flags say about reading objects.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of ingress-nginx")]

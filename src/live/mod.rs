@@ -108,11 +108,6 @@ impl Live {
     pub fn way(&self, id: WayId) -> &Way {
         &self.ways[id.0 as usize]
     }
-
-    /// Who answers for each backend.
-    pub fn balancers(&self) -> impl Iterator<Item = &Arc<Balancer>> {
-        self.balancers.values()
-    }
 }
 /// Where the proxy finds the present [`Live`]; cheap to clone, written by one task only.
 #[derive(Clone, Debug)]

@@ -11,9 +11,11 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A whole number of seconds without a unit, as `proxy-read-timeout` takes it.
-pub fn seconds(text: &str) -> Option<Duration> {
-    text.trim().parse::<u32>().ok().map(|it| Duration::from_secs(it.into()))
+/// A whole number of seconds without a unit, as `proxy-read-timeout` takes it; not 0, with which nothing
+/// would ever be in time.
+pub fn positive_seconds(text: &str) -> Option<Duration> {
+    let seconds = text.trim().parse::<u32>().ok().filter(|it| *it > 0)?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 /// A size in bytes as nginx writes it: `0`, `512`, `8k`, `1m`, `2g`, in either case.

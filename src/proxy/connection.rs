@@ -158,24 +158,8 @@ where
         .half_close(false)
         .serve_connection(TokioIo::new(stream), stack(link))
         .with_upgrades();
-    let mut connection = pin!(connection);
-    let mut watch = Watch::new(link, Some(HEAD), IDLE);
-    std::future::poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return ended(link, result);
-            }
-            match watch.poll(cx) {
-                Verdict::Go => return Poll::Pending,
-                Verdict::Finish => connection.as_mut().graceful_shutdown(),
-                Verdict::Cut(reason) => {
-                    link.worker.dropped(reason);
-                    return Poll::Ready(());
-                }
-            }
-        }
-    })
-    .await;
+    let watch = Watch::new(link, Some(HEAD), IDLE);
+    drive(link, watch, pin!(connection), http1::UpgradeableConnection::graceful_shutdown).await;
 }
 
 /// Serves HTTP/2.
@@ -195,16 +179,30 @@ where
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(stream), stack(link));
-    let mut connection = pin!(connection);
-    let mut watch = Watch::new(link, None, IDLE_H2);
+    let watch = Watch::new(link, None, IDLE_H2);
+    drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
+}
+
+/// Drives a connection to its end, or to the end that its watch decides on.
+async fn drive<C>(
+    link: &Link,
+    mut watch: Watch<'_>,
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
     std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return ended(link, result);
+                if let Err(error) = result {
+                    tracing::debug!(client = %link.peer.address, %error, "connection ended");
+                }
+                return Poll::Ready(());
             }
             match watch.poll(cx) {
                 Verdict::Go => return Poll::Pending,
-                Verdict::Finish => connection.as_mut().graceful_shutdown(),
+                Verdict::Finish => finish(connection.as_mut()),
                 Verdict::Cut(reason) => {
                     link.worker.dropped(reason);
                     return Poll::Ready(());
@@ -213,13 +211,6 @@ where
         }
     })
     .await;
-}
-
-fn ended(link: &Link, result: hyper::Result<()>) -> Poll<()> {
-    if let Err(error) = result {
-        tracing::debug!(client = %link.peer.address, %error, "connection ended");
-    }
-    Poll::Ready(())
 }
 
 /// The layers that are the same for every request around the walk that is not.

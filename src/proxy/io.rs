@@ -118,8 +118,8 @@ impl Socket {
         Self { stream, meter, closing: Closing::Open, seen: Vec::new() }
     }
 
-    /// Looks at the next bytes without taking them: at least `wanted` unless the client ends or differs
-    /// from `expected` before.
+    /// Whether the next bytes are `expected`, which are looked at without being taken. Waits for no more of
+    /// them than it takes to tell.
     pub(super) async fn begins_with(&mut self, expected: &[u8]) -> io::Result<bool> {
         use tokio::io::AsyncReadExt;
         while self.seen.len() < expected.len() && expected.starts_with(&self.seen) {

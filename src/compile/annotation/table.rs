@@ -1,8 +1,9 @@
 //! The rows: first what is built, then what is not, strictest first, then what needs no building.
 
 use super::{Annotation, Effect, Instead};
+use crate::compile::SECONDS;
 use crate::model::options::Options;
-use crate::model::value::{boolean, bytes, seconds};
+use crate::model::value::{boolean, bytes, positive_seconds};
 
 const TRUTH: &str = "true or false";
 
@@ -45,16 +46,16 @@ pub const TABLE: &[Annotation] = &[
         "proxy-connect-timeout",
         "Seconds to wait for a connection to an endpoint.",
         |value, options| {
-            options.connect_timeout = positive(value)?;
+            options.connect_timeout = positive_seconds(value).ok_or(SECONDS)?;
             Ok(())
         },
     ),
     sets("proxy-read-timeout", "Seconds between two reads from an endpoint.", |value, options| {
-        options.read_timeout = positive(value)?;
+        options.read_timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
     sets("proxy-send-timeout", "Seconds between two writes to an endpoint.", |value, options| {
-        options.send_timeout = positive(value)?;
+        options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
     missing("auth-type", "`basic` or `digest`: ask for a password.", never, Instead::Refuse),
@@ -364,12 +365,6 @@ const fn missing(
 
 const fn moot(name: &'static str, help: &'static str) -> Annotation {
     Annotation { name, help, effect: Effect::Moot }
-}
-
-/// Whole seconds; 0 would mean that nothing is ever in time.
-fn positive(value: &str) -> Result<std::time::Duration, &'static str> {
-    let wanted = "a whole number of seconds, at least 1";
-    seconds(value).filter(|it| !it.is_zero()).ok_or(wanted)
 }
 
 fn never(_: &str) -> bool {
