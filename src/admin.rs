@@ -198,7 +198,7 @@ impl Admin {
 
     fn endpoints(&self) -> Value {
         let plan = self.current.load().plan.clone();
-        let backends = plan.backends.iter().map(|(id, Backend { addresses, external })| {
+        let backends = plan.backends.iter().map(|(id, Backend { addresses, external, .. })| {
             json!({
                 "backend": id.to_string(),
                 "service": id.service.to_string(),

@@ -103,7 +103,8 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("whitelist-source-range", "10.0.0.0/8"),
         ("denylist-source-range", "10.0.0.0/8"),
         ("satisfy", "any"),
-        ("proxy-ssl-verify", "on"),
+        ("backend-protocol", "FCGI"),
+        ("proxy-ssl-verify", "yes"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
@@ -211,7 +212,6 @@ fn what_asks_for_nothing_is_neither_refused_nor_told() {
         ("auth-tls-verify-client", "off"),
         ("auth-tls-pass-certificate-to-upstream", "false"),
         ("satisfy", "all"),
-        ("proxy-ssl-verify", "off"),
         ("enable-modsecurity", "false"),
         ("enable-owasp-core-rules", "F"),
         ("use-regex", "0"),
@@ -423,7 +423,12 @@ prop_compose! {
         );
         if broken {
             let keypair = Keypair::parse(None, None).map(Arc::new);
-            let secret = Secret { keypair, annotations: BTreeMap::new(), thumbprint: None };
+            let secret = Secret {
+                keypair,
+                authorities: None,
+                annotations: BTreeMap::new(),
+                thumbprint: None,
+            };
             objects.secrets.insert(ObjectName::new("a", "tls"), Arc::new(secret));
         }
         objects

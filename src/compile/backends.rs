@@ -5,12 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Policy;
 use super::objects::{Objects, Port, Service, Slice};
+use super::routes::Ours;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::{Backend, BackendId, Plan, Target};
 use crate::model::problem::Problem;
 
 /// Looks up every backend that a route of the plan names.
 pub(super) fn add(
+    ours: &[Ours<'_>],
     objects: &Objects,
     policy: &Policy,
     plan: &mut Plan,
@@ -63,7 +65,9 @@ pub(super) fn add(
             }));
             Backend::default()
         });
-        plan.backends.insert(id.clone(), backend);
+        let oldest = ours.iter().find(|it| ingresses.contains(it.name));
+        let balance = oldest.map(Ours::balance).unwrap_or_default();
+        plan.backends.insert(id.clone(), Backend { balance, ..backend });
     }
 }
 
@@ -107,7 +111,7 @@ fn internal(
         }
     }
     let used = if ready.is_empty() { lingering } else { ready };
-    Ok(Backend { addresses: used.into_iter().collect(), external: None })
+    Ok(Backend { addresses: used.into_iter().collect(), ..Backend::default() })
 }
 
 /// A slice's port is found by name, else it is the Service's numeric target.
@@ -144,5 +148,5 @@ fn external(
             Err(_) => return refuse("an ExternalName needs a port number"),
         },
     };
-    Ok(Backend { addresses: Vec::new(), external: Some((name.into(), number)) })
+    Ok(Backend { external: Some((name.into(), number)), ..Backend::default() })
 }

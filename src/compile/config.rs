@@ -10,7 +10,8 @@ use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::{Hsts, Settings};
 use crate::model::template::Template;
-use crate::model::value::{boolean, bytes, positive_seconds};
+use crate::model::upstream::RetryOn;
+use crate::model::value::{boolean, bytes, positive_seconds, switch};
 
 /// One key: its name, what it is for, and what is done with it.
 pub struct Key {
@@ -51,6 +52,38 @@ pub const KEYS: &[Key] = &[
     }),
     key("proxy-send-timeout", "Default of the annotation.", |value, it| {
         it.options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    key("proxy-request-buffering", "Default of the annotation.", |value, it| {
+        it.options.request_buffering = switch(value).ok_or("on or off")?;
+        Ok(())
+    }),
+    key("proxy-next-upstream", "Default of the annotation.", |value, it| {
+        it.options.retry.on = RetryOn::parse(value).ok_or("a list of nginx's conditions")?;
+        Ok(())
+    }),
+    key("retry-non-idempotent", "Ask another endpoint for POST, too.", |value, it| {
+        it.options.retry.on.non_idempotent |= truth(value)?;
+        Ok(())
+    }),
+    key("proxy-next-upstream-tries", "Default of the annotation.", |value, it| {
+        let tries: u32 = value.parse().map_err(|_| "a whole number")?;
+        it.options.retry.tries = (tries > 0).then_some(tries);
+        Ok(())
+    }),
+    key("proxy-next-upstream-timeout", "Default of the annotation.", |value, it| {
+        it.options.retry.timeout = match value {
+            "0" => None,
+            some => Some(positive_seconds(some).ok_or(SECONDS)?),
+        };
+        Ok(())
+    }),
+    key("load-balance", "Default of the annotation.", |value, it| {
+        it.options.ewma = match value {
+            "round_robin" => false,
+            "ewma" => true,
+            _ => return Err("round_robin or ewma"),
+        };
         Ok(())
     }),
     key("http-redirect-code", "Status of redirects to HTTPS.", |value, it| {
@@ -147,10 +180,6 @@ const MISSING: &[(&str, &str)] = &[
     ("compute-full-forwarded-for", "false"),
     ("use-proxy-protocol", "false"),
     ("no-auth-locations", "/.well-known/acme-challenge"),
-    ("proxy-next-upstream", "error timeout"),
-    ("proxy-next-upstream-tries", "3"),
-    ("proxy-next-upstream-timeout", "0"),
-    ("retry-non-idempotent", "false"),
     ("proxy-buffering", "off"),
     ("add-headers", ""),
     ("proxy-set-headers", ""),
@@ -171,7 +200,6 @@ const MISSING: &[(&str, &str)] = &[
     ("use-gzip", "false"),
     ("enable-brotli", "false"),
     ("use-http2", "true"),
-    ("load-balance", "round_robin"),
     ("service-upstream", "false"),
     ("ssl-protocols", "TLSv1.2 TLSv1.3"),
     ("ssl-ciphers", ""),
@@ -250,7 +278,6 @@ const MOOT: &[&str] = &[
     "proxy-max-temp-file-size",
     "proxy-protocol-header-timeout",
     "proxy-redirect-to",
-    "proxy-request-buffering",
     "proxy-stream-*",
     "reuse-port",
     "server-name-hash-*",

@@ -10,6 +10,7 @@ mod class;
 pub mod config;
 pub mod objects;
 mod routes;
+mod upstreams;
 
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::Plan;
@@ -113,7 +114,8 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
-    backends::add(objects, policy, &mut plan, &mut problems);
+    upstreams::add(objects, &mut plan, &mut problems);
+    backends::add(&ours, objects, policy, &mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {
         it.kind != Kind::Ingress

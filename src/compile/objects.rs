@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
+use crate::model::upstream::Authorities;
 
 /// Everything that was seen.
 #[expect(missing_docs, reason = "one field a kind")]
@@ -139,6 +140,8 @@ pub struct Endpoint {
 pub struct Secret {
     /// `tls.crt` and `tls.key`, read when the Secret arrived.
     pub keypair: Result<Arc<Keypair>, KeypairError>,
+    /// `ca.crt`, where it is there; the error completes "`ca.crt` ...".
+    pub authorities: Option<Result<Arc<Authorities>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
     /// The entry `thumbprint` of our account Secret.

@@ -11,15 +11,17 @@ use crate::model::host::HostPattern;
 use crate::model::name::ObjectName;
 use crate::model::options::Options;
 use crate::model::path::{self, PathPattern};
+use crate::model::phrase::Phrase;
 use crate::model::plan::{BackendId, Host, Plan, Route, Target};
 use crate::model::problem::Problem;
 use crate::model::settings::Settings;
+use crate::model::upstream::Balance;
 
 /// An Ingress of ours with its annotations read.
 pub(super) struct Ours<'a> {
     pub(super) name: &'a ObjectName,
     pub(super) ingress: &'a Ingress,
-    options: Arc<Options>,
+    pub(super) options: Arc<Options>,
     refusal: Option<Box<str>>,
 }
 
@@ -203,6 +205,7 @@ impl Ours<'_> {
             target,
             to_https: false,
             options: self.options.clone(),
+            upstream_tls: None,
         }
     }
 
@@ -216,6 +219,15 @@ impl Ours<'_> {
                 port: it.port.clone(),
             })
         })
+    }
+
+    /// How endpoints are to be chosen.
+    pub(super) fn balance(&self) -> Balance {
+        match &self.options.hash_by {
+            Some(phrase) => Balance::Hash(Phrase::clone(phrase)),
+            None if self.options.ewma => Balance::Ewma,
+            None => Balance::RoundRobin,
+        }
     }
 
     fn target_fallback(&self) -> Target {
@@ -241,6 +253,7 @@ pub(super) fn fallback(service: &ObjectName, port: u16, settings: &Settings) -> 
         target,
         to_https: false,
         options: Arc::new(settings.options.clone()),
+        upstream_tls: None,
     })
 }
 

@@ -1,12 +1,27 @@
 //! Which endpoint of a backend gets the next request.
+//!
+//! Workers share a balancer, so all of it is atomics; what they race for is a turn or an average, and
+//! whoever loses the race does no harm.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::model::plan::{Backend, BackendId};
+use crate::model::upstream::Balance;
 
-/// Round robin over a backend's endpoints.
+/// How long an endpoint rests that refused a connection or was too slow to make one; twice as long each
+/// time it happens again, up to the longest (nginx's `fail_timeout`). While all rest, all are asked.
+const REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// How fast the moving average forgets, as in ingress-nginx.
+const DECAY: Duration = Duration::from_secs(10);
+/// Points of each endpoint on the ring of [`Balance::Hash`]: shares then differ by about a tenth.
+const POINTS: u64 = 100;
+
+/// Chooses among a backend's endpoints.
 #[derive(Debug)]
 pub struct Balancer {
     /// Its name in logs and metrics: `namespace-service-port`.
@@ -15,73 +30,335 @@ pub struct Balancer {
     pub id: BackendId,
     /// Who answers.
     pub backend: Backend,
+    endpoints: Box<[Arc<Endpoint>]>,
+    /// Of [`Balance::Hash`]: points by their place, each with its endpoint's.
+    ring: Box<[(u64, u32)]>,
     next: AtomicUsize,
+    /// What its endpoints count time from.
+    epoch: Instant,
+}
+
+/// An endpoint, with what is known of it. Kept while its address stays in the backend.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Until when it rests, in milliseconds of its balancer's time; 0 for not at all.
+    rests_until: AtomicU64,
+    /// How often in a row no connection was made.
+    failures: AtomicU32,
+    /// Moving average of its times to answer, in microseconds, and when it was last changed.
+    average: AtomicU64,
+    averaged_at: AtomicU64,
+}
+
+impl Endpoint {
+    fn new(address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            rests_until: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            average: AtomicU64::new(0),
+            averaged_at: AtomicU64::new(0),
+        })
+    }
+
+    fn rests(&self, now: u64) -> bool {
+        let until = self.rests_until.load(Ordering::Relaxed);
+        until > now
+    }
 }
 
 impl Balancer {
     /// The balancer of `backend`, which goes on where the one before it stood; the very same one when
     /// nothing changed.
     pub(super) fn next(id: &BackendId, backend: &Backend, before: Option<&Arc<Self>>) -> Arc<Self> {
-        let place = match before {
-            Some(it) if it.backend == *backend => return it.clone(),
-            Some(it) => it.next.load(Ordering::Relaxed),
-            None => 0,
+        if let Some(before) = before
+            && before.backend == *backend
+        {
+            return before.clone();
+        }
+        let known = |address: &SocketAddr| {
+            let endpoints = before.map(|it| &*it.endpoints).unwrap_or_default();
+            // Addresses are sorted, and so are these.
+            let place = endpoints.binary_search_by_key(address, |it| it.address).ok()?;
+            Some(endpoints[place].clone())
         };
+        let endpoints: Box<[_]> = backend
+            .addresses
+            .iter()
+            .map(|it| known(it).unwrap_or_else(|| Endpoint::new(*it)))
+            .collect();
         Arc::new(Self {
             name: id.to_string().into(),
             id: id.clone(),
             backend: backend.clone(),
-            next: AtomicUsize::new(place),
+            ring: match backend.balance {
+                Balance::Hash(_) => ring(&endpoints),
+                _ => Box::default(),
+            },
+            endpoints,
+            next: AtomicUsize::new(before.map_or(0, |it| it.next.load(Ordering::Relaxed))),
+            epoch: before.map_or_else(Instant::now, |it| it.epoch),
         })
     }
 
-    /// Endpoints in the order in which a request should try them; each once.
+    /// Endpoints in the order in which a request should try them; each once, those that rest last.
     ///
-    /// Costs one atomic addition; empty while nobody answers.
-    pub fn order(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        let addresses = &*self.backend.addresses;
-        let start = match addresses.len() {
-            0 | 1 => 0,
-            many => self.next.fetch_add(1, Ordering::Relaxed) % many,
+    /// `key` is what [`Balance::Hash`] goes by, `random` what [`Balance::Ewma`] does. Costs one atomic
+    /// addition and a look at the endpoint; empty while nobody answers.
+    pub fn turns(&self, now: Instant, key: u64, random: u64) -> Turns<'_> {
+        let now = self.time(now);
+        let first = match (&self.backend.balance, self.endpoints.len()) {
+            (_, 0 | 1) => 0,
+            (Balance::RoundRobin, many) => self.next.fetch_add(1, Ordering::Relaxed) % many,
+            (Balance::Ewma, many) => self.quicker(now, random, many),
+            (Balance::Hash(_), _) => self.on_ring(now, key),
         };
-        addresses[start..].iter().chain(&addresses[..start]).copied()
+        Turns { balancer: self, now, first, step: 0, resting: Vec::new() }
+    }
+
+    /// An endpoint could not be connected to: it rests.
+    pub fn failed(&self, endpoint: &Endpoint, now: Instant) {
+        let failures = endpoint.failures.fetch_add(1, Ordering::Relaxed).min(8);
+        let rest = (REST * 2_u32.pow(failures)).min(LONGEST_REST);
+        endpoint.rests_until.store(self.time(now + rest), Ordering::Relaxed);
+    }
+
+    /// An endpoint answered after `took`.
+    pub fn answered(&self, endpoint: &Endpoint, now: Instant, took: Duration) {
+        if endpoint.failures.load(Ordering::Relaxed) > 0 {
+            endpoint.failures.store(0, Ordering::Relaxed);
+            endpoint.rests_until.store(0, Ordering::Relaxed);
+        }
+        if self.backend.balance == Balance::Ewma {
+            let now = self.time(now);
+            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let average = weigh(endpoint, now, took);
+            endpoint.average.store(average, Ordering::Relaxed);
+            endpoint.averaged_at.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn time(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Of two random endpoints the one with the smaller average; one that was never asked has none, so it is.
+    fn quicker(&self, now: u64, random: u64, many: usize) -> usize {
+        let place = |random: u64, among: usize| {
+            usize::try_from(random % u64::try_from(among).unwrap_or(u64::MAX)).unwrap_or(0)
+        };
+        let one = place(random >> 32, many);
+        let other = (one + 1 + place(random & 0xffff_ffff, many - 1)) % many;
+        let [a, b] = [one, other].map(|it| {
+            let endpoint = &*self.endpoints[it];
+            (endpoint.rests(now), weigh(endpoint, now, 0))
+        });
+        if b < a { other } else { one }
+    }
+
+    /// The first endpoint after the key's place on the ring that does not rest.
+    fn on_ring(&self, now: u64, key: u64) -> usize {
+        let start = self.ring.partition_point(|(point, _)| *point < key);
+        let points = self.ring[start..].iter().chain(&self.ring[..start]);
+        let mut owners = points.map(|(_, owner)| *owner as usize);
+        let first = owners.next().unwrap_or(0);
+        if !self.endpoints[first].rests(now) {
+            return first;
+        }
+        owners.find(|it| !self.endpoints[*it].rests(now)).unwrap_or(first)
+    }
+}
+
+/// The average with a new time weighed in: what is old counts less. The new time's weight is what the old
+/// lost; with 0 that is plain decay.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "an estimate of microseconds"
+)]
+fn weigh(endpoint: &Endpoint, now: u64, took: u64) -> u64 {
+    let old = endpoint.average.load(Ordering::Relaxed);
+    let since = now.saturating_sub(endpoint.averaged_at.load(Ordering::Relaxed));
+    let weight = (-(since as f64) / DECAY.as_millis() as f64).exp();
+    if old == 0 {
+        return took;
+    }
+    (old as f64 * weight + took as f64 * (1.0 - weight)) as u64
+}
+
+/// The ring is the same in every replica that sees the same endpoints.
+fn ring(endpoints: &[Arc<Endpoint>]) -> Box<[(u64, u32)]> {
+    let mut ring: Vec<(u64, u32)> = (0..)
+        .zip(endpoints)
+        .flat_map(|(place, endpoint)| {
+            (0..POINTS).map(move |it| (hash(&(endpoint.address, it)), place))
+        })
+        .collect();
+    ring.sort_unstable();
+    ring.into()
+}
+
+/// A hash that is the same in every process of this build.
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Endpoints in the order to try them.
+#[derive(Debug)]
+pub struct Turns<'a> {
+    balancer: &'a Balancer,
+    now: u64,
+    first: usize,
+    step: usize,
+    /// Those that were passed over because they rest; they come at the end.
+    resting: Vec<u32>,
+}
+
+impl<'a> Iterator for Turns<'a> {
+    type Item = &'a Arc<Endpoint>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let endpoints = &*self.balancer.endpoints;
+        while self.step < endpoints.len() {
+            let place = (self.first + self.step) % endpoints.len();
+            self.step += 1;
+            if !endpoints[place].rests(self.now) {
+                return Some(&endpoints[place]);
+            }
+            self.resting.push(u32::try_from(place).unwrap_or(u32::MAX));
+        }
+        let place = self.step - endpoints.len();
+        self.step += 1;
+        endpoints.get(*self.resting.get(place)? as usize)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::model::name::ObjectName;
+    use crate::model::phrase::Phrase;
 
-    fn balancer(count: u16, before: Option<&Arc<Balancer>>) -> Arc<Balancer> {
+    fn balancer(count: u16, balance: Balance, before: Option<&Arc<Balancer>>) -> Arc<Balancer> {
         let id = BackendId { service: ObjectName::new("a", "b"), port: "80".into() };
         let addresses = (1..=count).map(|it| SocketAddr::from(([10, 0, 0, 1], it))).collect();
-        Balancer::next(&id, &Backend { addresses, external: None }, before)
+        Balancer::next(&id, &Backend { addresses, balance, ..Backend::default() }, before)
+    }
+
+    fn round_robin(count: u16, before: Option<&Arc<Balancer>>) -> Arc<Balancer> {
+        balancer(count, Balance::RoundRobin, before)
+    }
+
+    fn by_uri() -> Balance {
+        Balance::Hash(Phrase::parse("$request_uri").expect("a phrase"))
+    }
+
+    fn ports(balancer: &Balancer, now: Instant, key: u64) -> Vec<u16> {
+        balancer.turns(now, key, key).map(|it| it.address.port()).collect()
     }
 
     #[test]
     fn each_endpoint_gets_its_turn() {
-        let three = balancer(3, None);
-        let mut first: Vec<u16> =
-            (0..6).filter_map(|_| three.order().next()).map(|it| it.port()).collect();
+        let three = round_robin(3, None);
+        let now = Instant::now();
+        let mut first: Vec<u16> = (0..6).map(|_| ports(&three, now, 0)[0]).collect();
         first.sort_unstable();
         assert_eq!(first, [1, 1, 2, 2, 3, 3]);
     }
 
     #[test]
     fn every_endpoint_is_tried_once() {
-        let three = balancer(3, None);
-        three.order().count();
-        let mut all: Vec<u16> = three.order().map(|it| it.port()).collect();
-        all.sort_unstable();
-        assert_eq!(all, [1, 2, 3]);
-        assert_eq!(balancer(0, None).order().count(), 0);
+        let now = Instant::now();
+        for balance in [Balance::RoundRobin, Balance::Ewma, by_uri()] {
+            let three = balancer(3, balance.clone(), None);
+            for key in 0..20_u64 {
+                let mut all = ports(&three, now, key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                all.sort_unstable();
+                assert_eq!(all, [1, 2, 3], "{balance:?}");
+            }
+            assert_eq!(ports(&balancer(0, balance, None), now, 7), [0; 0]);
+        }
     }
 
     #[test]
     fn an_unchanged_backend_keeps_its_balancer() {
-        let three = balancer(3, None);
-        assert!(Arc::ptr_eq(&three, &balancer(3, Some(&three))));
-        assert!(!Arc::ptr_eq(&three, &balancer(2, Some(&three))));
+        let three = round_robin(3, None);
+        assert!(Arc::ptr_eq(&three, &round_robin(3, Some(&three))));
+        assert!(!Arc::ptr_eq(&three, &round_robin(2, Some(&three))));
+    }
+
+    #[test]
+    fn who_refused_rests_longer_each_time_and_is_asked_last() {
+        let three = round_robin(3, None);
+        let start = Instant::now();
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        let one = three.endpoints[0].clone();
+        three.failed(&one, at(0.0));
+        for now in [0.0, 0.9] {
+            for _ in 0..3 {
+                assert_eq!(ports(&three, at(now), 0)[2], 1, "after {now} s");
+            }
+        }
+        assert!((0..3).any(|_| ports(&three, at(1.1), 0)[0] == 1));
+        three.failed(&one, at(2.0));
+        assert!((0..3).all(|_| ports(&three, at(3.9), 0)[2] == 1));
+        // An endpoint keeps its rest when others come and go, and loses it when it answers.
+        let more = round_robin(4, Some(&three));
+        assert!((0..4).all(|_| ports(&more, at(3.9), 0)[3] == 1));
+        more.answered(&one, at(3.9), Duration::ZERO);
+        assert!((0..4).any(|_| ports(&more, at(3.9), 0)[0] == 1));
+    }
+
+    #[test]
+    fn while_all_rest_all_are_asked() {
+        let two = round_robin(2, None);
+        let now = Instant::now();
+        for endpoint in &two.endpoints {
+            two.failed(endpoint, now);
+        }
+        assert_eq!(ports(&two, now, 0).len(), 2);
+    }
+
+    #[test]
+    fn the_same_key_goes_to_the_same_endpoint_while_it_is_there() {
+        let now = Instant::now();
+        let ten = balancer(10, by_uri(), None);
+        let nine = balancer(9, by_uri(), Some(&ten));
+        let (mut shares, mut moved) = (HashMap::<u16, usize>::new(), 0);
+        for key in 0..10_000_u64 {
+            let key = hash(&key);
+            let before = ports(&ten, now, key)[0];
+            assert_eq!(before, ports(&balancer(10, by_uri(), None), now, key)[0]);
+            *shares.entry(before).or_default() += 1;
+            let after = ports(&nine, now, key)[0];
+            if before != after {
+                assert_eq!(before, 10, "only the keys of the endpoint that went are moved");
+                moved += 1;
+            }
+        }
+        assert_eq!(moved, shares[&10]);
+        assert!(shares.values().all(|it| (500..2_000).contains(it)), "{shares:?}");
+    }
+
+    #[test]
+    fn the_quicker_of_two_is_asked() {
+        let two = balancer(2, Balance::Ewma, None);
+        let now = Instant::now();
+        two.answered(&two.endpoints[0], now, Duration::from_millis(50));
+        two.answered(&two.endpoints[1], now, Duration::from_millis(5));
+        for random in 0..100_u64 {
+            assert_eq!(ports(&two, now, hash(&random))[0], 2);
+        }
+        // What is long ago is forgotten.
+        let later = now + Duration::from_secs(100);
+        two.answered(&two.endpoints[1], later, Duration::from_millis(20));
+        assert_eq!(ports(&two, later, 3)[0], 1);
     }
 }

@@ -1,12 +1,13 @@
 //! What is served right now, and the one place where it changes.
 //!
 //! Floor 2. A [`Live`] is built from a plan and the `Live` before it, which hands on what must outlast
-//! a change: the balancers' places, the last good key of a Secret that became unreadable. It is
+//! a change: what balancers know of endpoints, TLS towards them, the last good key of a Secret that became unreadable. It is
 //! swapped in with one pointer; a request sees one `Live` from its start to its end.
 
 pub mod balance;
 pub mod keys;
 pub mod table;
+pub mod transport;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::model::plan::{BackendId, Plan, Route, Target};
 use balance::Balancer;
 use keys::Keys;
 use table::Table;
+use transport::{Known, Transports};
 
 /// What one request sees.
 #[derive(Debug)]
@@ -39,6 +41,7 @@ pub struct Live {
     /// Whether no plan was there yet: nobody knows what is to be served.
     pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
+    transports: Known,
 }
 
 /// A way's place in its [`Live`]; means nothing in another.
@@ -54,6 +57,8 @@ pub struct Way {
     pub route: Arc<Route>,
     /// Who answers, for a route to a backend.
     pub balancer: Option<Arc<Balancer>>,
+    /// What they are spoken to with.
+    pub transports: Transports,
 }
 
 impl Live {
@@ -68,6 +73,7 @@ impl Live {
             hsts: None,
             starting: true,
             balancers: BTreeMap::new(),
+            transports: Known::default(),
         }
     }
 
@@ -81,6 +87,7 @@ impl Live {
                 (id.clone(), Balancer::next(id, backend, before))
             })
             .collect();
+        let mut transports = Known::after(&previous.transports);
         let mut ways = Vec::new();
         let mut way = |route: &Arc<Route>| {
             let balancer = match &route.target {
@@ -89,7 +96,8 @@ impl Live {
             };
             // Fewer than 2^32 routes fit in memory.
             let id = WayId(u32::try_from(ways.len()).unwrap_or(u32::MAX));
-            ways.push(Way { route: route.clone(), balancer });
+            let transports = transports.of(route, &previous.transports);
+            ways.push(Way { route: route.clone(), balancer, transports });
             id
         };
         Self {
@@ -100,6 +108,7 @@ impl Live {
             ways,
             starting: false,
             balancers,
+            transports,
             plan,
         }
     }

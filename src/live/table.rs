@@ -131,6 +131,7 @@ mod tests {
                 target: Target::Nothing,
                 to_https: false,
                 options: Arc::new(Options::default()),
+                upstream_tls: None,
             })
         };
         let host = Host {

@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use super::phrase::Phrase;
+use super::upstream::{Protocol, ProxySsl, Retry};
+
 /// The settings of one route; defaults are ingress-nginx's, which its ConfigMap changes for all and
 /// annotations for one Ingress.
+#[expect(clippy::struct_excessive_bools, reason = "each is an annotation")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Options {
     /// Redirect plain HTTP to HTTPS where the host has a `tls` entry.
@@ -20,6 +24,18 @@ pub struct Options {
     pub read_timeout: Duration,
     /// Longest pause between two writes to an endpoint.
     pub send_timeout: Duration,
+    /// Take a small request body whole before an endpoint is asked.
+    pub request_buffering: bool,
+    /// When another endpoint is asked.
+    pub retry: Retry,
+    /// What endpoints speak.
+    pub protocol: Protocol,
+    /// TLS towards endpoints; `None` where no annotation speaks of it.
+    pub proxy_ssl: Option<Box<ProxySsl>>,
+    /// `load-balance: ewma`
+    pub ewma: bool,
+    /// `upstream-hash-by`
+    pub hash_by: Option<Box<Phrase>>,
 }
 
 impl Default for Options {
@@ -32,6 +48,12 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
+            request_buffering: true,
+            retry: Retry::default(),
+            protocol: Protocol::default(),
+            proxy_ssl: None,
+            ewma: false,
+            hash_by: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::name::ObjectName;
 use super::options::Options;
 use super::path::PathPattern;
 use super::settings::Settings;
+use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -85,6 +86,8 @@ pub struct Route {
     pub to_https: bool,
     /// What the annotations say.
     pub options: Arc<Options>,
+    /// TLS towards endpoints, for a protocol that has it.
+    pub upstream_tls: Option<Arc<UpstreamTls>>,
 }
 
 /// What answers a matched request.
@@ -123,6 +126,8 @@ pub struct Backend {
     pub addresses: Vec<SocketAddr>,
     /// An `ExternalName` Service's host and port, resolved when a connection is made.
     pub external: Option<(Box<str>, u16)>,
+    /// How the next one is chosen.
+    pub balance: Balance,
 }
 
 /// Which Secret a host's certificate is in, and what was found there.

@@ -11,6 +11,15 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// nginx's `on` and `off`.
+pub fn switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 /// A whole number of seconds without a unit, as `proxy-read-timeout` takes it; not 0, with which nothing
 /// would ever be in time.
 pub fn positive_seconds(text: &str) -> Option<Duration> {

@@ -1,9 +1,10 @@
 //! Bodies on their way through: counted, timed, never gathered.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,8 +22,8 @@ const SMALL: u64 = 16 << 10;
 /// Longest pause between two reads of a request's body (nginx's `client_body_timeout`).
 const CLIENT_BODY: Duration = Duration::from_secs(60);
 
-/// How far a request's body has got; shared between the body, which hyper's client drives, and the
-/// request, which waits for the answer.
+/// A request's body and how far it has got; shared between [`RequestBody`], which hyper's client drives,
+/// and the request, which waits for the answer and may have to send it again.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// When the upstream last took something, or the body ended.
@@ -35,6 +36,22 @@ pub(super) struct Progress {
     pub(super) fault: Cell<Option<Fault>>,
     /// Bytes that came.
     pub(super) received: Cell<u64>,
+    source: RefCell<Source>,
+}
+
+/// Where the pieces of a body come from.
+#[derive(Debug)]
+struct Source {
+    /// `None` once it came whole, and for a request without a body.
+    incoming: Option<Incoming>,
+    /// What came before anybody took it, in order.
+    kept: Vec<Bytes>,
+    /// What came after the last piece of `kept`.
+    trailers: Option<HeaderMap>,
+    /// Whether something was handed on that is not kept: the body cannot be sent again.
+    passed: bool,
+    limit: Option<u64>,
+    patience: Patience,
 }
 
 /// Whose fault it is that a request's body broke off.
@@ -52,14 +69,96 @@ pub(super) enum Fault {
 }
 
 impl Progress {
-    pub(super) fn new(now: Instant) -> Rc<Self> {
+    /// Of a request with the body `incoming`, of which `limit` bytes are taken at most.
+    pub(super) fn new(now: Instant, incoming: Incoming, limit: Option<u64>) -> Rc<Self> {
+        let incoming = Some(incoming).filter(|it| !it.is_end_stream());
         Rc::new(Self {
             moved: Cell::new(now),
-            done: Cell::new(false),
+            done: Cell::new(incoming.is_none()),
             waiting: Cell::new(false),
             fault: Cell::new(None),
             received: Cell::new(0),
+            source: RefCell::new(Source {
+                incoming,
+                kept: Vec::new(),
+                trailers: None,
+                passed: false,
+                limit,
+                patience: Patience::new(CLIENT_BODY),
+            }),
         })
+    }
+
+    /// Whether there is a body at all that is still to come.
+    pub(super) fn has_body(&self) -> bool {
+        self.source.borrow().incoming.is_some()
+    }
+
+    /// Takes up to `most` bytes of the body before anything is sent; what comes after them is handed on as
+    /// it comes.
+    pub(super) async fn gather(&self, most: usize) -> Result<(), Fault> {
+        let mut kept = 0;
+        while kept < most {
+            match poll_fn(|cx| self.poll_piece(cx)).await.transpose()? {
+                None => break,
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        kept += data.len();
+                        self.source.borrow_mut().kept.push(data);
+                    }
+                    Err(frame) => {
+                        let mut source = self.source.borrow_mut();
+                        source.trailers = frame.into_trailers().ok();
+                        source.incoming = None;
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the body can be sent from its beginning.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.source.borrow().passed
+    }
+
+    /// The next piece that is not kept, cleaned and counted.
+    fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let mut source = self.source.borrow_mut();
+        let source = &mut *source;
+        let Some(incoming) = &mut source.incoming else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
+            self.waiting.set(true);
+            return source.patience.poll(cx).map(|()| Some(Err(self.fail(Fault::Slow))));
+        };
+        self.waiting.set(false);
+        self.moved.set(Instant::now());
+        source.patience.rest();
+        let frame = match frame {
+            None => {
+                source.incoming = None;
+                return Poll::Ready(None);
+            }
+            Some(Err(_)) => return Poll::Ready(Some(Err(self.fail(Fault::Broken)))),
+            Some(Ok(frame)) => frame,
+        };
+        if incoming.is_end_stream() {
+            source.incoming = None;
+        }
+        let frame = clean(frame);
+        if let Some(data) = frame.data_ref() {
+            let received = self.received.get() + data.len() as u64;
+            self.received.set(received);
+            if source.limit.is_some_and(|limit| received > limit) {
+                return Poll::Ready(Some(Err(self.fail(Fault::Large))));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn fail(&self, fault: Fault) -> Fault {
+        self.fault.set(Some(fault));
+        fault
     }
 }
 
@@ -93,31 +192,29 @@ impl Patience {
     }
 }
 
-/// A request's body on its way to the upstream.
+/// A request's body on its way to the upstream, from its beginning.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    /// `None` for none at all.
-    incoming: Option<Incoming>,
     progress: Rc<Progress>,
-    limit: Option<u64>,
-    patience: Patience,
+    /// How many of the kept pieces were handed on.
+    at: usize,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, progress: Rc<Progress>, limit: Option<u64>) -> Self {
-        progress.done.set(incoming.is_end_stream());
-        Self { incoming: Some(incoming), progress, limit, patience: Patience::new(CLIENT_BODY) }
+    pub(super) fn new(progress: Rc<Progress>) -> Self {
+        let body = Self { progress, at: 0 };
+        body.progress.done.set(body.is_end_stream());
+        body
     }
 
-    /// The body of a request that has none.
-    pub(super) fn nothing(progress: Rc<Progress>) -> Self {
-        progress.done.set(true);
-        Self { incoming: None, progress, limit: None, patience: Patience::new(CLIENT_BODY) }
+    /// Gives back what it was made from, for another try.
+    pub(super) fn into_progress(self) -> Rc<Progress> {
+        self.progress
     }
 
-    fn fail(&self, fault: Fault) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        self.progress.fault.set(Some(fault));
-        Poll::Ready(Some(Err(fault)))
+    /// Whether its end is known only when it is there.
+    pub(super) fn has_unknown_length(&self) -> bool {
+        !self.is_end_stream() && self.size_hint().exact().is_none()
     }
 }
 
@@ -129,61 +226,45 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Pending => {
-                self.progress.waiting.set(true);
-                match self.patience.poll(cx) {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(()) => self.fail(Fault::Slow),
-                }
-            }
-            Poll::Ready(frame) => {
-                self.progress.waiting.set(false);
-                self.progress.moved.set(Instant::now());
-                self.patience.rest();
-                match frame {
-                    None => {
-                        self.progress.done.set(true);
-                        Poll::Ready(None)
-                    }
-                    Some(Err(_)) => self.fail(Fault::Broken),
-                    Some(Ok(frame)) => self.pass(frame),
-                }
-            }
+        let this = &mut *self;
+        let progress = &*this.progress;
+        let mut source = progress.source.borrow_mut();
+        let frame = if let Some(kept) = source.kept.get(this.at) {
+            this.at += 1;
+            progress.moved.set(Instant::now());
+            Some(Ok(Frame::data(kept.clone())))
+        } else if let Some(trailers) = &source.trailers {
+            this.at += 1;
+            (this.at == source.kept.len() + 1).then(|| Ok(Frame::trailers(trailers.clone())))
+        } else {
+            drop(source);
+            let frame = ready!(progress.poll_piece(cx));
+            source = progress.source.borrow_mut();
+            source.passed |= frame.is_some();
+            frame
+        };
+        drop(source);
+        if frame.is_none() || this.is_end_stream() {
+            this.progress.done.set(true);
         }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        let source = self.progress.source.borrow();
+        let trailers = usize::from(source.trailers.is_some());
+        source.incoming.is_none() && self.at >= source.kept.len() + trailers
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl RequestBody {
-    fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let frame = match frame.into_trailers() {
-            Ok(mut trailers) => {
-                super::headers::clean_trailers(&mut trailers);
-                self.progress.done.set(true);
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-            }
-            Err(frame) => frame,
-        };
-        if let Some(data) = frame.data_ref() {
-            let received = self.progress.received.get() + data.len() as u64;
-            self.progress.received.set(received);
-            if self.limit.is_some_and(|limit| received > limit) {
-                return self.fail(Fault::Large);
-            }
+        let source = self.progress.source.borrow();
+        let kept = source.kept.iter().skip(self.at).map(|it| it.len() as u64).sum::<u64>();
+        let coming = source.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        match coming.exact() {
+            // With trailers to come its end must be said in the body.
+            Some(coming) if source.trailers.is_none() => SizeHint::with_exact(kept + coming),
+            _ => SizeHint::default(),
         }
-        if self.is_end_stream() {
-            self.progress.done.set(true);
-        }
-        Poll::Ready(Some(Ok(frame)))
     }
 }
 
@@ -317,11 +398,4 @@ impl Drop for UpstreamBody {
             self.lease.give_back();
         }
     }
-}
-
-/// Whether a message says it has a body whose end only its framing tells.
-pub(super) fn has_unknown_length(headers: &HeaderMap, body: &impl Body) -> bool {
-    !headers.contains_key(http::header::CONTENT_LENGTH)
-        && !body.is_end_stream()
-        && body.size_hint().exact().is_none()
 }

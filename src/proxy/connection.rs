@@ -251,7 +251,7 @@ where
 
 /// Runs the streams of an HTTP/2 connection on the worker it belongs to.
 #[derive(Clone, Copy)]
-struct Local;
+pub(super) struct Local;
 
 impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {

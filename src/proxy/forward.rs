@@ -1,199 +1,316 @@
 //! Sends a request to an endpoint and brings the answer back.
 
+use std::error::Error as _;
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
+use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::body::{Progress, ReplyBody, RequestBody, has_unknown_length};
+use super::body::{Progress, ReplyBody, RequestBody};
 use super::canonical::Asked;
-use super::headers::{self, Vouched};
+use super::connection::Link;
+use super::headers;
 use super::observe::Trace;
-use super::pool::{Lease, Pool};
+use super::phrase;
+use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
 use super::upgrade;
-use super::worker::Worker;
-use crate::live::Live;
-use crate::live::balance::Balancer;
+use crate::live::Way;
+use crate::live::balance::{Balancer, Endpoint};
+use crate::live::transport::Transport;
 use crate::model::options::Options;
+use crate::model::settings::Settings;
+use crate::model::upstream::Balance;
 
-/// Most endpoints that one request tries (ingress-nginx's `proxy-next-upstream-tries`).
-const MOST_TRIES: usize = 3;
+/// How much of a request's body is taken before an endpoint is asked, in bytes (`proxy-request-buffering`):
+/// while a small body comes slowly it holds no endpoint, and it can be sent to another one. nginx writes
+/// what is larger to a file first; we hand it on as it comes.
+const GATHERED: usize = 64 << 10;
 
 /// A request on its way.
 pub(super) struct Outbound<'a> {
-    pub(super) worker: &'a Rc<Worker>,
-    pub(super) live: &'a Live,
+    pub(super) link: &'a Rc<Link>,
+    pub(super) settings: &'a Settings,
+    pub(super) way: &'a Way,
     pub(super) balancer: &'a Balancer,
-    pub(super) options: &'a Options,
     pub(super) asked: &'a Asked,
-    pub(super) vouched: &'a Vouched,
     pub(super) trace: &'a Trace,
 }
 
+/// What is sent, to one endpoint after the other.
+struct Outgoing {
+    head: request::Parts,
+    progress: Rc<Progress>,
+    /// The client's side of a WebSocket that is asked for.
+    websocket: Option<OnUpgrade>,
+    /// Whether it may be sent again after an endpoint may have seen it: its method is idempotent (RFC 9110
+    /// section 9.2.2), or the route says that this does not matter.
+    repeatable: bool,
+}
+
+/// What came of one endpoint.
+enum Missed {
+    /// Another one may be asked.
+    Next(Failure),
+    /// The request may have done something, or cannot be had again.
+    Over(Failure),
+}
+
 impl Outbound<'_> {
-    /// Sends the request to one endpoint after the other until one answers.
-    ///
-    /// Another try follows only while the request did nothing yet: when no connection could be made, when
-    /// an idle one turned out to be closed, or when one broke before a byte of the answer and the request
-    /// may be repeated.
+    /// Sends the request to one endpoint after the other until one answers, by nginx's rules: another one is
+    /// asked when no connection could be made; when one broke, or no answer came in time, and the request
+    /// may be repeated; and when the answer has a status that the route wants tried again.
     pub(super) async fn send(
         &self,
-        mut head: request::Parts,
+        head: request::Parts,
         body: Incoming,
     ) -> Result<Response<ReplyBody>, Failure> {
-        let addresses = self.addresses().await;
-        // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
-        let mut failure = match self.balancer.backend.external {
-            Some(_) => Failure::Unreachable,
-            None => Failure::NoEndpoint,
-        };
-        let websocket = (head.version == Version::HTTP_11
-            && head.method == Method::GET
-            && headers::wants_websocket(&head.headers))
-        .then(|| head.extensions.remove::<OnUpgrade>())
-        .flatten();
-        let progress = Progress::new(Instant::now());
+        let options = self.options();
+        let transport = self.way.transports.of(self.link.peer.secure);
+        let now = Instant::now();
+        let progress = Progress::new(now, body, options.body_limit);
         self.trace.progress.replace(Some(progress.clone()));
-        let mut request = Some(self.request(head, body, &progress, websocket.is_some())?);
-        for address in addresses.into_iter().flatten() {
-            self.trace.address.set(Some(address));
-            let mut pooled = self.worker.pool.take(address).await;
-            loop {
-                let fresh = pooled.is_none();
-                let mut sender = match pooled.take() {
-                    Some(sender) => sender,
-                    // Rare, and large: kept out of the future that every request moves.
-                    None => match Box::pin(self.connect(address)).await {
-                        Ok(sender) => sender,
-                        Err(error) => {
-                            failure = error;
-                            break;
-                        }
-                    },
-                };
-                let Some(mut outgoing) = request.take() else { return Err(failure) };
-                if !outgoing.headers().contains_key(HOST)
-                    && let Ok(host) = HeaderValue::try_from(address.to_string())
-                {
-                    // HTTP/1.0 without a host: the endpoint's own address stands in.
-                    outgoing.headers_mut().insert(HOST, host);
-                }
-                self.trace.sent_at.set(Some(Instant::now()));
-                let again = is_repeatable(&outgoing).then(|| copy(&outgoing));
-                match self.exchange(&mut sender, outgoing, &progress).await {
-                    Ok(answer) => {
-                        self.trace.status.set(Some(answer.status()));
-                        let lease =
-                            Lease::new(self.worker.pool.clone(), address, sender, progress.clone());
-                        return self.answer(answer, lease, websocket);
-                    }
-                    Err(Unanswered::NotSent(back)) if !fresh => request = Some(*back),
-                    Err(Unanswered::Lost) => {
-                        let Some(head) = again else { return Err(Failure::Broken) };
-                        let body = RequestBody::nothing(progress.clone());
-                        request = Some(head.map(|()| body));
-                        if fresh {
-                            failure = Failure::Broken;
-                            break;
-                        }
-                    }
-                    Err(Unanswered::NotSent(back)) => {
-                        request = Some(*back);
-                        failure = Failure::Broken;
-                        break;
-                    }
-                    Err(Unanswered::Failed(failure)) => return Err(failure),
-                }
+        if progress.has_body() && !transport.h2 && options.request_buffering {
+            self.gather(&head, &progress).await?;
+        }
+        let key = self.key(&head);
+        let mut outgoing = self.outgoing(head, progress, transport)?;
+        // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
+        let (found, mut failure) = match &self.balancer.backend.external {
+            None => (Rc::default(), Failure::NoEndpoint),
+            Some((name, port)) => {
+                let resolver = &self.link.worker.resolver;
+                (Box::pin(resolver.resolve(name, *port)).await, Failure::Unreachable)
+            }
+        };
+        let known = self.balancer.turns(now.into_std(), key, key);
+        let known = known.map(|it| (it.address, Some(&**it)));
+        let tries = options.retry.tries.map_or(usize::MAX, |it| it as usize);
+        let mut turns = known.chain(found.iter().map(|it| (*it, None))).take(tries).peekable();
+        while let Some((address, endpoint)) = turns.next() {
+            let in_time = options.retry.timeout.is_none_or(|it| now.elapsed() < it);
+            let last = !in_time || turns.peek().is_none();
+            match self.ask(address, endpoint, transport, &mut outgoing, last).await {
+                Ok(response) => return Ok(response),
+                Err(Missed::Over(it)) => return Err(it),
+                Err(Missed::Next(it)) => failure = it,
+            }
+            if !in_time {
+                break;
             }
         }
         Err(failure)
     }
 
-    /// The endpoints to try, the best first.
-    async fn addresses(&self) -> [Option<SocketAddr>; MOST_TRIES] {
-        let mut addresses = [None; MOST_TRIES];
-        let places = addresses.iter_mut();
-        match &self.balancer.backend.external {
-            None => {
-                for (place, address) in places.zip(self.balancer.order()) {
-                    *place = Some(address);
-                }
-            }
-            Some((name, port)) => {
-                let found = Box::pin(self.worker.resolver.resolve(name, *port)).await;
-                for (place, address) in places.zip(&*found) {
-                    *place = Some(*address);
-                }
-            }
-        }
-        addresses
+    fn options(&self) -> &Options {
+        &self.way.route.options
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<SendRequest<RequestBody>, Failure> {
-        match timeout(self.options.connect_timeout, Pool::connect(address)).await {
-            Ok(Ok(sender)) => Ok(sender),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Slow),
-            Ok(Err(error)) => {
-                tracing::debug!(%address, %error, "no connection to an endpoint");
-                Err(Failure::Unreachable)
+    /// Takes a body that is small, as far as it says.
+    async fn gather(&self, head: &request::Parts, progress: &Progress) -> Result<(), Failure> {
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
+        let small = length.is_none_or(|it: usize| it <= GATHERED);
+        if small && !headers::wants_websocket(&head.headers) {
+            let gathering = Box::pin(progress.gather(GATHERED));
+            gathering.await.map_err(Failure::Body)?;
+        }
+        Ok(())
+    }
+
+    /// What the balancer goes by, besides turns.
+    fn key(&self, head: &request::Parts) -> u64 {
+        match &self.balancer.backend.balance {
+            Balance::RoundRobin => 0,
+            Balance::Ewma => self.link.worker.random(),
+            Balance::Hash(phrase) => {
+                let mut hasher = DefaultHasher::new();
+                phrase::fill(phrase, head, self.asked, &self.link.peer, &mut |it| hasher.write(it));
+                hasher.finish()
             }
-            Err(_) => Err(Failure::Slow),
         }
     }
 
     /// Writes the request that leaves from the canonical one.
-    fn request(
+    fn outgoing(
         &self,
         mut head: request::Parts,
-        body: Incoming,
-        progress: &Rc<Progress>,
-        websocket: bool,
-    ) -> Result<Request<RequestBody>, Failure> {
-        let settings = &self.live.plan.settings;
+        progress: Rc<Progress>,
+        transport: &Transport,
+    ) -> Result<Outgoing, Failure> {
+        let websocket = (!transport.h2
+            && head.version == Version::HTTP_11
+            && head.method == Method::GET
+            && headers::wants_websocket(&head.headers))
+        .then(|| head.extensions.remove::<OnUpgrade>())
+        .flatten();
+        let body = RequestBody::new(progress);
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
-        headers::to_upstream(&mut head.headers, self.asked, head.version, self.vouched, settings)
+        let Outbound { link, asked, settings, .. } = self;
+        headers::to_upstream(&mut head.headers, asked, head.version, &link.vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
-        let body = RequestBody::new(body, progress.clone(), self.options.body_limit);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        if websocket {
-            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        } else if head.headers.contains_key(TE) {
-            head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+        let target = asked.target(&head.uri);
+        if transport.h2 {
+            head.uri = absolute(target, &mut head, transport);
+            head.version = Version::HTTP_2;
+        } else {
+            if websocket.is_some() {
+                head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            } else if head.headers.contains_key(TE) {
+                head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            }
+            if head.method != Method::HEAD && body.has_unknown_length() {
+                head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            head.uri = target.into();
+            head.version = Version::HTTP_11;
         }
-        if head.method != Method::HEAD && has_unknown_length(&head.headers, &body) {
-            head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        let mut request = Request::new(body);
-        *request.uri_mut() = self.asked.target(&head.uri).into();
-        *request.method_mut() = head.method;
-        *request.headers_mut() = head.headers;
-        Ok(request)
+        head.extensions.clear();
+        let idempotent = matches!(
+            head.method,
+            Method::GET
+                | Method::HEAD
+                | Method::OPTIONS
+                | Method::TRACE
+                | Method::PUT
+                | Method::DELETE
+        );
+        let repeatable = idempotent || self.options().retry.on.non_idempotent;
+        Ok(Outgoing { head, progress: body.into_progress(), websocket, repeatable })
     }
 
-    /// Sends the request and waits for the head of the answer, with nginx's two patiences: one between
-    /// two writes, one from the last write to the answer. While the client is slow nobody else is.
+    /// Asks one endpoint; a connection that was idle and turns out to be closed is made anew.
+    async fn ask(
+        &self,
+        address: SocketAddr,
+        endpoint: Option<&Endpoint>,
+        transport: &Transport,
+        outgoing: &mut Outgoing,
+        last: bool,
+    ) -> Result<Response<ReplyBody>, Missed> {
+        let on = self.options().retry.on;
+        let pool = &self.link.worker.pool;
+        let destination = Destination { address, transport: transport.id };
+        self.trace.address.set(Some(address));
+        if !transport.h2
+            && !outgoing.head.headers.contains_key(HOST)
+            && let Ok(host) = HeaderValue::try_from(address.to_string())
+        {
+            // HTTP/1.0 without a host: the endpoint's own address stands in.
+            outgoing.head.headers.insert(HOST, host);
+        }
+        let mut pooled = pool.take(destination, transport.h2).await;
+        loop {
+            let fresh = pooled.is_none();
+            let mut sender = if let Some(sender) = pooled.take() {
+                sender
+            } else {
+                // Rare, and large: kept out of the future that every request moves.
+                let patience = self.options().connect_timeout;
+                let opened = Box::pin(pool.open(destination, transport, patience)).await;
+                opened.map_err(|failure| {
+                    self.note_failed(endpoint);
+                    // Nothing was sent: the method does not matter.
+                    let next = if failure.is_slow() { on.timeout } else { on.error };
+                    failure.missed(next)
+                })?
+            };
+            let sent_at = Instant::now();
+            self.trace.sent_at.set(Some(sent_at));
+            let failed = match self.exchange(&mut sender, outgoing).await {
+                Ok(answer) => {
+                    if let Some(endpoint) = endpoint {
+                        let now = Instant::now();
+                        self.balancer.answered(endpoint, now.into_std(), now - sent_at);
+                    }
+                    self.trace.status.set(Some(answer.status()));
+                    let again = outgoing.repeatable && outgoing.progress.is_whole();
+                    if !last && again && on.status(answer.status().as_u16()) {
+                        return Err(Missed::Next(Failure::Broken));
+                    }
+                    let lease =
+                        Lease::new(pool.clone(), destination, sender, outgoing.progress.clone());
+                    let websocket = outgoing.websocket.take();
+                    return self.answer(answer, lease, websocket).map_err(Missed::Over);
+                }
+                Err(failed) => failed,
+            };
+            if let Sender::H2(stream) = &sender {
+                stream.retire();
+            }
+            let whole = outgoing.progress.is_whole();
+            let unseen = matches!(failed, Unanswered::NotSent);
+            let again = whole && (unseen || outgoing.repeatable);
+            match failed {
+                Unanswered::Failed(failure) => return Err(Missed::Over(failure)),
+                // What was idle for a while may have been closed by the endpoint just now.
+                Unanswered::NotSent | Unanswered::Lost if !fresh && again => {}
+                Unanswered::NotSent | Unanswered::Lost => {
+                    return Err(Failure::Broken.missed(again && on.error));
+                }
+                Unanswered::Invalid => {
+                    return Err(Failure::Broken.missed(again && on.invalid_header));
+                }
+                Unanswered::Late => {
+                    self.note_failed(endpoint);
+                    return Err(Failure::Slow.missed(again && on.timeout));
+                }
+            }
+        }
+    }
+
+    fn note_failed(&self, endpoint: Option<&Endpoint>) {
+        if let Some(endpoint) = endpoint {
+            self.balancer.failed(endpoint, std::time::Instant::now());
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer.
     async fn exchange(
         &self,
-        sender: &mut SendRequest<RequestBody>,
-        request: Request<RequestBody>,
+        sender: &mut Sender,
+        outgoing: &Outgoing,
+    ) -> Result<Response<Incoming>, Unanswered> {
+        let mut request = Request::new(RequestBody::new(outgoing.progress.clone()));
+        *request.method_mut() = outgoing.head.method.clone();
+        *request.uri_mut() = outgoing.head.uri.clone();
+        *request.version_mut() = outgoing.head.version;
+        request.headers_mut().clone_from(&outgoing.head.headers);
+        match sender {
+            Sender::H1(sender) => {
+                self.wait(sender.try_send_request(request), &outgoing.progress).await
+            }
+            Sender::H2(stream) => {
+                let sent = stream.sender.try_send_request(request);
+                Box::pin(self.wait(sent, &outgoing.progress)).await
+            }
+        }
+    }
+
+    /// Waits for the head of the answer with nginx's two patiences: one between two writes, one from the last
+    /// write to the answer. While the client is slow nobody else is.
+    async fn wait(
+        &self,
+        sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Unanswered> {
         progress.moved.set(Instant::now());
-        let mut answer = pin!(sender.try_send_request(request));
-        let Options { read_timeout, send_timeout, .. } = *self.options;
+        let mut answer = pin!(sent);
+        let Options { read_timeout, send_timeout, .. } = *self.options();
         let look = read_timeout.min(send_timeout);
         let mut timer = pin!(sleep_until(progress.moved.get() + look));
         loop {
@@ -201,11 +318,10 @@ impl Outbound<'_> {
                 biased;
                 answer = &mut answer => {
                     return answer.map_err(|mut error| match error.take_message() {
-                        Some(back) => Unanswered::NotSent(Box::new(back)),
+                        Some(_) => Unanswered::NotSent,
                         None => match progress.fault.get() {
                             Some(fault) => Unanswered::Failed(Failure::Body(fault)),
-                            None if is_lost(error.error()) => Unanswered::Lost,
-                            None => Unanswered::Failed(Failure::Broken),
+                            None => Unanswered::of(error.error()),
                         },
                     });
                 }
@@ -216,7 +332,7 @@ impl Outbound<'_> {
                     if progress.waiting.get() {
                         timer.as_mut().reset(now + look);
                     } else if until <= now {
-                        return Err(Unanswered::Failed(Failure::Slow));
+                        return Err(Unanswered::Late);
                     } else {
                         timer.as_mut().reset(until.min(now + look));
                     }
@@ -240,11 +356,11 @@ impl Outbound<'_> {
                 return Err(Failure::Broken);
             };
             let upstream = hyper::upgrade::on(&mut answer);
-            let idle = self.options.read_timeout;
-            self.worker.tunnel(upgrade::tunnel(client, upstream, idle));
+            let idle = self.options().read_timeout;
+            self.link.worker.tunnel(upgrade::tunnel(client, upstream, idle));
         }
         let (mut head, body) = answer.into_parts();
-        headers::to_client(&mut head.headers, &self.live.plan.settings)
+        headers::to_client(&mut head.headers, self.settings)
             .map_err(|headers::BadFraming| Failure::Broken)?;
         head.version = Version::default();
         head.extensions.clear();
@@ -254,43 +370,72 @@ impl Outbound<'_> {
             head.headers.remove(CONTENT_LENGTH);
             return Ok(Response::from_parts(head, ReplyBody::empty()));
         }
-        let body = ReplyBody::upstream(body, lease, self.options.read_timeout);
+        let body = ReplyBody::upstream(body, lease, self.options().read_timeout);
         Ok(Response::from_parts(head, body))
     }
 }
 
+/// The target as HTTP/2 writes it, with scheme and authority; `Host` moves into it.
+fn absolute(target: PathAndQuery, head: &mut request::Parts, transport: &Transport) -> Uri {
+    let host = head.headers.remove(HOST);
+    let authority = host.and_then(|it| Authority::try_from(it.as_bytes()).ok());
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(if transport.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP });
+    // HTTP/1.0 without a host: something must stand there.
+    parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
 /// Why an endpoint did not answer.
 enum Unanswered {
-    /// Nothing was sent; here is the request.
-    NotSent(Box<Request<RequestBody>>),
+    /// It saw nothing of the request.
+    NotSent,
     /// The connection ended before a byte of the answer.
     Lost,
-    /// Something else went wrong.
+    /// What it answered is not HTTP.
+    Invalid,
+    /// It took too long.
+    Late,
+    /// The client's body broke off.
     Failed(Failure),
 }
 
-fn is_lost(error: &hyper::Error) -> bool {
-    let broken =
-        std::error::Error::source(error).and_then(|it| it.downcast_ref::<io::Error>()).is_some_and(
-            |it| matches!(it.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe),
-        );
-    broken || error.is_incomplete_message() || error.is_canceled() || error.is_closed()
+impl Unanswered {
+    fn of(error: &hyper::Error) -> Self {
+        if let Some(h2) = error.source().and_then(|it| it.downcast_ref::<h2::Error>()) {
+            // RFC 9113 sections 6.8 and 8.7: such a stream was not looked at.
+            let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            let gone = h2.is_go_away() && h2.is_remote();
+            return match h2.is_io() {
+                false if refused || gone => Self::NotSent,
+                true => Self::Lost,
+                false => Self::Invalid,
+            };
+        }
+        let broken =
+            error.source().and_then(|it| it.downcast_ref::<io::Error>()).is_some_and(|it| {
+                matches!(
+                    it.kind(),
+                    io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::BrokenPipe
+                        | io::ErrorKind::UnexpectedEof
+                )
+            });
+        if broken || error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+            Self::Lost
+        } else {
+            Self::Invalid
+        }
+    }
 }
 
-/// Whether a request may be sent twice: its method is idempotent (RFC 9110 section 9.2.2) and it has no
-/// body.
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
-    let idempotent = matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    );
-    idempotent && http_body::Body::is_end_stream(request.body())
-}
+impl Failure {
+    fn is_slow(&self) -> bool {
+        matches!(self, Self::Slow)
+    }
 
-fn copy(request: &Request<RequestBody>) -> Request<()> {
-    let mut copy = Request::new(());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.headers_mut() = HeaderMap::clone(request.headers());
-    copy
+    fn missed(self, next: bool) -> Missed {
+        if next { Missed::Next(self) } else { Missed::Over(self) }
+    }
 }

@@ -17,6 +17,7 @@ mod listen;
 mod log;
 mod observe;
 mod peer;
+mod phrase;
 mod pool;
 mod redirect;
 mod reply;
@@ -181,7 +182,7 @@ async fn walk(
     request: Request<Incoming>,
     trace: &Trace,
 ) -> Result<Response<ReplyBody>, Failure> {
-    let Link { worker, peer, vouched, .. } = &**link;
+    let Link { worker, peer, .. } = &**link;
     let live = &*trace.seen.live;
     let settings = &live.plan.settings;
     let (head, body) = request.into_parts();
@@ -237,6 +238,6 @@ async fn walk(
     {
         return Err(Failure::Body(Fault::Large));
     }
-    let outbound = Outbound { worker, live, balancer, options, asked: &asked, vouched, trace };
+    let outbound = Outbound { link, settings, way: found, balancer, asked: &asked, trace };
     outbound.send(head, body).await
 }

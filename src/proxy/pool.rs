@@ -1,18 +1,30 @@
 //! Connections to endpoints, kept by each worker for itself.
+//!
+//! One of HTTP/1.1 serves one request at a time and waits in the pool between two; one of HTTP/2 is shared
+//! by as many as the endpoint allows.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
 use super::body::{Progress, RequestBody};
+use super::connection::Local;
+use super::reply::Failure;
+use crate::live::transport::Transport;
 
 /// Most idle connections to one endpoint, for each worker. ingress-nginx keeps 320 to all; with HTTP/2 one
 /// client alone may have a hundred requests under way, and dropping what the next burst needs costs more
@@ -20,48 +32,124 @@ use super::body::{Progress, RequestBody};
 const MOST_IDLE: usize = 1024;
 /// How long an idle connection is kept (ingress-nginx's `upstream-keepalive-timeout`).
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
+/// Most requests at once on one connection of HTTP/2; an endpoint may allow fewer.
+const MOST_STREAMS: usize = 100;
 
-/// Idle connections by endpoint.
-#[derive(Debug, Default)]
+/// Connections by where they lead.
+#[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<SocketAddr, Vec<Idle>>>,
+    idle: RefCell<HashMap<Destination, Vec<Idle>>>,
+    shared: RefCell<HashMap<Destination, Vec<Rc<Shared>>>>,
+    /// Connections of HTTP/2 that are being made, for all who wait for one.
+    opening: RefCell<HashMap<Destination, Opening>>,
 }
 
-#[derive(Debug)]
+type Opening = futures_util::future::Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
+
+/// An endpoint and what is spoken there.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(super) struct Destination {
+    pub(super) address: SocketAddr,
+    /// [`Transport::id`]
+    pub(super) transport: u64,
+}
+
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    sender: http1::SendRequest<RequestBody>,
     since: Instant,
 }
 
+/// A connection of HTTP/2.
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    /// Requests under way.
+    streams: Cell<usize>,
+    /// How many the endpoint allows.
+    most: Rc<Cell<usize>>,
+    /// It disappointed somebody: nobody else begins on it.
+    retired: Cell<bool>,
+    used: Cell<Instant>,
+}
+
+/// A connection that one request may be sent on.
+pub(super) enum Sender {
+    H1(http1::SendRequest<RequestBody>),
+    H2(Stream),
+}
+
+/// A place on a shared connection.
+pub(super) struct Stream {
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    shared: Rc<Shared>,
+}
+
+impl Stream {
+    fn on(shared: &Rc<Shared>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self { sender: shared.sender.clone(), shared: shared.clone() }
+    }
+
+    /// Has later requests take another connection.
+    pub(super) fn retire(&self) {
+        self.shared.retired.set(true);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.streams.set(self.shared.streams.get() - 1);
+        self.shared.used.set(Instant::now());
+    }
+}
+
+impl Shared {
+    fn is_usable(&self) -> bool {
+        !self.retired.get() && !self.sender.is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        self.is_usable() && self.streams.get() < self.most.get().min(MOST_STREAMS)
+    }
+}
+
 /// A connection that is answering; goes back to the pool when the answer was read to its end.
-#[derive(Debug)]
 pub(super) struct Lease {
     pool: Rc<Pool>,
-    address: SocketAddr,
-    sender: Option<SendRequest<RequestBody>>,
+    destination: Destination,
+    sender: Option<Sender>,
     progress: Rc<Progress>,
 }
 
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("destination", &self.destination).finish_non_exhaustive()
+    }
+}
+
 impl Pool {
-    /// An idle connection that still lives; the one used last, so that the others can age and go.
-    pub(super) async fn take(&self, address: SocketAddr) -> Option<SendRequest<RequestBody>> {
-        match self.ready(address) {
-            Taken::Ready(it) => Some(it),
+    /// A connection that lives already: of HTTP/1.1 the idle one used last, so that the others can age and
+    /// go; of HTTP/2 one with room.
+    pub(super) async fn take(&self, destination: Destination, h2: bool) -> Option<Sender> {
+        if h2 {
+            return self.room(destination).map(Sender::H2);
+        }
+        match self.ready(destination) {
+            Taken::Ready(it) => Some(Sender::H1(it)),
             Taken::Empty => None,
             Taken::Settling => {
                 // Its answer was read but its own task has not noticed yet: it is next to run.
                 tokio::task::yield_now().await;
-                match self.ready(address) {
-                    Taken::Ready(it) => Some(it),
+                match self.ready(destination) {
+                    Taken::Ready(it) => Some(Sender::H1(it)),
                     Taken::Empty | Taken::Settling => None,
                 }
             }
         }
     }
 
-    fn ready(&self, address: SocketAddr) -> Taken {
+    fn ready(&self, destination: Destination) -> Taken {
         let mut idle = self.idle.borrow_mut();
-        let Some(idle) = idle.get_mut(&address) else { return Taken::Empty };
+        let Some(idle) = idle.get_mut(&destination) else { return Taken::Empty };
         let mut settling = false;
         for place in (0..idle.len()).rev() {
             if idle[place].sender.is_ready() {
@@ -76,18 +164,46 @@ impl Pool {
         if settling { Taken::Settling } else { Taken::Empty }
     }
 
-    /// Opens a connection. It lives in a task of its own on this worker.
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<SendRequest<RequestBody>> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%address, %error, "connection to an endpoint ended");
+    fn room(&self, destination: Destination) -> Option<Stream> {
+        let shared = self.shared.borrow();
+        shared.get(&destination)?.iter().find(|it| it.has_room()).map(Stream::on)
+    }
+
+    /// Opens a connection, within `patience`.
+    pub(super) async fn open(
+        self: &Rc<Self>,
+        destination: Destination,
+        transport: &Transport,
+        patience: Duration,
+    ) -> Result<Sender, Failure> {
+        if !transport.h2 {
+            let opened = timeout(patience, connect_h1(destination.address, transport)).await;
+            return settle(opened, destination.address).map(Sender::H1);
+        }
+        // Whoever comes while one is made waits for that one; it may turn out to be full.
+        loop {
+            let opening = self.opening.borrow().get(&destination).cloned();
+            let opening = opening.unwrap_or_else(|| {
+                let (pool, transport) = (self.clone(), transport.clone());
+                let made = async move {
+                    let opened =
+                        timeout(patience, connect_h2(destination.address, &transport)).await;
+                    pool.opening.borrow_mut().remove(&destination);
+                    let shared = Rc::new(settle(opened, destination.address)?);
+                    pool.shared.borrow_mut().entry(destination).or_default().push(shared);
+                    Ok(())
+                };
+                let made = made.boxed_local().shared();
+                self.opening.borrow_mut().insert(destination, made.clone());
+                // Goes on when who asked for it leaves.
+                tokio::task::spawn_local(made.clone());
+                made
+            });
+            opening.await?;
+            if let Some(stream) = self.room(destination) {
+                return Ok(Sender::H2(stream));
             }
-        });
-        Ok(sender)
+        }
     }
 
     /// Drops connections that were idle for long or have closed.
@@ -96,34 +212,140 @@ impl Pool {
             idle.retain(|it| !it.sender.is_closed() && it.since.elapsed() < LONGEST_IDLE);
             !idle.is_empty()
         });
+        self.shared.borrow_mut().retain(|_, shared| {
+            shared.retain(|it| {
+                let fresh = it.streams.get() > 0 || it.used.get().elapsed() < LONGEST_IDLE;
+                it.is_usable() && fresh
+            });
+            !shared.is_empty()
+        });
     }
 }
 
 enum Taken {
-    Ready(SendRequest<RequestBody>),
+    Ready(http1::SendRequest<RequestBody>),
     /// None is ready, but one is about to be.
     Settling,
     Empty,
 }
 
+/// What came of opening a connection, told as a failure.
+fn settle<T>(
+    opened: Result<io::Result<T>, tokio::time::error::Elapsed>,
+    address: SocketAddr,
+) -> Result<T, Failure> {
+    match opened {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Failure::Slow),
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "no connection to an endpoint");
+            Err(Failure::Unreachable)
+        }
+        Err(_) => Err(Failure::Slow),
+    }
+}
+
+async fn connect_h1(
+    address: SocketAddr,
+    transport: &Transport,
+) -> io::Result<http1::SendRequest<RequestBody>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    match &transport.tls {
+        None => handshake_h1(address, stream).await,
+        Some(tls) => {
+            let connector = TlsConnector::from(tls.config.clone());
+            handshake_h1(address, connector.connect(tls.name.clone(), stream).await?).await
+        }
+    }
+}
+
+/// Its connection lives in a task of its own on this worker.
+async fn handshake_h1<T>(
+    address: SocketAddr,
+    stream: T,
+) -> io::Result<http1::SendRequest<RequestBody>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%address, %error, "connection to an endpoint ended");
+        }
+    });
+    Ok(sender)
+}
+
+async fn connect_h2(address: SocketAddr, transport: &Transport) -> io::Result<Shared> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    match &transport.tls {
+        None => handshake_h2(address, stream).await,
+        Some(tls) => {
+            let connector = TlsConnector::from(tls.config.clone());
+            handshake_h2(address, connector.connect(tls.name.clone(), stream).await?).await
+        }
+    }
+}
+
+async fn handshake_h2<T>(address: SocketAddr, stream: T) -> io::Result<Shared>
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http2::Builder::new(Local)
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(4 << 20)
+        .max_header_list_size(64 << 10)
+        .max_send_buf_size(64 << 10)
+        // A client that gives up many calls must not end the connection for the calls of others.
+        .max_concurrent_reset_streams(1024)
+        .max_local_error_reset_streams(100_000)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    let most = Rc::new(Cell::new(MOST_STREAMS));
+    let allowed = most.clone();
+    tokio::task::spawn_local(async move {
+        let mut connection = pin!(connection);
+        let ended = poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            allowed.set(connection.current_max_send_streams().max(1));
+            polled
+        });
+        if let Err(error) = ended.await {
+            tracing::debug!(%address, %error, "connection to an endpoint ended");
+        }
+    });
+    Ok(Shared {
+        sender,
+        streams: Cell::new(0),
+        most,
+        retired: Cell::new(false),
+        used: Cell::new(Instant::now()),
+    })
+}
+
 impl Lease {
     pub(super) fn new(
         pool: Rc<Pool>,
-        address: SocketAddr,
-        sender: SendRequest<RequestBody>,
+        destination: Destination,
+        sender: Sender,
         progress: Rc<Progress>,
     ) -> Self {
-        Self { pool, address, sender: Some(sender), progress }
+        Self { pool, destination, sender: Some(sender), progress }
     }
 
     /// Makes the connection available again, if its request was sent whole.
     pub(super) fn give_back(&mut self) {
-        let Some(sender) = self.sender.take() else { return };
+        let Some(Sender::H1(sender)) = self.sender.take() else { return };
         if !self.progress.done.get() || sender.is_closed() {
             return;
         }
         let mut idle = self.pool.idle.borrow_mut();
-        let idle = idle.entry(self.address).or_default();
+        let idle = idle.entry(self.destination).or_default();
         if idle.len() < MOST_IDLE {
             idle.push(Idle { sender, since: Instant::now() });
         }

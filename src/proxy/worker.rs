@@ -253,6 +253,11 @@ impl Worker {
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
     }
 
+    /// A random number, for choosing among endpoints.
+    pub(super) fn random(&self) -> u64 {
+        self.random.borrow_mut().next_u64()
+    }
+
     /// The time of day, as of the last tick.
     pub(super) fn clock(&self) -> Ref<'_, Clock> {
         self.clock.borrow()

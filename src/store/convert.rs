@@ -16,6 +16,7 @@ use crate::compile::objects::{
 };
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
+use crate::model::upstream::Authorities;
 
 /// The label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -159,6 +160,10 @@ pub(super) fn secret(it: core::Secret) -> Secret {
     let thumbprint = entry("thumbprint").and_then(|it| std::str::from_utf8(it).ok());
     Secret {
         keypair: Keypair::parse(entry("tls.crt"), entry("tls.key")).map(Arc::new),
+        // cert-manager leaves an empty one in every Secret.
+        authorities: entry("ca.crt")
+            .filter(|it| !it.is_empty())
+            .map(|it| Authorities::parse(it).map(Arc::new)),
         annotations: annotations(&it.metadata),
         thumbprint: thumbprint.map(Into::into),
     }

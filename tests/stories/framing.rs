@@ -43,7 +43,11 @@ impl House {
         let a = RawBackend::start(script).await;
         let b = RawBackend::answering(Answer::ok("ok")).await;
         let pair = pair(&["a.test", "b.test"]);
-        let plain = [("nginx.ingress.kubernetes.io/ssl-redirect", "false")];
+        let plain = [
+            ("nginx.ingress.kubernetes.io/ssl-redirect", "false"),
+            // Small bodies would be taken whole and lose their chunks.
+            ("nginx.ingress.kubernetes.io/proxy-request-buffering", "off"),
+        ];
         let paths = [("/", "Prefix", "a", 80), ("/admin", "Prefix", "b", 80)];
         let manifests = [
             ingress_class(),

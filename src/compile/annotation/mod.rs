@@ -32,6 +32,9 @@ pub struct Annotation {
 pub enum Effect {
     /// Read into the options; the error says what the value should have been, and the default holds.
     Sets(fn(&str, &mut Options) -> Result<(), &'static str>),
+    /// Likewise, but a value that cannot be read makes the paths answer 503: with the default they would be
+    /// open, or speak to endpoints in a way that their owner did not mean.
+    Guards(fn(&str, &mut Options) -> Result<(), &'static str>),
     /// Not built. A value that asks for what happens anyway is let pass.
     Missing {
         /// Whether a value asks for nothing.
@@ -123,6 +126,15 @@ impl Reading {
                     ));
                 }
             }
+            Effect::Guards(read) => {
+                if let Err(wanted) = read(value, &mut self.options) {
+                    let text = format!(
+                        "annotation {name}: {value:?} is not {wanted}: the paths of this Ingress answer 503"
+                    );
+                    self.refusal.get_or_insert_with(|| text.clone());
+                    self.problems.push(("BadAnnotation", text));
+                }
+            }
             Effect::Moot => {}
             Effect::Missing { inert, .. } if inert(value) => {}
             Effect::Missing { instead, .. } => {
@@ -180,8 +192,10 @@ mod tests {
             ("denylist-source-range", "10.0.0.0/8", true),
             ("satisfy", "any", true),
             ("satisfy", "all", false),
-            ("proxy-ssl-verify", "on", true),
+            ("proxy-ssl-verify", "on", false),
             ("proxy-ssl-verify", "off", false),
+            ("proxy-ssl-verify", "true", true),
+            ("proxy-ssl-protocols", "SSLv3", true),
             ("enable-modsecurity", "true", true),
             ("enable-modsecurity", "false", false),
             ("enable-modsecurity", "maybe", true),
@@ -189,8 +203,10 @@ mod tests {
             ("use-regex", "false", false),
             ("rewrite-target", "/$1", true),
             ("configuration-snippet", "deny all;", true),
-            ("backend-protocol", "HTTPS", true),
+            ("backend-protocol", "HTTPS", false),
             ("backend-protocol", "http", false),
+            ("backend-protocol", "FCGI", true),
+            ("secure-backends", "yes", true),
             ("limit-rps", "5", false),
         ] {
             let name = format!("nginx.ingress.kubernetes.io/{name}");

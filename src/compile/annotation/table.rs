@@ -1,11 +1,16 @@
 //! The rows: first what is built, then what is not, strictest first, then what needs no building.
 
+use rustls::pki_types::ServerName;
+
 use super::{Annotation, Effect, Instead};
 use crate::compile::SECONDS;
 use crate::model::options::Options;
-use crate::model::value::{boolean, bytes, positive_seconds};
+use crate::model::phrase::Phrase;
+use crate::model::upstream::{Protocol, RetryOn, TlsVersions};
+use crate::model::value::{boolean, bytes, positive_seconds, switch};
 
 const TRUTH: &str = "true or false";
+const SWITCH: &str = "on or off";
 
 /// Every annotation of ingress-nginx 1.15, and some that older manifests still hold.
 pub const TABLE: &[Annotation] = &[
@@ -58,6 +63,134 @@ pub const TABLE: &[Annotation] = &[
         options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
+    sets(
+        "proxy-request-buffering",
+        "`on` or `off`: take a body of up to 64 KiB whole before an endpoint is asked.",
+        |value, options| {
+            options.request_buffering = switch(value).ok_or(SWITCH)?;
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-next-upstream",
+        "When another endpoint is asked: `error`, `timeout`, `invalid_header`, `http_500`, `http_502`, \
+         `http_503`, `http_504`, `http_403`, `http_404`, `http_429`, `non_idempotent`, or `off`.",
+        |value, options| {
+            let non_idempotent = options.retry.on.non_idempotent;
+            options.retry.on = RetryOn::parse(value).ok_or("a list of nginx's conditions")?;
+            options.retry.on.non_idempotent |= non_idempotent;
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-next-upstream-tries",
+        "Most endpoints that are asked; `0` for all.",
+        |value, options| {
+            let tries: u32 = value.parse().map_err(|_| "a whole number")?;
+            options.retry.tries = (tries > 0).then_some(tries);
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-next-upstream-timeout",
+        "For how many seconds another one may still be asked; `0` for ever.",
+        |value, options| {
+            options.retry.timeout = match value {
+                "0" => None,
+                some => Some(positive_seconds(some).ok_or(SECONDS)?),
+            };
+            Ok(())
+        },
+    ),
+    guards(
+        "backend-protocol",
+        "What endpoints speak: `HTTP`, `HTTPS`, `GRPC`, `GRPCS` or `AUTO_HTTP`.",
+        |value, options| {
+            let wanted = "HTTP, HTTPS, GRPC, GRPCS or AUTO_HTTP";
+            options.protocol = Protocol::parse(value).ok_or(wanted)?;
+            Ok(())
+        },
+    ),
+    guards("secure-backends", "Older name of `backend-protocol: HTTPS`.", |value, options| {
+        if boolean(value).ok_or(TRUTH)? && options.protocol == Protocol::Http {
+            options.protocol = Protocol::Https;
+        }
+        Ok(())
+    }),
+    guards("grpc-backend", "Older name of `backend-protocol: GRPC`.", |value, options| {
+        if boolean(value).ok_or(TRUTH)? && options.protocol == Protocol::Http {
+            options.protocol = Protocol::Grpc;
+        }
+        Ok(())
+    }),
+    guards(
+        "proxy-ssl-secret",
+        "The Secret of the same namespace with `ca.crt` for endpoints' certificates, and `tls.crt` and \
+         `tls.key` to show them.",
+        |value, options| {
+            options.proxy_ssl.get_or_insert_default().secret = Some(value.into());
+            Ok(())
+        },
+    ),
+    guards(
+        "proxy-ssl-verify",
+        "`on` or `off`: check endpoints' certificates against that CA.",
+        |value, options| {
+            let verify = switch(value).ok_or(SWITCH)?;
+            options.proxy_ssl.get_or_insert_default().verify = verify;
+            Ok(())
+        },
+    ),
+    guards(
+        "proxy-ssl-name",
+        "The name in endpoints' certificates; `SERVICE.NAMESPACE.svc` where it is not given.",
+        |value, options| {
+            let name = ServerName::try_from(value).map_err(|_| "a host or an address")?;
+            options.proxy_ssl.get_or_insert_default().name = Some(name.to_owned());
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-ssl-server-name",
+        "`on` or `off`: send that name to endpoints in the handshake.",
+        |value, options| {
+            let server_name = switch(value).ok_or(SWITCH)?;
+            options.proxy_ssl.get_or_insert_default().server_name = server_name;
+            Ok(())
+        },
+    ),
+    guards(
+        "proxy-ssl-protocols",
+        "TLS versions towards endpoints, of `TLSv1.2` and `TLSv1.3`; both where it is not given.",
+        |value, options| {
+            let versions = TlsVersions::parse(value).ok_or("a list with TLSv1.2 or TLSv1.3")?;
+            options.proxy_ssl.get_or_insert_default().versions = versions;
+            Ok(())
+        },
+    ),
+    sets(
+        "load-balance",
+        "How the next endpoint is chosen: `round_robin` or `ewma`.",
+        |value, options| {
+            options.ewma = match value {
+                "round_robin" => false,
+                "ewma" => true,
+                _ => return Err("round_robin or ewma"),
+            };
+            Ok(())
+        },
+    ),
+    sets(
+        "upstream-hash-by",
+        "Choose the endpoint by this text with nginx's variables, such as `$request_uri`: the same text, \
+         the same endpoint.",
+        |value, options| {
+            let phrase =
+                Phrase::parse(value).map_err(|_| "a text with variables that are known")?;
+            options.hash_by = Some(Box::new(phrase));
+            Ok(())
+        },
+    ),
     missing("auth-type", "`basic` or `digest`: ask for a password.", never, Instead::Refuse),
     missing("auth-secret", "The Secret with the passwords.", never, Instead::Refuse),
     missing(
@@ -154,24 +287,10 @@ pub const TABLE: &[Annotation] = &[
         is_all,
         Instead::Refuse,
     ),
-    missing("proxy-ssl-verify", "`on`: check the backend's certificate.", is_off, Instead::Refuse),
     missing("enable-modsecurity", "Web application firewall.", is_false, Instead::Refuse),
     missing("enable-owasp-core-rules", "Its rule set.", is_false, Instead::Refuse),
     missing("use-regex", "Paths are regular expressions.", is_false, Instead::Refuse),
     missing("ssl-passthrough", "Hand TLS to the backend as it is.", is_false, Instead::Refuse),
-    missing(
-        "backend-protocol",
-        "`HTTP`; `HTTPS`, `GRPC`, `GRPCS`, `AUTO_HTTP` and `FCGI` are not built yet.",
-        is_http,
-        Instead::Refuse,
-    ),
-    missing(
-        "secure-backends",
-        "Older name of `backend-protocol: HTTPS`.",
-        is_false,
-        Instead::Refuse,
-    ),
-    missing("grpc-backend", "Older name of `backend-protocol: GRPC`.", is_false, Instead::Refuse),
     missing(
         "canary",
         "This Ingress takes a share of another one's requests.",
@@ -228,19 +347,11 @@ pub const TABLE: &[Annotation] = &[
     missing("temporal-redirect-code", "Its status.", never, Instead::Serve),
     missing("server-alias", "More names of the host.", never, Instead::Serve),
     missing(
-        "proxy-ssl-secret",
-        "Client certificate and CA for the backend.",
-        never,
-        Instead::Serve,
-    ),
-    missing(
         "proxy-ssl-verify-depth",
         "Longest chain of the backend's certificate.",
         never,
         Instead::Serve,
     ),
-    missing("proxy-ssl-name", "Name in the backend's certificate.", never, Instead::Serve),
-    missing("proxy-ssl-protocols", "TLS versions towards the backend.", never, Instead::Serve),
     missing("proxy-ssl-ciphers", "Ciphers towards the backend.", never, Instead::Serve),
     missing("ssl-ciphers", "Ciphers of the host.", never, Instead::Serve),
     missing("affinity", "`cookie`: keep a client on one endpoint.", never, Instead::Serve),
@@ -252,7 +363,6 @@ pub const TABLE: &[Annotation] = &[
     missing("session-cookie-samesite", "Its SameSite.", never, Instead::Serve),
     missing("session-cookie-expires", "Its end.", never, Instead::Serve),
     missing("session-cookie-max-age", "Its age.", never, Instead::Serve),
-    missing("upstream-hash-by", "Choose the endpoint by this text.", never, Instead::Serve),
     missing("upstream-hash-by-subset-size", "Size of that subset.", never, Instead::Serve),
     missing("upstream-vhost", "The Host the backend sees.", never, Instead::Serve),
     missing("default-backend", "Service that answers when this one cannot.", never, Instead::Serve),
@@ -308,24 +418,9 @@ pub const TABLE: &[Annotation] = &[
     ),
     missing("add-base-url", "Removed from ingress-nginx.", never, Instead::Serve),
     missing("base-url-scheme", "Removed from ingress-nginx.", never, Instead::Serve),
-    missing("load-balance", "`round_robin` or `ewma`.", is_round_robin, Instead::Serve),
-    missing(
-        "proxy-ssl-server-name",
-        "Send the name to the backend in the handshake.",
-        is_off,
-        Instead::Serve,
-    ),
-    missing(
-        "proxy-next-upstream",
-        "When another endpoint is tried.",
-        is_error_timeout,
-        Instead::Serve,
-    ),
     missing("proxy-redirect-from", "Rewrite Location.", is_off, Instead::Serve),
     missing("proxy-buffering", "Read answers ahead of the client.", is_off, Instead::Serve),
     missing("proxy-http-version", "HTTP version towards the backend.", is_one_one, Instead::Serve),
-    missing("proxy-next-upstream-tries", "How many endpoints are tried.", never, Instead::Serve),
-    missing("proxy-next-upstream-timeout", "For how long.", is_zero, Instead::Serve),
     moot("ssl-prefer-server-ciphers", "rustls chooses."),
     moot("auth-keepalive", "nginx's connections to the auth host."),
     moot("auth-keepalive-requests", "nginx's connections to the auth host."),
@@ -333,7 +428,6 @@ pub const TABLE: &[Annotation] = &[
     moot("auth-keepalive-share-vars", "nginx's connections to the auth host."),
     moot("enable-global-auth", "No global auth is built; the ConfigMap's key refuses."),
     moot("client-body-buffer-size", "Bodies are streamed."),
-    moot("proxy-request-buffering", "Bodies are streamed."),
     moot("proxy-buffer-size", "Heads up to 64 KiB are taken from a backend."),
     moot("proxy-buffers-number", "Answers are streamed."),
     moot("proxy-busy-buffers-size", "Answers are streamed."),
@@ -352,6 +446,10 @@ type Reader = fn(&str, &mut Options) -> Result<(), &'static str>;
 
 const fn sets(name: &'static str, help: &'static str, read: Reader) -> Annotation {
     Annotation { name, help, effect: Effect::Sets(read) }
+}
+
+const fn guards(name: &'static str, help: &'static str, read: Reader) -> Annotation {
+    Annotation { name, help, effect: Effect::Guards(read) }
 }
 
 const fn missing(
@@ -387,22 +485,6 @@ fn is_all(value: &str) -> bool {
     value == "all"
 }
 
-fn is_http(value: &str) -> bool {
-    value.eq_ignore_ascii_case("http")
-}
-
-fn is_round_robin(value: &str) -> bool {
-    value == "round_robin"
-}
-
-fn is_error_timeout(value: &str) -> bool {
-    value == "error timeout"
-}
-
 fn is_one_one(value: &str) -> bool {
     value == "1.1"
-}
-
-fn is_zero(value: &str) -> bool {
-    value == "0"
 }
