@@ -103,8 +103,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("whitelist-source-range", "10.0.0.0/8"),
         ("denylist-source-range", "10.0.0.0/8"),
         ("satisfy", "any"),
-        ("backend-protocol", "FCGI"),
-        ("proxy-ssl-verify", "yes"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
