@@ -28,6 +28,8 @@ use crate::store::{Cluster, ClusterOptions, Directory, Snapshots, Store};
 
 /// How long readiness waits for the ACME account's key once everything else is there.
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long WebSockets have to end once they were told to.
+const GOODBYE: Duration = Duration::from_millis(800);
 /// How long tasks may take to end once nothing is served any more.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -182,22 +184,22 @@ async fn shut_down(
     tracing::info!(?grace, "shutting down");
     phase.send_replace(Phase::Leaving);
     elected.cancel();
-    tokio::select! {
-        () = tokio::time::sleep(grace) => {}
-        () = signals.next() => drop(phase.send_replace(Phase::Over)),
-    }
-    phase.send_if_modified(|it| {
-        let later = *it < Phase::Draining;
-        if later {
-            *it = Phase::Draining;
-        }
-        later
-    });
+    let told_again = tokio::select! {
+        () = tokio::time::sleep(grace) => false,
+        () = signals.next() => true,
+    };
+    phase.send_replace(Phase::Draining);
     let mut workers = tokio::task::spawn_blocking(move || proxy.join());
     tokio::select! {
         _ = &mut workers => {}
-        () = tokio::time::sleep(drain) => tracing::warn!("requests under way are cut"),
+        () = tokio::time::sleep(if told_again { Duration::ZERO } else { drain }) => {
+            tracing::warn!("requests under way are cut");
+        }
         () = signals.next() => tracing::warn!("told again to stop: requests under way are cut"),
+    }
+    phase.send_replace(Phase::Closing);
+    if !workers.is_finished() {
+        let _ = tokio::time::timeout(GOODBYE, &mut workers).await;
     }
     phase.send_replace(Phase::Over);
     if !workers.is_finished() {

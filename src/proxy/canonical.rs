@@ -8,6 +8,7 @@ use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
 
+use super::upgrade::is_extended;
 use crate::model::host::Authority;
 use crate::model::path;
 
@@ -47,7 +48,7 @@ fn bad<T>(why: &'static str) -> Result<T, Refused> {
 impl Asked {
     /// Reads a request's head.
     pub(super) fn read(head: &request::Parts, secure: bool) -> Result<Self, Refused> {
-        if head.method == Method::CONNECT {
+        if head.method == Method::CONNECT && !is_extended(head) {
             return refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not for a reverse proxy");
         }
         if head.headers.len() > MOST_FIELDS {

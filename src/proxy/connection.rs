@@ -169,6 +169,8 @@ where
 {
     let connection = http2::Builder::new(Local)
         .timer(TokioTimer::new())
+        // RFC 8441: WebSockets.
+        .enable_connect_protocol()
         .max_concurrent_streams(100)
         .max_header_list_size(32 << 10)
         .max_pending_accept_reset_streams(20)

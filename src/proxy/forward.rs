@@ -7,12 +7,11 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
-use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::{Progress, ReplyBody, RequestBody};
@@ -23,7 +22,7 @@ use super::observe::Trace;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
-use super::upgrade;
+use super::upgrade::{self, Wanted};
 use crate::live::Way;
 use crate::live::balance::{Balancer, Endpoint};
 use crate::live::transport::Transport;
@@ -50,8 +49,7 @@ pub(super) struct Outbound<'a> {
 struct Outgoing {
     head: request::Parts,
     progress: Rc<Progress>,
-    /// The client's side of a WebSocket that is asked for.
-    websocket: Option<OnUpgrade>,
+    websocket: Option<Wanted>,
     /// Whether it may be sent again after an endpoint may have seen it: its method is idempotent (RFC 9110
     /// section 9.2.2), or the route says that this does not matter.
     repeatable: bool,
@@ -118,8 +116,7 @@ impl Outbound<'_> {
     /// Takes a body that is small, as far as it says.
     async fn gather(&self, head: &request::Parts, progress: &Progress) -> Result<(), Failure> {
         let length = head.headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
-        let small = length.is_none_or(|it: usize| it <= GATHERED);
-        if small && !headers::wants_websocket(&head.headers) {
+        if length.is_none_or(|it: usize| it <= GATHERED) {
             let gathering = Box::pin(progress.gather(GATHERED));
             gathering.await.map_err(Failure::Body)?;
         }
@@ -146,12 +143,14 @@ impl Outbound<'_> {
         progress: Rc<Progress>,
         transport: &Transport,
     ) -> Result<Outgoing, Failure> {
-        let websocket = (!transport.h2
-            && head.version == Version::HTTP_11
-            && head.method == Method::GET
-            && headers::wants_websocket(&head.headers))
-        .then(|| head.extensions.remove::<OnUpgrade>())
-        .flatten();
+        let worker = &self.link.worker;
+        let websocket = Wanted::by(&mut head, || {
+            let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
+            random.to_ne_bytes()
+        });
+        if websocket.is_some() && transport.h2 {
+            return Err(Failure::NoTunnel);
+        }
         let body = RequestBody::new(progress);
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
@@ -168,8 +167,7 @@ impl Outbound<'_> {
             head.version = Version::HTTP_2;
         } else {
             if websocket.is_some() {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-                head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+                upgrade::name_upgrade(&mut head.headers);
             } else if head.headers.contains_key(TE) {
                 head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
             }
@@ -346,32 +344,34 @@ impl Outbound<'_> {
         &self,
         mut answer: Response<Incoming>,
         lease: Lease,
-        websocket: Option<OnUpgrade>,
+        websocket: Option<Wanted>,
     ) -> Result<Response<ReplyBody>, Failure> {
+        let idle = self.options().read_timeout;
         let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if switching {
-            // Nobody switches without being asked, and only to what was asked for.
-            let to_websocket = headers::wants_websocket(answer.headers());
-            let (Some(client), true) = (websocket, to_websocket) else {
-                return Err(Failure::Broken);
-            };
-            let upstream = hyper::upgrade::on(&mut answer);
-            let idle = self.options().read_timeout;
-            self.link.worker.tunnel(upgrade::tunnel(client, upstream, idle));
+        let upstream = switching.then(|| hyper::upgrade::on(&mut answer));
+        // Nobody switches without being asked, and only to what was asked for.
+        let allowed = match &websocket {
+            Some(wanted) if switching => {
+                headers::wants_websocket(answer.headers()) && wanted.is_accepted(answer.headers())
+            }
+            Some(wanted) => wanted.may_refuse(answer.status()),
+            None => !switching,
+        };
+        if !allowed {
+            return Err(Failure::Broken);
         }
         let (mut head, body) = answer.into_parts();
         headers::to_client(&mut head.headers, self.settings)
             .map_err(|headers::BadFraming| Failure::Broken)?;
         head.version = Version::default();
         head.extensions.clear();
-        if switching {
-            head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let (Some(websocket), Some(upstream)) = (websocket, upstream) {
             head.headers.remove(CONTENT_LENGTH);
+            let tunnel = websocket.join(upstream, idle, &mut head);
+            self.trace.tunnel.replace(Some(tunnel));
             return Ok(Response::from_parts(head, ReplyBody::empty()));
         }
-        let body = ReplyBody::upstream(body, lease, self.options().read_timeout);
-        Ok(Response::from_parts(head, body))
+        Ok(Response::from_parts(head, ReplyBody::upstream(body, lease, idle)))
     }
 }
 

@@ -33,7 +33,7 @@ impl Record {
         let text = |line: &mut String, text: Option<&str>| put(line, text.map(str::as_bytes), json);
         match variable {
             Variable::Args => text(line, self.uri.query()),
-            Variable::BodyBytesSent | Variable::BytesSent => show(line, Some(self.sent)),
+            Variable::BodyBytesSent | Variable::BytesSent => show(line, Some(self.sent())),
             Variable::Host => {
                 let named = self.uri.authority().map(http::uri::Authority::as_str);
                 match named {
@@ -82,7 +82,7 @@ impl Record {
             }
             Variable::UpstreamAddr => show(line, self.trace.address.get()),
             Variable::UpstreamResponseLength => {
-                show(line, self.trace.status.get().map(|_| self.sent));
+                show(line, self.trace.status.get().map(|_| self.sent()));
             }
             Variable::UpstreamResponseTime => {
                 let time = self.upstream_seconds().map(|it| format!("{it:.3}"));

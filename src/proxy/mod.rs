@@ -84,6 +84,8 @@ pub enum Phase {
     Leaving,
     /// Nothing new is accepted, what is under way is finished.
     Draining,
+    /// WebSockets are told that they end.
+    Closing,
     /// Whatever is left is cut.
     Over,
 }

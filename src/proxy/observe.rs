@@ -20,6 +20,7 @@ use tower::{Layer, Service};
 use super::body::{CutOff, Progress, ReplyBody};
 use super::connection::Link;
 use super::headers::X_REQUEST_ID;
+use super::upgrade::{Carried, Tunnel};
 use super::worker::Seen;
 use crate::live::WayId;
 
@@ -44,6 +45,10 @@ pub(super) struct Trace {
     pub(super) sent_at: Cell<Option<Instant>>,
     /// How far the request's body got.
     pub(super) progress: RefCell<Option<Rc<Progress>>>,
+    /// What follows the answer.
+    pub(super) tunnel: RefCell<Option<Tunnel>>,
+    /// How much that carried.
+    pub(super) carried: Carried,
 }
 
 impl Trace {
@@ -55,6 +60,8 @@ impl Trace {
             status: Cell::default(),
             sent_at: Cell::default(),
             progress: RefCell::default(),
+            tunnel: RefCell::default(),
+            carried: Carried::default(),
         }
     }
 }
@@ -163,6 +170,11 @@ where
         if let Some(record) = &mut record {
             record.answered(response.status());
         }
+        if let Some(tunnel) = record.as_ref().and_then(|it| it.trace.tunnel.take())
+            && let Some(record) = record.take()
+        {
+            record.link.worker.clone().tunnel(record.carry(tunnel));
+        }
         Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, record })))
     }
 }
@@ -219,7 +231,7 @@ pub(super) struct Record {
     pub(super) head_bytes: u64,
     pub(super) status: StatusCode,
     pub(super) trace: Rc<Trace>,
-    pub(super) sent: u64,
+    sent: u64,
     /// Whether the last piece of the answer is in the client's hands.
     pub(super) handed: bool,
 }
@@ -270,9 +282,27 @@ impl Record {
         }
     }
 
+    /// Carries the WebSocket that the request became; it lasts as long, and is logged at its end.
+    async fn carry(mut self: Box<Self>, tunnel: Tunnel) {
+        // No piece of an answer is waited for any more.
+        self.take_back();
+        let leaving = async {
+            self.link.worker.closing().await;
+            // What the client sends still must not cost it the farewell.
+            self.link.linger();
+        };
+        tunnel.run(&self.trace.carried, leaving).await;
+    }
+
     pub(super) fn received(&self) -> u64 {
         let body = self.trace.progress.borrow();
-        self.head_bytes + body.as_ref().map_or(0, |it| it.received.get())
+        let body = body.as_ref().map_or(0, |it| it.received.get());
+        self.head_bytes + body + self.trace.carried.received.get()
+    }
+
+    /// Bytes of the answer's body, and of what followed it.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent + self.trace.carried.sent.get()
     }
 
     pub(super) fn upstream_seconds(&self) -> Option<f64> {
@@ -290,7 +320,7 @@ impl Drop for Record {
         }
         let seconds = (now - self.began).as_secs_f64();
         let upstream = self.upstream_seconds();
-        let (received, sent) = (self.received(), self.sent);
+        let (received, sent) = (self.received(), self.sent());
         self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });

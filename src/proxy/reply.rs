@@ -15,6 +15,8 @@ pub(super) enum Failure {
     Body(Fault),
     /// The client's, or a wrong configuration's: the request runs in a circle.
     Loops,
+    /// The client's: a WebSocket to an endpoint that is spoken to with HTTP/2.
+    NoTunnel,
     /// Nobody's: no rule takes the request.
     NotFound,
     /// The owner's: a security setting is not honoured, so nothing is served.
@@ -38,6 +40,7 @@ impl Failure {
             Self::Body(Fault::Broken) => StatusCode::BAD_REQUEST,
             Self::Body(Fault::Slow) => StatusCode::REQUEST_TIMEOUT,
             Self::Loops => StatusCode::LOOP_DETECTED,
+            Self::NoTunnel => StatusCode::NOT_IMPLEMENTED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Denied | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,

@@ -1,75 +1,357 @@
 //! WebSockets: once both sides have switched, bytes go both ways until one ends.
+//!
+//! Their frames (RFC 6455 section 5) are counted on the way, so that a connection which has to end while we
+//! shut down is told so between two of them.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request, response};
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep_until, timeout};
 
-/// Carries bytes between client and endpoint; ends when either does, or when nothing moved for `idle`.
-pub(super) async fn tunnel(client: OnUpgrade, upstream: OnUpgrade, idle: Duration) {
-    let (Ok(client), Ok(upstream)) = (client.await, upstream.await) else { return };
-    let moved = Rc::new(Cell::new(false));
-    let mut client = Noted { io: TokioIo::new(client), moved: moved.clone() };
-    let mut upstream = TokioIo::new(upstream);
-    let carried = copy_bidirectional(&mut client, &mut upstream);
-    let bored = async {
+use super::headers;
+
+/// How much is carried at a time, in bytes.
+const CHUNK: usize = 16 << 10;
+/// How long both sides may take to end once they were told to.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// What is sent then: a close frame with status 1001, "going away"; towards endpoints it is masked.
+const TO_CLIENT: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+const TO_UPSTREAM: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9];
+
+/// A WebSocket that a client asks for.
+pub(super) struct Wanted {
+    client: OnUpgrade,
+    /// Of one asked for over HTTP/2: what the endpoint must answer our key with.
+    accept: Option<HeaderValue>,
+}
+
+impl Wanted {
+    /// Looks whether a request asks for one: by `Upgrade` (RFC 6455 section 4.1), or over HTTP/2 by an
+    /// extended CONNECT (RFC 8441).
+    pub(super) fn by(head: &mut request::Parts, key: impl FnOnce() -> [u8; 16]) -> Option<Self> {
+        if is_extended(head) {
+            let key = BASE64_STANDARD.encode(key());
+            let client = head.extensions.remove()?;
+            let accept = HeaderValue::try_from(accept(&key)).ok()?;
+            head.method = Method::GET;
+            head.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).ok()?);
+            return Some(Self { client, accept: Some(accept) });
+        }
+        let upgrade = head.version == Version::HTTP_11
+            && head.method == Method::GET
+            && headers::wants_websocket(&head.headers);
+        let client = upgrade.then(|| head.extensions.remove()).flatten()?;
+        Some(Self { client, accept: None })
+    }
+
+    /// Whether an endpoint's answer other than 101 can be passed on: not if it would tell a client of
+    /// HTTP/2 that there is a tunnel.
+    pub(super) fn may_refuse(&self, status: StatusCode) -> bool {
+        self.accept.is_none() || !status.is_success()
+    }
+
+    /// Whether the endpoint, which switched, took our key.
+    pub(super) fn is_accepted(&self, headers: &HeaderMap) -> bool {
+        self.accept.is_none() || self.accept.as_ref() == headers.get(SEC_WEBSOCKET_ACCEPT)
+    }
+
+    /// Writes the client's answer from the endpoint's, whose fields are clean, and joins the two.
+    pub(super) fn join(
+        self,
+        upstream: OnUpgrade,
+        idle: Duration,
+        head: &mut response::Parts,
+    ) -> Tunnel {
+        if self.accept.is_some() {
+            head.status = StatusCode::OK;
+            head.headers.remove(SEC_WEBSOCKET_ACCEPT);
+        } else {
+            name_upgrade(&mut head.headers);
+        }
+        Tunnel { client: self.client, upstream, idle }
+    }
+}
+
+/// Writes the two fields of a switch to WebSocket.
+pub(super) fn name_upgrade(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Whether a request is an extended CONNECT for a WebSocket.
+pub(super) fn is_extended(head: &request::Parts) -> bool {
+    head.method == Method::CONNECT
+        && head.version == Version::HTTP_2
+        && head.extensions.get::<Protocol>().is_some_and(|it| it.as_str() == "websocket")
+}
+
+/// RFC 6455 section 4.2.2: the answer to a key.
+fn accept(key: &str) -> String {
+    let salted = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, salted.as_bytes()))
+}
+
+/// A WebSocket, both of whose sides are about to have switched.
+pub(super) struct Tunnel {
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    idle: Duration,
+}
+
+/// How many bytes a tunnel carried, from the client and to it.
+#[derive(Default)]
+pub(super) struct Carried {
+    pub(super) received: Cell<u64>,
+    pub(super) sent: Cell<u64>,
+}
+
+impl Tunnel {
+    /// Carries bytes between client and endpoint; ends when either does, when nothing moved for too long
+    /// (`proxy-read-timeout`, as with nginx), or when `leaving` is over: then both are told.
+    pub(super) async fn run(self, carried: &Carried, leaving: impl Future<Output = ()>) {
+        let (Ok(client), Ok(upstream)) = (self.client.await, self.upstream.await) else { return };
+        let moved = Cell::new(Instant::now());
+        let goodbye = Cell::new(false);
+        let mut client = TokioIo::new(client);
+        let mut upstream = TokioIo::new(upstream);
+        let mut up = Direction::new(&TO_UPSTREAM, &moved, &carried.received);
+        let mut down = Direction::new(&TO_CLIENT, &moved, &carried.sent);
+        // Both directions are one future, as both need both sides.
+        let mut both = pin!(poll_fn(|cx| {
+            let mut client = Pin::new(&mut client);
+            let mut upstream = Pin::new(&mut upstream);
+            let last = goodbye.get();
+            let one = up.poll(cx, client.as_mut(), upstream.as_mut(), last);
+            let other = down.poll(cx, upstream, client, last);
+            match (one, other) {
+                // One side that broke ends both; one that ended leaves the other to go on.
+                (Poll::Ready(Err(_)), _)
+                | (_, Poll::Ready(Err(_)))
+                | (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        }));
+        let mut leaving = pin!(leaving);
+        let mut timer = pin!(sleep_until(moved.get() + self.idle));
         loop {
-            tokio::time::sleep(idle).await;
-            if !moved.take() {
+            tokio::select! {
+                biased;
+                () = &mut both => return,
+                () = &mut leaving => break,
+                () = &mut timer => {
+                    let until = moved.get() + self.idle;
+                    if until <= Instant::now() {
+                        return tracing::debug!("a WebSocket was idle for too long");
+                    }
+                    timer.as_mut().reset(until);
+                }
+            }
+        }
+        goodbye.set(true);
+        let _ = timeout(FAREWELL, both).await;
+    }
+}
+
+/// One of the two directions of a tunnel.
+struct Direction<'a> {
+    /// What was read and the other side did not take yet: only then is there a buffer.
+    pending: Vec<u8>,
+    frames: Frames,
+    farewell: &'static [u8],
+    state: State,
+    moved: &'a Cell<Instant>,
+    carried: &'a Cell<u64>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum State {
+    Carrying,
+    /// The farewell is being written.
+    Leaving,
+    /// The reader has ended: so does the writer, once it has everything.
+    Ending,
+    Ended,
+}
+
+impl<'a> Direction<'a> {
+    fn new(farewell: &'static [u8], moved: &'a Cell<Instant>, carried: &'a Cell<u64>) -> Self {
+        let (pending, frames) = (Vec::new(), Frames::default());
+        Self { pending, frames, farewell, state: State::Carrying, moved, carried }
+    }
+
+    /// Carries what there is. With `last`, what follows the frame under way is the farewell.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut reader: Pin<&mut impl AsyncRead>,
+        mut writer: Pin<&mut impl AsyncWrite>,
+        last: bool,
+    ) -> Poll<io::Result<()>> {
+        if self.state == State::Ended {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if last && self.state == State::Carrying && self.frames.is_between() {
+                self.pending = self.farewell.to_vec();
+                self.state = State::Leaving;
+            }
+            while !self.pending.is_empty() {
+                let end = match self.state {
+                    State::Carrying if last => self.frames.clone().pass(&self.pending, true),
+                    _ => self.pending.len(),
+                };
+                let written = ready!(writer.as_mut().poll_write(cx, &self.pending[..end]))?;
+                if written == 0 {
+                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                }
+                self.note(written);
+                if last && self.state == State::Carrying && self.frames.is_between() {
+                    break;
+                }
+            }
+            match self.state {
+                State::Carrying if last && self.frames.is_between() => continue,
+                State::Carrying => {}
+                State::Leaving | State::Ending => {
+                    ready!(writer.as_mut().poll_flush(cx))?;
+                    ready!(writer.as_mut().poll_shutdown(cx))?;
+                    self.state = State::Ended;
+                    return Poll::Ready(Ok(()));
+                }
+                State::Ended => return Poll::Ready(Ok(())),
+            }
+            let mut space = [const { MaybeUninit::uninit() }; CHUNK];
+            let mut buffer = ReadBuf::uninit(&mut space);
+            if reader.as_mut().poll_read(cx, &mut buffer)?.is_pending() {
+                ready!(writer.as_mut().poll_flush(cx))?;
+                return Poll::Pending;
+            }
+            if buffer.filled().is_empty() {
+                self.state = State::Ending;
+            }
+            self.pending.extend_from_slice(buffer.filled());
+        }
+    }
+
+    /// Bytes were taken by the writer.
+    fn note(&mut self, written: usize) {
+        if self.state == State::Carrying {
+            self.frames.pass(&self.pending[..written], false);
+        }
+        if written == self.pending.len() {
+            // Frees it: an idle WebSocket holds no buffer.
+            self.pending = Vec::new();
+        } else {
+            self.pending.drain(..written);
+        }
+        self.moved.set(Instant::now());
+        self.carried.set(self.carried.get() + written as u64);
+    }
+}
+
+/// Where in a frame a stream of bytes is.
+#[derive(Clone, Debug, Default)]
+struct Frames {
+    head: [u8; 14],
+    /// How many bytes of the head there were; 0 between frames and in a payload.
+    have: usize,
+    /// How many bytes of the payload are to come.
+    payload: u64,
+}
+
+impl Frames {
+    /// Whether the last byte ended a frame.
+    fn is_between(&self) -> bool {
+        self.have == 0 && self.payload == 0
+    }
+
+    /// Passes over bytes: all, or those up to the end of the frame under way. Says how many.
+    fn pass(&mut self, bytes: &[u8], one: bool) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.payload > 0 {
+                let left = bytes.len() - at;
+                let step = usize::try_from(self.payload).unwrap_or(usize::MAX).min(left);
+                self.payload -= step as u64;
+                at += step;
+            } else {
+                self.head[self.have] = bytes[at];
+                self.have += 1;
+                at += 1;
+                if let Some(payload) = self.payload() {
+                    self.have = 0;
+                    self.payload = payload;
+                }
+            }
+            if one && self.is_between() {
                 break;
             }
         }
-    };
-    tokio::select! {
-        _ = carried => {}
-        () = bored => tracing::debug!("a WebSocket was idle for too long"),
+        at
     }
-}
 
-/// Notes whether anything moved.
-struct Noted {
-    io: TokioIo<Upgraded>,
-    moved: Rc<Cell<bool>>,
-}
-
-impl AsyncRead for Noted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
-        if result.is_ready() {
-            self.moved.set(true);
+    /// RFC 6455 section 5.2: how long the payload is, once the head is there.
+    fn payload(&self) -> Option<u64> {
+        let length = self.head[1] & 0x7f;
+        let extended = match length {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mask = if self.head[1] & 0x80 == 0 { 0 } else { 4 };
+        if self.have < 2 + extended + mask {
+            return None;
         }
-        result
+        let bytes = self.head[2..2 + extended].iter();
+        Some(match extended {
+            0 => length.into(),
+            _ => bytes.fold(0, |all, byte| all << 8 | u64::from(*byte)),
+        })
     }
 }
 
-impl AsyncWrite for Noted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        if result.is_ready() {
-            self.moved.set(true);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_is_the_rfcs() {
+        assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn frames_end_where_their_heads_say() {
+        let masked = [&[0x81, 0x85, 1, 2, 3, 4][..], b"hello"].concat();
+        let middling = [&[0x82, 126, 1, 0][..], &[7; 256]].concat();
+        let large = [&[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0][..], &vec![7; 65_536]].concat();
+        let empty = vec![0x89, 0];
+        for (name, frame) in
+            [("masked", masked), ("middling", middling), ("large", large), ("empty", empty)]
+        {
+            for chunk in [1, 3, 1000, usize::MAX] {
+                let mut frames = Frames::default();
+                let last = frame.chunks(chunk.min(frame.len())).count() - 1;
+                for (number, piece) in frame.chunks(chunk.min(frame.len())).enumerate() {
+                    assert_eq!(frames.pass(piece, false), piece.len(), "{name} by {chunk}");
+                    assert_eq!(frames.is_between(), number == last, "{name} by {chunk}: {number}");
+                }
+            }
+            let two = [&frame[..], &frame].concat();
+            assert_eq!(Frames::default().pass(&two, true), frame.len(), "{name}: one of two");
         }
-        result
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -292,6 +292,13 @@ impl Worker {
         self.phase.get() >= Phase::Leaving
     }
 
+    /// Waits until what has no end of its own is to end.
+    pub(super) async fn closing(&self) {
+        let mut phase = self.shared.phase.clone();
+        // Without a sender everything ends by itself.
+        let _ = phase.wait_for(|it| *it >= Phase::Closing).await;
+    }
+
     /// Carries a WebSocket in a task of its own.
     pub(super) fn tunnel(self: &Rc<Self>, tunnel: impl Future<Output = ()> + 'static) {
         self.tunnels.set(self.tunnels.get() + 1);
