@@ -10,6 +10,7 @@ mod challenge;
 mod clock;
 mod connection;
 mod forward;
+mod forwarded;
 mod headers;
 mod io;
 mod line;
@@ -18,6 +19,7 @@ mod log;
 mod observe;
 mod peer;
 mod pool;
+mod proxy_protocol;
 mod redirect;
 mod reply;
 mod resolve;
@@ -181,13 +183,22 @@ async fn walk(
     request: Request<Incoming>,
     trace: &Trace,
 ) -> Result<Response<ReplyBody>, Failure> {
-    let Link { worker, peer, vouched, .. } = &**link;
+    let Link { worker, .. } = &**link;
     let live = &*trace.seen.live;
     let settings = &live.plan.settings;
     let (head, body) = request.into_parts();
 
+    // Who asks: the connection's peer, or the client that a trusted proxy there speaks for.
+    let told = trace
+        .told
+        .get_or_init(|| forwarded::told(&settings.trust, &link.peer, worker.ports, &head.headers));
+    let (peer, vouched) = match told {
+        Some(told) => (&told.peer, &told.vouched),
+        None => (&link.peer, &link.vouched),
+    };
+
     // What is asked, in the one form that everything below uses.
-    let asked = Asked::read(&head, peer.secure).map_err(Failure::Refused)?;
+    let asked = Asked::read(&head, peer).map_err(Failure::Refused)?;
     if asked.asterisk {
         return Ok(Response::new(ReplyBody::empty()));
     }
