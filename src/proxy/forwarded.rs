@@ -26,8 +26,8 @@ pub(super) struct Told {
     pub(super) vouched: Vouched,
 }
 
-/// What a request says of its client; `None` when nobody asks it, or whose connection it came on is not
-/// trusted, and the connection's own peer stands.
+/// What a request says of its client; `None` where that is not read, or the other end of its connection
+/// is not trusted with it: then that end is the client.
 pub(super) fn told(
     trust: &Trust,
     connection: &Peer,
