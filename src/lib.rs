@@ -41,10 +41,10 @@
 //! change, and is swapped in with one pointer. There is no update, no delete path, no reload.
 //!
 //! **A request.** Each core has a worker: a thread, a runtime, listening sockets, connections to
-//! endpoints. A connection is accepted, perhaps shakes hands, and is served by hyper; two layers give
-//! each request an id, a log line and a count; between them `proxy::answer` walks the list of steps:
-//! challenge, route, redirect, limits, forward. Workers share nothing but the pointer to the `Live` and
-//! atomics.
+//! endpoints. A connection is accepted, perhaps says by a PROXY header whose it is, perhaps shakes hands,
+//! and is served by hyper; two layers give each request an id, a log line and a count; between them
+//! `proxy::answer` walks the list of steps: who asks, challenge, route, redirect, limits, forward.
+//! Workers share nothing but the pointer to the `Live` and atomics.
 //!
 //! **A certificate.** The plan says which Secrets are wanted and what they hold. Whoever holds the lease
 //! orders what is due; any replica answers the CA, because the answer needs only the thumbprint of the

@@ -40,7 +40,7 @@ use lockgate::model::options::Options;
 use lockgate::model::path::{PathPattern, canonical};
 use lockgate::model::plan::{Backend, BackendId, Certificate, Plan, Route, Target, Wanted};
 use lockgate::model::problem::Problem;
-use lockgate::model::settings::Settings;
+use lockgate::model::settings::{Settings, Trust};
 use lockgate::store::{Directory, Store};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -726,7 +726,7 @@ fn plan_text(plan: &Plan) -> String {
 }
 
 fn settings_text(text: &mut String, settings: &Settings) {
-    let Settings { redirect_code, no_redirect, hsts, .. } = settings;
+    let Settings { redirect_code, no_redirect, hsts, trust, .. } = settings;
     let usual = Settings::default();
     if *redirect_code != usual.redirect_code {
         writeln!(text, "redirects with {redirect_code}").unwrap();
@@ -737,6 +737,33 @@ fn settings_text(text: &mut String, settings: &Settings) {
     if *hsts != usual.hsts {
         writeln!(text, "hsts {}", hsts.map_or("off".to_owned(), |it| it.to_string())).unwrap();
     }
+    if *trust != usual.trust {
+        writeln!(text, "trusts {}", trust_text(trust)).unwrap();
+    }
+}
+
+fn trust_text(trust: &Trust) -> String {
+    let mut text = trust.proxies.to_string();
+    if text.is_empty() {
+        text.push_str("nobody");
+    }
+    if trust.proxy_protocol {
+        write!(text, ", PROXY protocol within {:?}", trust.proxy_header_timeout).unwrap();
+    }
+    for (told, what) in [
+        (trust.forwarded_headers, "forwarded headers"),
+        (trust.full_forwarded_for, "the whole list"),
+        (trust.real_ip, "the address"),
+    ] {
+        if told {
+            write!(text, ", {what}").unwrap();
+        }
+    }
+    if trust.forwarded_for != Trust::default().forwarded_for {
+        let name = trust.forwarded_for.as_ref().map_or("no header", |it| it.as_str());
+        write!(text, ", by {name}").unwrap();
+    }
+    text
 }
 
 fn route_text(route: &Route) -> String {

@@ -11,7 +11,7 @@ use crate::model::problem::Problem;
 use crate::model::settings::{Hsts, Settings};
 use crate::model::template::Template;
 use crate::model::upstream::RetryOn;
-use crate::model::value::{boolean, bytes, positive_seconds, switch};
+use crate::model::value::{boolean, bytes, duration, positive_seconds, switch};
 
 /// One key: its name, what it is for, and what is done with it.
 pub struct Key {
@@ -132,6 +132,39 @@ pub const KEYS: &[Key] = &[
         it.server_header = truth(value)?;
         Ok(())
     }),
+    key("use-proxy-protocol", "Connections of trusted proxies begin with it.", |value, it| {
+        it.trust.proxy_protocol = truth(value)?;
+        Ok(())
+    }),
+    key("proxy-protocol-header-timeout", "How long its header may take.", |value, it| {
+        let time = duration(value).or_else(|| positive_seconds(value));
+        let time = time.filter(|it| !it.is_zero()).ok_or("a time such as 5s")?;
+        it.trust.proxy_header_timeout = time;
+        Ok(())
+    }),
+    key("use-forwarded-headers", "Believe X-Forwarded-* of trusted proxies.", |value, it| {
+        it.trust.forwarded_headers = truth(value)?;
+        Ok(())
+    }),
+    key("enable-real-ip", "Believe trusted proxies in who asks.", |value, it| {
+        it.trust.real_ip = truth(value)?;
+        Ok(())
+    }),
+    key("forwarded-for-header", "Header in which proxies say who asks.", |value, it| {
+        it.trust.forwarded_for = value.parse().ok();
+        let named = it.trust.forwarded_for.is_some();
+        named.then_some(()).ok_or("the name of a header; none is read")
+    }),
+    key("compute-full-forwarded-for", "Add to X-Forwarded-For, keep its rest.", |value, it| {
+        it.trust.full_forwarded_for = truth(value)?;
+        Ok(())
+    }),
+    key("proxy-real-ip-cidr", "Addresses and networks of trusted proxies.", |value, it| {
+        let proxies = value.parse();
+        let read = proxies.is_ok();
+        it.trust.proxies = proxies.unwrap_or_default();
+        read.then_some(()).ok_or("a list such as 10.0.0.0/8,192.0.2.1; nobody is trusted")
+    }),
     key("log-format-upstream", "The access log's line, with nginx's variables.", |value, it| {
         let json = it.log.as_ref().is_some_and(|log| log.json);
         let (template, unknown) = Template::parse(value, json);
@@ -173,12 +206,6 @@ const PROTECTING: &[(&str, &[&str])] = &[
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("use-forwarded-headers", "false"),
-    ("enable-real-ip", "false"),
-    ("forwarded-for-header", "X-Forwarded-For"),
-    ("proxy-real-ip-cidr", "0.0.0.0/0"),
-    ("compute-full-forwarded-for", "false"),
-    ("use-proxy-protocol", "false"),
     ("no-auth-locations", "/.well-known/acme-challenge"),
     ("proxy-buffering", "off"),
     ("add-headers", ""),
@@ -251,6 +278,8 @@ const MOOT: &[&str] = &[
     "enable-aio-write",
     "enable-multi-accept",
     "error-log-*",
+    // nginx's way of reading two sources needs a field in between; ours does not.
+    "forwarded-for-proxy-protocol-header",
     "geoip*",
     "grpc-buffer-size-kb",
     "gzip-*",
@@ -276,7 +305,6 @@ const MOOT: &[&str] = &[
     "proxy-headers-hash-*",
     "proxy-http-version",
     "proxy-max-temp-file-size",
-    "proxy-protocol-header-timeout",
     "proxy-redirect-to",
     "proxy-stream-*",
     "reuse-port",
@@ -379,11 +407,16 @@ fn truth(value: &str) -> Result<bool, &'static str> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
+
+    use http::HeaderName;
 
     use super::*;
     use crate::compile::objects::ConfigMap;
     use crate::model::name::ObjectName;
+    use crate::model::network::Networks;
     use crate::model::options::Options;
+    use crate::model::settings::Trust;
 
     fn read(data: &[(&str, &str)]) -> (Settings, Vec<Problem>) {
         let name = ObjectName::new("lockgate", "lockgate");
@@ -405,6 +438,54 @@ mod tests {
             Options { body_limit: None, ssl_redirect: false, ..Options::default() }
         );
         assert_eq!(settings.hsts, None);
+    }
+
+    #[test]
+    fn proxies_are_trusted_as_the_keys_say() {
+        let (settings, problems) = read(&[
+            ("use-proxy-protocol", "true"),
+            ("proxy-protocol-header-timeout", "1.5s"),
+            ("use-forwarded-headers", "true"),
+            ("enable-real-ip", "true"),
+            ("forwarded-for-header", "CF-Connecting-IP"),
+            ("compute-full-forwarded-for", "true"),
+            ("proxy-real-ip-cidr", "10.0.0.0/8, 192.0.2.1"),
+            ("forwarded-for-proxy-protocol-header", "X-Between"),
+        ]);
+        assert_eq!(problems, []);
+        let expected = Trust {
+            proxies: "10.0.0.0/8,192.0.2.1/32".parse().expect("a list"),
+            proxy_protocol: true,
+            proxy_header_timeout: Duration::from_millis(1500),
+            forwarded_headers: true,
+            real_ip: true,
+            forwarded_for: Some(HeaderName::from_static("cf-connecting-ip")),
+            full_forwarded_for: true,
+        };
+        assert_eq!(settings.trust, expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_trusted() {
+        let usual = Trust::default();
+        for (key, value, expected) in [
+            ("use-proxy-protocol", "on", usual.clone()),
+            ("use-forwarded-headers", "yes", usual.clone()),
+            ("enable-real-ip", "", usual.clone()),
+            ("proxy-protocol-header-timeout", "0s", usual.clone()),
+            ("proxy-protocol-header-timeout", "soon", usual.clone()),
+            ("forwarded-for-header", "X Real", Trust { forwarded_for: None, ..usual.clone() }),
+            (
+                "proxy-real-ip-cidr",
+                "10.0.0.0/8,all",
+                Trust { proxies: Networks::default(), ..usual },
+            ),
+        ] {
+            let (settings, problems) = read(&[(key, value)]);
+            assert_eq!(settings.trust, expected, "{key}: {value}");
+            let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
+            assert_eq!(reasons, ["BadSetting"], "{key}: {value}");
+        }
     }
 
     #[test]

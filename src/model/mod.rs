@@ -6,6 +6,7 @@
 pub mod host;
 pub mod keypair;
 pub mod name;
+pub mod network;
 pub mod options;
 pub mod path;
 pub mod phrase;

@@ -1,5 +1,11 @@
 //! What the ConfigMap sets for everything at once.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use super::network::Networks;
 use super::options::Options;
 use super::template::Template;
 
@@ -20,10 +26,62 @@ pub struct Settings {
     pub request_id: bool,
     /// Leave the upstream's `Server` header in place.
     pub server_header: bool,
+    /// Whom to believe about who asks.
+    pub trust: Trust,
     /// The access log's line.
     pub log: Option<Template>,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
+}
+
+/// Whom to believe about who asks, and in what.
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trust {
+    /// The proxies in front of us; nobody else is believed in anything.
+    pub proxies: Networks,
+    /// Each connection of theirs begins with a PROXY header.
+    pub proxy_protocol: bool,
+    /// How long that header may take.
+    pub proxy_header_timeout: Duration,
+    /// Their requests say in `X-Forwarded-…` who asks, over what, and for what.
+    pub forwarded_headers: bool,
+    /// Their requests say who asks, and nothing else.
+    pub real_ip: bool,
+    /// The field that lists whom a request came from and through; `None` where what was set is no name,
+    /// and nothing is read.
+    pub forwarded_for: Option<HeaderName>,
+    /// Endpoints get the `X-Forwarded-For` that came with one more address, instead of the client's alone.
+    pub full_forwarded_for: bool,
+}
+
+impl Trust {
+    /// Whether a connection from `address` has to begin with a PROXY header.
+    pub fn expects_proxy_header(&self, address: IpAddr) -> bool {
+        self.proxy_protocol && self.proxies.contains(address)
+    }
+
+    /// Whether requests are read for who asks.
+    ///
+    /// As in ingress-nginx the PROXY protocol stands above `enable-real-ip`: clients whose addresses come
+    /// by it could otherwise name themselves in a field.
+    pub fn reads_requests(&self) -> bool {
+        self.forwarded_headers || (self.real_ip && !self.proxy_protocol)
+    }
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            proxies: Networks::all(),
+            proxy_protocol: false,
+            proxy_header_timeout: Duration::from_secs(5),
+            forwarded_headers: false,
+            real_ip: false,
+            forwarded_for: Some(HeaderName::from_static("x-forwarded-for")),
+            full_forwarded_for: false,
+        }
+    }
 }
 
 /// RFC 6797 section 6.1.
@@ -65,6 +123,7 @@ impl Default for Settings {
             underscores: false,
             request_id: true,
             server_header: false,
+            trust: Trust::default(),
             log: Some(Template::default()),
             refusal: None,
         }

@@ -8,6 +8,7 @@ use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
 
+use super::peer::Peer;
 use super::upgrade::is_extended;
 use crate::model::host::Authority;
 use crate::model::path;
@@ -47,7 +48,7 @@ fn bad<T>(why: &'static str) -> Result<T, Refused> {
 
 impl Asked {
     /// Reads a request's head.
-    pub(super) fn read(head: &request::Parts, secure: bool) -> Result<Self, Refused> {
+    pub(super) fn read(head: &request::Parts, peer: &Peer) -> Result<Self, Refused> {
         if head.method == Method::CONNECT && !is_extended(head) {
             return refuse(StatusCode::METHOD_NOT_ALLOWED, "CONNECT is not for a reverse proxy");
         }
@@ -57,7 +58,7 @@ impl Asked {
         check_transfer_encoding(head)?;
         check_expect(&head.headers)?;
         let authority = match head.version {
-            Version::HTTP_2 => Some(authority_h2(head, secure)?),
+            Version::HTTP_2 => Some(authority_h2(head, peer)?),
             version => authority_h1(head, version)?,
         };
         let mut asked = Self { authority, path: None, resolved: false, asterisk: false };
@@ -147,9 +148,8 @@ fn authority_h1(head: &request::Parts, version: Version) -> Result<Option<Author
 }
 
 /// RFC 9113 section 8.3.1: `:authority`, which a `Host` beside it may only repeat.
-fn authority_h2(head: &request::Parts, secure: bool) -> Result<Authority, Refused> {
-    let scheme = if secure { "https" } else { "http" };
-    if head.uri.scheme_str().is_some_and(|it| it != scheme) {
+fn authority_h2(head: &request::Parts, peer: &Peer) -> Result<Authority, Refused> {
+    if head.uri.scheme_str().is_some_and(|it| !peer.may_ask_for(it)) {
         return bad(":scheme is not that of the connection");
     }
     // Section 8.2.1; HTTP/1.1 readers trim such a value and would see another one.
@@ -200,7 +200,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        Asked::read(&head, true).map_err(|it| it.status.as_u16())
+        let peer = Peer::new(([192, 0, 2, 1], 1).into(), true, 443);
+        Asked::read(&head, &peer).map_err(|it| it.status.as_u16())
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::headers::Vouched;
 use super::io::{Meter, Socket};
 use super::observe::{ObserveLayer, RequestIdLayer};
 use super::peer::Peer;
+use super::proxy_protocol::Header;
 use super::tls::{Protocol, Tls};
 use super::worker::Worker;
 
@@ -43,6 +44,7 @@ const FIRST_WHILE_DRAINING: Duration = Duration::from_secs(5);
 /// What the requests of one connection share.
 pub(super) struct Link {
     pub(super) worker: Rc<Worker>,
+    /// The connection's other end, by its PROXY header where it has to have one.
     pub(super) peer: Peer,
     pub(super) vouched: Vouched,
     meter: Arc<Meter>,
@@ -60,6 +62,22 @@ pub(super) struct Link {
 }
 
 impl Link {
+    fn new(worker: &Rc<Worker>, peer: Peer, meter: &Arc<Meter>) -> Rc<Self> {
+        Rc::new(Self {
+            vouched: Vouched::new(&peer),
+            worker: worker.clone(),
+            peer,
+            meter: meter.clone(),
+            under_way: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            used: Cell::new(false),
+            given_up: Cell::new(0),
+            handed: Cell::new(0),
+            moved: Cell::new(false),
+            waker: RefCell::new(None),
+        })
+    }
+
     pub(super) fn begin_request(&self) {
         self.under_way.set(self.under_way.get() + 1);
         self.used.set(true);
@@ -106,24 +124,22 @@ impl Link {
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer) {
     // Fails on a socket that is gone already, which the first read will tell.
     let _ = stream.set_nodelay(true);
-    let now = Instant::now();
-    let meter = Arc::new(Meter::new(now));
+    let meter = Arc::new(Meter::new(Instant::now()));
     let mut socket = Socket::new(stream, meter.clone());
-    let link = Rc::new(Link {
-        vouched: Vouched::new(&peer),
-        worker: worker.clone(),
-        peer,
-        meter,
-        under_way: Cell::new(0),
-        idle_since: Cell::new(now),
-        used: Cell::new(false),
-        given_up: Cell::new(0),
-        handed: Cell::new(0),
-        moved: Cell::new(false),
-        waker: RefCell::new(None),
-    });
+    let peer = match proxy_header_patience(&worker, &peer) {
+        None => peer,
+        Some(patience) => {
+            // Counted and waited for as every connection, though nobody knows yet whose it is.
+            let _registered = worker.register(&Link::new(&worker, peer, &meter));
+            match named(&worker, &mut socket, peer, patience).await {
+                Some(peer) => peer,
+                None => return,
+            }
+        }
+    };
+    let link = Link::new(&worker, peer, &meter);
     let _registered = worker.register(&link);
-    if peer.secure {
+    if peer.tls {
         match timeout(HANDSHAKE, worker.tls.accept(socket)).await {
             Ok(Ok(Tls { stream, protocol: Protocol::H1 })) => h1(&link, *stream).await,
             Ok(Ok(Tls { stream, protocol: Protocol::H2 })) => h2(&link, *stream).await,
@@ -142,6 +158,33 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer) {
             Err(_) => worker.dropped("silent"),
         }
     }
+}
+
+/// How long the PROXY header may take that a connection must begin with; `None` where none is expected.
+fn proxy_header_patience(worker: &Worker, peer: &Peer) -> Option<Duration> {
+    let seen = worker.seen();
+    let trust = &seen.live.plan.settings.trust;
+    trust.expects_proxy_header(peer.address.ip()).then_some(trust.proxy_header_timeout)
+}
+
+/// The client whom the PROXY header names; `None` when there is no such header in time, which ends the
+/// connection without a word, as HAProxy does.
+async fn named(
+    worker: &Worker,
+    socket: &mut Socket,
+    peer: Peer,
+    patience: Duration,
+) -> Option<Peer> {
+    match timeout(patience, socket.proxy_header()).await {
+        Ok(Ok(Some(Header { ends: Some(ends), .. }))) => return Some(peer.named(&ends)),
+        Ok(Ok(Some(Header { ends: None, .. }))) => return Some(peer),
+        // Load balancers try whether a port is open, and say nothing.
+        Ok(Ok(None)) => return None,
+        Ok(Err(error)) => tracing::debug!(proxy = %peer.address, %error, "no PROXY header"),
+        Err(_) => tracing::debug!(proxy = %peer.address, "no PROXY header in time"),
+    }
+    worker.dropped("proxy_header");
+    None
 }
 
 /// Serves HTTP/1.

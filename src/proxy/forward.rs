@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep_until};
 use super::body::{Progress, ReplyBody, RequestBody};
 use super::canonical::Asked;
 use super::connection::Link;
-use super::headers;
+use super::headers::{self, Vouched};
 use super::observe::Trace;
+use super::peer::Peer;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
@@ -42,6 +43,8 @@ pub(super) struct Outbound<'a> {
     pub(super) way: &'a Way,
     pub(super) balancer: &'a Balancer,
     pub(super) asked: &'a Asked,
+    pub(super) peer: &'a Peer,
+    pub(super) vouched: &'a Vouched,
     pub(super) trace: &'a Trace,
 }
 
@@ -73,7 +76,7 @@ impl Outbound<'_> {
         body: Incoming,
     ) -> Result<Response<ReplyBody>, Failure> {
         let options = self.options();
-        let transport = self.way.transports.of(self.link.peer.secure);
+        let transport = self.way.transports.of(self.peer.https);
         let now = Instant::now();
         let progress = Progress::new(now, body, options.body_limit);
         self.trace.progress.replace(Some(progress.clone()));
@@ -130,7 +133,7 @@ impl Outbound<'_> {
             Balance::Ewma => self.link.worker.random(),
             Balance::Hash(phrase) => {
                 let mut hasher = DefaultHasher::new();
-                phrase::fill(phrase, head, self.asked, &self.link.peer, &mut |it| hasher.write(it));
+                phrase::fill(phrase, head, self.asked, self.peer, &mut |it| hasher.write(it));
                 hasher.finish()
             }
         }
@@ -154,8 +157,8 @@ impl Outbound<'_> {
         let body = RequestBody::new(progress);
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
-        let Outbound { link, asked, settings, .. } = self;
-        headers::to_upstream(&mut head.headers, asked, head.version, &link.vouched, settings)
+        let Outbound { asked, vouched, settings, .. } = self;
+        headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.

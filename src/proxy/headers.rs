@@ -17,10 +17,10 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
@@ -44,10 +44,14 @@ const PSEUDONYM: &str = "lockgate";
 /// More often than this no sane chain of proxies passes us.
 const MOST_PASSES: usize = 4;
 
-/// What every request of one connection is vouched for with.
+/// What the requests of one client are vouched for with.
 #[derive(Clone, Debug)]
 pub(super) struct Vouched {
     address: HeaderValue,
+    /// The client's address, or the list of hops that ends with the connection's.
+    pub(super) forwarded_for: HeaderValue,
+    /// The host that the client asked a proxy in front of us for, where it is told.
+    pub(super) host: Option<HeaderValue>,
     scheme: HeaderValue,
     port: HeaderValue,
 }
@@ -55,8 +59,11 @@ pub(super) struct Vouched {
 impl Vouched {
     pub(super) fn new(peer: &Peer) -> Self {
         let text = |it: String| HeaderValue::try_from(it).unwrap_or(HeaderValue::from_static(""));
+        let address = text(peer.address.ip().to_canonical().to_string());
         Self {
-            address: text(peer.address.ip().to_canonical().to_string()),
+            forwarded_for: address.clone(),
+            address,
+            host: None,
             scheme: HeaderValue::from_static(peer.scheme()),
             port: HeaderValue::from(peer.port),
         }
@@ -100,13 +107,13 @@ pub(super) fn to_upstream(
         }
     }
     headers.insert(X_REAL_IP, vouched.address.clone());
-    headers.insert(X_FORWARDED_FOR, vouched.address.clone());
+    headers.insert(X_FORWARDED_FOR, vouched.forwarded_for.clone());
     headers.insert(X_FORWARDED_PORT, vouched.port.clone());
     headers.insert(X_FORWARDED_PROTO, vouched.scheme.clone());
     headers.insert(X_FORWARDED_SCHEME, vouched.scheme.clone());
     headers.insert(X_SCHEME, vouched.scheme.clone());
     if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.insert(X_FORWARDED_HOST, vouched.host.as_ref().unwrap_or(&host).clone());
         headers.insert(HOST, host);
     }
     // hyper writes the length anew, from what it read.
@@ -115,7 +122,7 @@ pub(super) fn to_upstream(
 }
 
 /// What a client said in a field, all of it.
-fn said(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+pub(super) fn said(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     headers.get(name)?;
     let said: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     HeaderValue::from_bytes(&said.join(&b", "[..])).ok()
@@ -123,11 +130,7 @@ fn said(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
 
 /// The host as the upstream sees it: what the client wrote where that is canonical.
 fn host(headers: &HeaderMap, asked: &Asked) -> Option<HeaderValue> {
-    let authority = asked.authority.as_ref()?;
-    let text = match authority.port {
-        None => authority.host.to_string(),
-        Some(port) => format!("{}:{port}", authority.host),
-    };
+    let text = asked.authority.as_ref()?.to_string();
     match headers.get(HOST) {
         Some(sent) if sent.as_bytes() == text.as_bytes() => Some(sent.clone()),
         _ => HeaderValue::try_from(text).ok(),
@@ -249,7 +252,7 @@ pub(super) fn to_client(headers: &mut HeaderMap, settings: &Settings) -> Result<
 
 /// RFC 6797: on answers over TLS, in place of what the endpoint says.
 pub(super) fn add_hsts(headers: &mut HeaderMap, hsts: Option<&HeaderValue>, peer: &Peer) {
-    if peer.secure
+    if peer.tls
         && let Some(value) = hsts
     {
         headers.insert(STRICT_TRANSPORT_SECURITY, value.clone());

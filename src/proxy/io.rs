@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::proxy_protocol::{self, Header};
+
 /// How long a closing connection is read on, so that the answer to a request whose body nobody read
 /// reaches the client before a reset does: in all, and between two reads (nginx's `lingering_time` and
 /// `lingering_timeout`).
@@ -132,7 +134,31 @@ impl Socket {
             self.meter.was_read(read);
             self.seen.extend_from_slice(&buffer[..read]);
         }
-        Ok(self.seen == expected)
+        Ok(self.seen.starts_with(expected))
+    }
+
+    /// Takes the PROXY header that the connection begins with; `None` when it ended without a byte. What is
+    /// no header is an error of the kind `InvalidData`.
+    pub(super) async fn proxy_header(&mut self) -> io::Result<Option<Header>> {
+        use tokio::io::AsyncReadExt;
+        loop {
+            match proxy_protocol::read(&self.seen) {
+                Ok(Some(header)) => {
+                    self.seen.drain(..header.length);
+                    self.meter.was_read(self.seen.len());
+                    return Ok(Some(header));
+                }
+                Ok(None) => {}
+                Err(broken) => return Err(io::Error::new(io::ErrorKind::InvalidData, broken)),
+            }
+            if self.stream.read_buf(&mut self.seen).await? == 0 {
+                return if self.seen.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
+            }
+        }
     }
 }
 
@@ -146,6 +172,9 @@ impl AsyncRead for Socket {
             let count = self.seen.len().min(buf.remaining());
             buf.put_slice(&self.seen[..count]);
             self.seen.drain(..count);
+            if self.seen.is_empty() {
+                self.seen = Vec::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();

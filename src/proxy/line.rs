@@ -49,8 +49,10 @@ impl Record {
             // No canary takes requests yet: nginx writes nothing between the brackets then.
             Variable::ProxyAlternative => {}
             Variable::ProxyUpstreamName => text(line, Some(balancer.map_or("", |it| &it.name))),
-            Variable::RemoteAddr => show(line, Some(self.link.peer.address.ip().to_canonical())),
-            Variable::RemotePort => show(line, Some(self.link.peer.address.port())),
+            Variable::RemoteAddr => show(line, Some(self.peer().address.ip().to_canonical())),
+            Variable::RemotePort => {
+                show(line, Some(self.peer().address.port()).filter(|it| *it > 0));
+            }
             Variable::RemoteUser => {
                 let user = self.authorization.as_ref().and_then(user);
                 text(line, user.as_deref());
@@ -70,8 +72,8 @@ impl Record {
             Variable::RequestUri => {
                 text(line, self.uri.path_and_query().map(http::uri::PathAndQuery::as_str));
             }
-            Variable::Scheme => text(line, Some(self.link.peer.scheme())),
-            Variable::ServerPort => show(line, Some(self.link.peer.port)),
+            Variable::Scheme => text(line, Some(self.peer().scheme())),
+            Variable::ServerPort => show(line, Some(self.peer().port)),
             Variable::ServiceName => text(line, balancer.map(|it| &*it.id.service.name)),
             Variable::ServicePort => text(line, balancer.map(|it| &*it.id.port)),
             Variable::Status => show(line, Some(self.status.as_u16())),

@@ -10,6 +10,7 @@ mod challenge;
 mod clock;
 mod connection;
 mod forward;
+mod forwarded;
 mod headers;
 mod io;
 mod line;
@@ -19,6 +20,7 @@ mod observe;
 mod peer;
 mod phrase;
 mod pool;
+mod proxy_protocol;
 mod redirect;
 mod reply;
 mod resolve;
@@ -184,13 +186,22 @@ async fn walk(
     request: Request<Incoming>,
     trace: &Trace,
 ) -> Result<Response<ReplyBody>, Failure> {
-    let Link { worker, peer, .. } = &**link;
+    let Link { worker, .. } = &**link;
     let live = &*trace.seen.live;
     let settings = &live.plan.settings;
     let (head, body) = request.into_parts();
 
+    // Who asks: the connection's peer, or the client that a trusted proxy there speaks for.
+    let told = trace
+        .told
+        .get_or_init(|| forwarded::told(&settings.trust, &link.peer, worker.ports, &head.headers));
+    let (peer, vouched) = match told {
+        Some(told) => (&told.peer, &told.vouched),
+        None => (&link.peer, &link.vouched),
+    };
+
     // What is asked, in the one form that everything below uses.
-    let asked = Asked::read(&head, peer.secure).map_err(Failure::Refused)?;
+    let asked = Asked::read(&head, peer).map_err(Failure::Refused)?;
     if asked.asterisk {
         return Ok(Response::new(ReplyBody::empty()));
     }
@@ -240,6 +251,7 @@ async fn walk(
     {
         return Err(Failure::Body(Fault::Large));
     }
-    let outbound = Outbound { link, settings, way: found, balancer, asked: &asked, trace };
+    let outbound =
+        Outbound { link, settings, way: found, balancer, asked: &asked, peer, vouched, trace };
     outbound.send(head, body).await
 }

@@ -3,7 +3,7 @@
 //! Two tower layers. The outer gives a request its id; the inner notes when it began and, when its answer
 //! was sent to the end or given up, writes its line and counts it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,7 +19,9 @@ use tower::{Layer, Service};
 
 use super::body::{CutOff, Progress, ReplyBody};
 use super::connection::Link;
+use super::forwarded::Told;
 use super::headers::X_REQUEST_ID;
+use super::peer::Peer;
 use super::upgrade::{Carried, Tunnel};
 use super::worker::Seen;
 use crate::live::WayId;
@@ -35,6 +37,8 @@ const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
 pub(super) struct Trace {
     /// What is served, for this request from its start to its end.
     pub(super) seen: Rc<Seen>,
+    /// The client that a trusted proxy speaks for; without one it is the connection's peer.
+    pub(super) told: OnceCell<Option<Box<Told>>>,
     /// The way it took, in that.
     pub(super) way: Cell<Option<WayId>>,
     /// The endpoint that was tried last.
@@ -55,6 +59,7 @@ impl Trace {
     fn new(seen: Rc<Seen>) -> Self {
         Self {
             seen,
+            told: OnceCell::new(),
             way: Cell::default(),
             address: Cell::default(),
             status: Cell::default(),
@@ -292,6 +297,14 @@ impl Record {
             self.link.linger();
         };
         tunnel.run(&self.trace.carried, leaving).await;
+    }
+
+    /// Who asked.
+    pub(super) fn peer(&self) -> &Peer {
+        match self.trace.told.get() {
+            Some(Some(told)) => &told.peer,
+            _ => &self.link.peer,
+        }
     }
 
     pub(super) fn received(&self) -> u64 {

@@ -68,8 +68,8 @@ mod tests {
             .header("cookie", "q=1; user=me")
             .header("x-user", "you");
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        let asked = Asked::read(&head, false).expect("canonical");
-        let peer = Peer { address: ([10, 0, 0, 9], 5).into(), secure: false, port: 80 };
+        let peer = Peer::new(([10, 0, 0, 9], 5).into(), false, 80);
+        let asked = Asked::read(&head, &peer).expect("canonical");
         for (text, expected) in [
             ("$request_uri", "/a/../b?x=1&id=7&id=8"),
             ("$uri", "/b"),

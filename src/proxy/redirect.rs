@@ -22,7 +22,7 @@ pub(super) fn to_https(
     peer: &Peer,
     ports: Ports,
 ) -> Option<Response<ReplyBody>> {
-    if !route.to_https || peer.secure {
+    if !route.to_https || peer.https {
         return None;
     }
     let host = asked.host();

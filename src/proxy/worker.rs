@@ -189,7 +189,7 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u
                     worker.dropped("full");
                     continue;
                 }
-                let peer = Peer { address, secure, port };
+                let peer = Peer::new(address, secure, port);
                 spawn_local(connection::serve(worker.clone(), stream, peer));
             }
             Err(error) => {

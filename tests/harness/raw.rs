@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
@@ -78,19 +78,34 @@ pub async fn exchange(addr: SocketAddr, bytes: impl AsRef<[u8]>) -> RawReply {
 impl Raw {
     /// Connects without TLS.
     pub async fn plain(addr: SocketAddr) -> Self {
-        let tcp = TcpStream::connect(addr).await.unwrap_or_else(|error| panic!("{addr}: {error}"));
+        let tcp = TcpStream::connect(addr).await;
+        Self::over(tcp.unwrap_or_else(|error| panic!("{addr}: {error}")))
+    }
+
+    /// Connects without TLS from another of this machine's addresses.
+    pub async fn plain_from(from: [u8; 4], addr: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        let tcp = socket.connect(addr).await;
+        Self::over(tcp.unwrap_or_else(|error| panic!("{addr}: {error}")))
+    }
+
+    fn over(tcp: TcpStream) -> Self {
         tcp.set_nodelay(true).unwrap();
         Self { io: Box::new(tcp), buffer: Vec::new(), ended: false, alpn: None }
     }
 
     /// Connects with TLS, asking for the name `sni` and offering the protocols `alpn`.
     pub async fn tls(addr: SocketAddr, sni: &str, alpn: &[&str]) -> io::Result<Self> {
+        Self::over(TcpStream::connect(addr).await?).secure(sni, alpn).await
+    }
+
+    /// Goes on with TLS on a connection on which nothing was received yet.
+    pub async fn secure(self, sni: &str, alpn: &[&str]) -> io::Result<Self> {
         let mut config = any_certificate();
         config.alpn_protocols = alpn.iter().map(|it| it.as_bytes().to_vec()).collect();
         let name = ServerName::try_from(sni.to_owned()).map_err(io::Error::other)?;
-        let tcp = TcpStream::connect(addr).await?;
-        tcp.set_nodelay(true)?;
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        let tls = TlsConnector::from(Arc::new(config)).connect(name, self.io);
         let tls = timeout(PATIENCE, tls).await??;
         let alpn = tls.get_ref().1.alpn_protocol();
         let alpn = alpn.map(|it| String::from_utf8_lossy(it).into_owned());
