@@ -9,3 +9,4 @@ mod outages;
 mod page;
 mod peer;
 mod replicas;
+mod websockets;
