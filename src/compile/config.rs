@@ -8,9 +8,12 @@ use super::objects::Objects;
 use super::{Policy, SECONDS};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
-use crate::model::settings::{Hsts, Settings};
+use crate::model::settings::{Coding, Hsts, MediaTypes, Settings};
 use crate::model::template::Template;
 use crate::model::value::{boolean, bytes, positive_seconds};
+
+const LENGTH: &str = "a whole number of bytes";
+const TYPES: &str = "media types such as text/css with spaces between them, or *";
 
 /// One key: its name, what it is for, and what is done with it.
 pub struct Key {
@@ -51,6 +54,46 @@ pub const KEYS: &[Key] = &[
     }),
     key("proxy-send-timeout", "Default of the annotation.", |value, it| {
         it.options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    key("use-gzip", "Compress answers with gzip.", |value, it| {
+        it.compression.gzip = truth(value)?.then(Coding::gzip);
+        Ok(())
+    }),
+    key("gzip-level", "How hard it tries: 1 to 9.", |value, it| {
+        let level = value.parse().ok().filter(|it| (1..=9).contains(it));
+        let level = level.ok_or("a number from 1 to 9")?;
+        it.compression.gzip.iter_mut().for_each(|it| it.level = level);
+        Ok(())
+    }),
+    key("gzip-min-length", "Bytes below which it leaves answers alone.", |value, it| {
+        let length = value.parse().map_err(|_| LENGTH)?;
+        it.compression.gzip.iter_mut().for_each(|it| it.min_length = length);
+        Ok(())
+    }),
+    key("gzip-types", "Media types that it compresses, or `*`.", |value, it| {
+        let types = MediaTypes::parse(value).ok_or(TYPES)?;
+        it.compression.gzip.iter_mut().for_each(|it| it.types = types.clone());
+        Ok(())
+    }),
+    key("enable-brotli", "Compress answers with brotli.", |value, it| {
+        it.compression.brotli = truth(value)?.then(Coding::brotli);
+        Ok(())
+    }),
+    key("brotli-level", "How hard it tries: 0 to 11.", |value, it| {
+        let level = value.parse().ok().filter(|it| (0..=11).contains(it));
+        let level = level.ok_or("a number from 0 to 11")?;
+        it.compression.brotli.iter_mut().for_each(|it| it.level = level);
+        Ok(())
+    }),
+    key("brotli-min-length", "Bytes below which it leaves answers alone.", |value, it| {
+        let length = value.parse().map_err(|_| LENGTH)?;
+        it.compression.brotli.iter_mut().for_each(|it| it.min_length = length);
+        Ok(())
+    }),
+    key("brotli-types", "Media types that it compresses, or `*`.", |value, it| {
+        let types = MediaTypes::parse(value).ok_or(TYPES)?;
+        it.compression.brotli.iter_mut().for_each(|it| it.types = types.clone());
         Ok(())
     }),
     key("http-redirect-code", "Status of redirects to HTTPS.", |value, it| {
@@ -168,8 +211,6 @@ const MISSING: &[(&str, &str)] = &[
     ("global-auth-cache-key", ""),
     ("global-auth-cache-duration", ""),
     ("global-auth-always-set-cookie", "false"),
-    ("use-gzip", "false"),
-    ("enable-brotli", "false"),
     ("use-http2", "true"),
     ("load-balance", "round_robin"),
     ("service-upstream", "false"),
@@ -212,7 +253,6 @@ const MOOT: &[&str] = &[
     // Guards text that becomes nginx configuration; here none does.
     "annotation-value-word-blocklist",
     "annotations-risk-level",
-    "brotli-*",
     "client-body-buffer-size",
     "client-header-buffer-size",
     "datadog-*",
@@ -225,7 +265,7 @@ const MOOT: &[&str] = &[
     "error-log-*",
     "geoip*",
     "grpc-buffer-size-kb",
-    "gzip-*",
+    "gzip-disable",
     "http2-max-*",
     "http-access-log-path",
     "jaeger-*",
@@ -357,6 +397,7 @@ mod tests {
     use crate::compile::objects::ConfigMap;
     use crate::model::name::ObjectName;
     use crate::model::options::Options;
+    use crate::model::settings::Compression;
 
     fn read(data: &[(&str, &str)]) -> (Settings, Vec<Problem>) {
         let name = ObjectName::new("lockgate", "lockgate");
@@ -381,6 +422,33 @@ mod tests {
     }
 
     #[test]
+    fn a_coding_is_set_whole_or_off() {
+        let (settings, problems) = read(&[
+            ("brotli-level", "11"),
+            ("enable-brotli", "true"),
+            ("gzip-level", "9"),
+            ("gzip-min-length", "0"),
+        ]);
+        assert_eq!(problems, []);
+        let brotli = Some(Coding { level: 11, ..Coding::brotli() });
+        assert_eq!(settings.compression, Compression { gzip: None, brotli });
+
+        let (settings, problems) = read(&[
+            ("use-gzip", "true"),
+            ("gzip-level", "0"),
+            ("gzip-min-length", "1k"),
+            ("gzip-types", "json"),
+            ("brotli-level", "12"),
+            ("gzip-disable", "msie6"),
+            ("gzip-window", "15"),
+        ]);
+        let gzip = Some(Coding::gzip());
+        assert_eq!(settings.compression, Compression { gzip, brotli: None });
+        let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
+        assert_eq!(reasons, [["BadSetting"; 4].as_slice(), &["UnknownSetting"]].concat());
+    }
+
+    #[test]
     fn what_protects_and_is_not_built_refuses_everything() {
         let (settings, problems) = read(&[("global-auth-url", "http://auth/")]);
         assert!(settings.refusal.is_some());
@@ -395,10 +463,10 @@ mod tests {
             ("http-redirect-code", "200"),
             ("worker-processes", "4"),
             ("no-such-key", "1"),
-            ("use-gzip", "true"),
+            ("enable-opentelemetry", "true"),
         ]);
         assert_eq!(settings, Settings::default());
         let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
-        assert_eq!(reasons, ["BadSetting", "UnknownSetting", "NotSupported"]);
+        assert_eq!(reasons, ["BadSetting", "NotSupported", "UnknownSetting"]);
     }
 }

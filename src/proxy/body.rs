@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::compress::CodedBody;
 use super::pool::Lease;
 
 /// Up to how many bytes an answer's body counts as small.
@@ -194,6 +195,8 @@ pub(super) enum ReplyBody {
     Own(Option<Bytes>),
     /// What the upstream sends.
     Upstream(Box<UpstreamBody>),
+    /// Either of these, compressed.
+    Coded(Box<CodedBody>),
 }
 
 /// An answer's body as it comes from the upstream.
@@ -216,6 +219,9 @@ pub(super) enum CutOff {
     /// Nothing came for `proxy-read-timeout`.
     #[error("the upstream's answer came too slowly")]
     Slow,
+    /// Something here went wrong with it.
+    #[error("the upstream's answer was given up: {0}")]
+    Ours(&'static str),
 }
 
 impl ReplyBody {
@@ -258,6 +264,7 @@ impl Body for ReplyBody {
         match &mut *self {
             Self::Own(text) => Poll::Ready(text.take().map(|it| Ok(Frame::data(it)))),
             Self::Upstream(body) => body.poll(cx),
+            Self::Coded(body) => body.poll(cx),
         }
     }
 
@@ -265,12 +272,15 @@ impl Body for ReplyBody {
         match self {
             Self::Own(text) => text.is_none(),
             Self::Upstream(body) => body.first.is_none() && body.incoming.is_end_stream(),
+            Self::Coded(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |it| it.len() as u64)),
+            // Nobody knows how well it compresses.
+            Self::Coded(_) => SizeHint::default(),
             Self::Upstream(body) => match &body.first {
                 None => body.incoming.size_hint(),
                 // Asked before anything is sent: the length is still the whole one.

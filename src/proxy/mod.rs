@@ -8,6 +8,7 @@ mod body;
 mod canonical;
 mod challenge;
 mod clock;
+mod compress;
 mod connection;
 mod forward;
 mod headers;
@@ -161,10 +162,15 @@ fn most_connections() -> usize {
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
+    let compression = &trace.seen.live.plan.settings.compression;
+    let taken = compress::taken(compression, &request);
     let walked = walk(link, request, &trace).await;
     let mut response = walked.unwrap_or_else(|failure| failure.reply());
     if has_body && trace.progress.borrow().as_ref().is_none_or(|it| !it.done.get()) {
         link.linger();
+    }
+    if let Some(taken) = taken {
+        response = compress::encode(response, taken, compression, &link.worker.room);
     }
     let headers = response.headers_mut();
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
