@@ -5,12 +5,12 @@
 
 use super::annotation::Instead;
 use super::objects::Objects;
-use super::{Policy, SECONDS};
+use super::{BUFFER, NUMBER, ON_OR_OFF, Policy, SECONDS};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::{Coding, Hsts, MediaTypes, Settings};
 use crate::model::template::Template;
-use crate::model::value::{boolean, bytes, positive_seconds};
+use crate::model::value::{boolean, bytes, positive_bytes, positive_seconds, switch as on_or_off};
 
 const LENGTH: &str = "a whole number of bytes";
 const TYPES: &str = "media types such as text/css with spaces between them, or *";
@@ -54,6 +54,18 @@ pub const KEYS: &[Key] = &[
     }),
     key("proxy-send-timeout", "Default of the annotation.", |value, it| {
         it.options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    key("proxy-buffering", "Default of the annotation.", |value, it| {
+        it.options.buffers.on = switch(value)?;
+        Ok(())
+    }),
+    key("proxy-buffers-number", "Default of the annotation.", |value, it| {
+        it.options.buffers.number = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
+        Ok(())
+    }),
+    key("proxy-buffer-size", "Default of the annotation.", |value, it| {
+        it.options.buffers.size = positive_bytes(value).ok_or(BUFFER)?;
         Ok(())
     }),
     key("use-gzip", "Compress answers with gzip.", |value, it| {
@@ -194,7 +206,6 @@ const MISSING: &[(&str, &str)] = &[
     ("proxy-next-upstream-tries", "3"),
     ("proxy-next-upstream-timeout", "0"),
     ("retry-non-idempotent", "false"),
-    ("proxy-buffering", "off"),
     ("add-headers", ""),
     ("proxy-set-headers", ""),
     ("hide-headers", ""),
@@ -282,8 +293,6 @@ const MOOT: &[&str] = &[
     "otel-*",
     "otlp-*",
     "plugins",
-    "proxy-buffer-size",
-    "proxy-buffers-number",
     "proxy-busy-buffers-size",
     "proxy-headers-hash-*",
     "proxy-http-version",
@@ -353,6 +362,9 @@ pub(super) fn settings(
             report("BadSetting", format!("{}: {value:?} is not {wanted}", key.name));
         }
     }
+    if let Some(text) = settings.options.buffers.shortened() {
+        report("BadSetting", text);
+    }
     for (name, value) in &map.data {
         match instead(name, value.trim()) {
             None => {}
@@ -387,6 +399,10 @@ fn instead(name: &str, value: &str) -> Option<Instead> {
 
 fn truth(value: &str) -> Result<bool, &'static str> {
     boolean(value).ok_or("true or false")
+}
+
+fn switch(value: &str) -> Result<bool, &'static str> {
+    on_or_off(value).ok_or(ON_OR_OFF)
 }
 
 #[cfg(test)]
@@ -446,6 +462,23 @@ mod tests {
         assert_eq!(settings.compression, Compression { gzip, brotli: None });
         let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
         assert_eq!(reasons, [["BadSetting"; 4].as_slice(), &["UnknownSetting"]].concat());
+    }
+
+    #[test]
+    fn reading_ahead_beyond_its_bound_is_told_where_it_is_on() {
+        let much = [("proxy-buffers-number", "64"), ("proxy-buffer-size", "32k")];
+        let (settings, problems) = read(&much);
+        assert_eq!((settings.options.buffers.bytes(), problems.len()), (1 << 20, 0));
+        let (settings, problems) = read(&[&much[..], &[("proxy-buffering", "on")]].concat());
+        assert!(settings.options.buffers.on);
+        assert_eq!(problems.iter().map(|it| it.reason).collect::<Vec<_>>(), ["BadSetting"]);
+        let bad = [
+            ("proxy-buffering", "true"),
+            ("proxy-buffers-number", "0"),
+            ("proxy-buffer-size", "0"),
+        ];
+        let (settings, problems) = read(&bad);
+        assert_eq!((settings.options, problems.len()), (Options::default(), 3));
     }
 
     #[test]

@@ -32,6 +32,20 @@ pub fn bytes(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// A size that is not 0 and below 4 GiB.
+pub fn positive_bytes(text: &str) -> Option<u32> {
+    bytes(text)?.try_into().ok().filter(|it| *it > 0)
+}
+
+/// A switch as nginx writes it: `on` or `off`.
+pub fn switch(text: &str) -> Option<bool> {
+    match text.trim() {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
 /// A duration as Go writes it: `30s`, `5m`, `1h30m`, `250ms`; a bare `0` is allowed, and `d` for days.
 pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();

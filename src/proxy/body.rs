@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::ahead::AheadBody;
 use super::compress::CodedBody;
 use super::pool::Lease;
 
@@ -195,7 +196,9 @@ pub(super) enum ReplyBody {
     Own(Option<Bytes>),
     /// What the upstream sends.
     Upstream(Box<UpstreamBody>),
-    /// Either of these, compressed.
+    /// What the upstream sent, read ahead of the client.
+    Ahead(Box<AheadBody>),
+    /// Any of these, compressed.
     Coded(Box<CodedBody>),
 }
 
@@ -245,6 +248,16 @@ impl ReplyBody {
             UpstreamBody { first, incoming, lease, ended, patience: Patience::new(patience) };
         Self::Upstream(Box::new(body))
     }
+
+    /// Reads an endpoint's answer ahead of the client, by so many bytes, from now on.
+    pub(super) fn ahead(self, bytes: usize) -> Self {
+        match self {
+            Self::Upstream(body) if !body.ended => {
+                Self::Ahead(Box::new(AheadBody::new(Self::Upstream(body), bytes)))
+            }
+            other => other,
+        }
+    }
 }
 
 impl<T: Into<Bytes>> From<T> for ReplyBody {
@@ -264,6 +277,7 @@ impl Body for ReplyBody {
         match &mut *self {
             Self::Own(text) => Poll::Ready(text.take().map(|it| Ok(Frame::data(it)))),
             Self::Upstream(body) => body.poll(cx),
+            Self::Ahead(body) => body.poll(cx),
             Self::Coded(body) => body.poll(cx),
         }
     }
@@ -272,6 +286,7 @@ impl Body for ReplyBody {
         match self {
             Self::Own(text) => text.is_none(),
             Self::Upstream(body) => body.first.is_none() && body.incoming.is_end_stream(),
+            Self::Ahead(body) => body.is_end_stream(),
             Self::Coded(body) => body.is_end_stream(),
         }
     }
@@ -279,6 +294,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |it| it.len() as u64)),
+            Self::Ahead(body) => body.size_hint(),
             // Nobody knows how well it compresses.
             Self::Coded(_) => SizeHint::default(),
             Self::Upstream(body) => match &body.first {

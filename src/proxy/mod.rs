@@ -4,6 +4,7 @@
 //! of its own that looks, edits or answers. What is the same for every request, an id, a log line, a
 //! count, is a tower layer in `observe`; what differs by route is a plain function here.
 
+mod ahead;
 mod body;
 mod canonical;
 mod challenge;
@@ -244,5 +245,12 @@ async fn walk(
         return Err(Failure::Body(Fault::Large));
     }
     let outbound = Outbound { worker, live, balancer, options, asked: &asked, vouched, trace };
-    outbound.send(head, body).await
+    let mut answer = outbound.send(head, body).await?;
+
+    // Ahead of a slow client, where the rule or the endpoint says so.
+    let said = headers::take_accel(answer.headers_mut());
+    if said.unwrap_or(options.buffers.on) {
+        answer = answer.map(|it| it.ahead(options.buffers.bytes()));
+    }
+    Ok(answer)
 }

@@ -1,9 +1,9 @@
 //! The rows: first what is built, then what is not, strictest first, then what needs no building.
 
 use super::{Annotation, Effect, Instead};
-use crate::compile::SECONDS;
+use crate::compile::{BUFFER, NUMBER, ON_OR_OFF, SECONDS};
 use crate::model::options::Options;
-use crate::model::value::{boolean, bytes, positive_seconds};
+use crate::model::value::{boolean, bytes, positive_bytes, positive_seconds, switch};
 
 const TRUTH: &str = "true or false";
 
@@ -56,6 +56,26 @@ pub const TABLE: &[Annotation] = &[
     }),
     sets("proxy-send-timeout", "Seconds between two writes to an endpoint.", |value, options| {
         options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    sets(
+        "proxy-buffering",
+        "`on` or `off`: read answers ahead of the client.",
+        |value, options| {
+            options.buffers.on = switch(value).ok_or(ON_OR_OFF)?;
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-buffers-number",
+        "How far: this many times `proxy-buffer-size`, 16k to 1m in all.",
+        |value, options| {
+            options.buffers.number = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
+            Ok(())
+        },
+    ),
+    sets("proxy-buffer-size", "See `proxy-buffers-number`.", |value, options| {
+        options.buffers.size = positive_bytes(value).ok_or(BUFFER)?;
         Ok(())
     }),
     missing("auth-type", "`basic` or `digest`: ask for a password.", never, Instead::Refuse),
@@ -322,7 +342,6 @@ pub const TABLE: &[Annotation] = &[
         Instead::Serve,
     ),
     missing("proxy-redirect-from", "Rewrite Location.", is_off, Instead::Serve),
-    missing("proxy-buffering", "Read answers ahead of the client.", is_off, Instead::Serve),
     missing("proxy-http-version", "HTTP version towards the backend.", is_one_one, Instead::Serve),
     missing("proxy-next-upstream-tries", "How many endpoints are tried.", never, Instead::Serve),
     missing("proxy-next-upstream-timeout", "For how long.", is_zero, Instead::Serve),
@@ -334,9 +353,7 @@ pub const TABLE: &[Annotation] = &[
     moot("enable-global-auth", "No global auth is built; the ConfigMap's key refuses."),
     moot("client-body-buffer-size", "Bodies are streamed."),
     moot("proxy-request-buffering", "Bodies are streamed."),
-    moot("proxy-buffer-size", "Heads up to 64 KiB are taken from a backend."),
-    moot("proxy-buffers-number", "Answers are streamed."),
-    moot("proxy-busy-buffers-size", "Answers are streamed."),
+    moot("proxy-busy-buffers-size", "What is read goes on to the client at once."),
     moot("proxy-max-temp-file-size", "Nothing is written to disk."),
     moot("mirror-request-body", "Has a meaning only with mirror-target."),
     moot("enable-rewrite-log", "nginx's log."),
