@@ -5,13 +5,18 @@
 
 use super::annotation::Instead;
 use super::objects::Objects;
-use super::{Policy, SECONDS};
+use super::{BUFFER, NUMBER, ON_OR_OFF, Policy, SECONDS};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
-use crate::model::settings::{Hsts, Settings};
+use crate::model::settings::{Coding, Hsts, MediaTypes, Settings};
 use crate::model::template::Template;
 use crate::model::upstream::RetryOn;
-use crate::model::value::{boolean, bytes, duration, positive_seconds, switch};
+use crate::model::value::{
+    boolean, bytes, duration, positive_bytes, positive_seconds, switch as on_or_off,
+};
+
+const LENGTH: &str = "a whole number of bytes";
+const TYPES: &str = "media types such as text/css with spaces between them, or *";
 
 /// One key: its name, what it is for, and what is done with it.
 pub struct Key {
@@ -55,7 +60,7 @@ pub const KEYS: &[Key] = &[
         Ok(())
     }),
     key("proxy-request-buffering", "Default of the annotation.", |value, it| {
-        it.options.request_buffering = switch(value).ok_or("on or off")?;
+        it.options.request_buffering = switch(value)?;
         Ok(())
     }),
     key("proxy-next-upstream", "Default of the annotation.", |value, it| {
@@ -84,6 +89,58 @@ pub const KEYS: &[Key] = &[
             "ewma" => true,
             _ => return Err("round_robin or ewma"),
         };
+        Ok(())
+    }),
+    key("proxy-buffering", "Default of the annotation.", |value, it| {
+        it.options.buffers.on = switch(value)?;
+        Ok(())
+    }),
+    key("proxy-buffers-number", "Default of the annotation.", |value, it| {
+        it.options.buffers.number = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
+        Ok(())
+    }),
+    key("proxy-buffer-size", "Default of the annotation.", |value, it| {
+        it.options.buffers.size = positive_bytes(value).ok_or(BUFFER)?;
+        Ok(())
+    }),
+    key("use-gzip", "Compress answers with gzip.", |value, it| {
+        it.compression.gzip = truth(value)?.then(Coding::gzip);
+        Ok(())
+    }),
+    key("gzip-level", "How hard it tries: 1 to 9.", |value, it| {
+        let level = value.parse().ok().filter(|it| (1..=9).contains(it));
+        let level = level.ok_or("a number from 1 to 9")?;
+        it.compression.gzip.iter_mut().for_each(|it| it.level = level);
+        Ok(())
+    }),
+    key("gzip-min-length", "Bytes below which it leaves answers alone.", |value, it| {
+        let length = value.parse().map_err(|_| LENGTH)?;
+        it.compression.gzip.iter_mut().for_each(|it| it.min_length = length);
+        Ok(())
+    }),
+    key("gzip-types", "Media types that it compresses, or `*`.", |value, it| {
+        let types = MediaTypes::parse(value).ok_or(TYPES)?;
+        it.compression.gzip.iter_mut().for_each(|it| it.types = types.clone());
+        Ok(())
+    }),
+    key("enable-brotli", "Compress answers with brotli.", |value, it| {
+        it.compression.brotli = truth(value)?.then(Coding::brotli);
+        Ok(())
+    }),
+    key("brotli-level", "How hard it tries: 0 to 11.", |value, it| {
+        let level = value.parse().ok().filter(|it| (0..=11).contains(it));
+        let level = level.ok_or("a number from 0 to 11")?;
+        it.compression.brotli.iter_mut().for_each(|it| it.level = level);
+        Ok(())
+    }),
+    key("brotli-min-length", "Bytes below which it leaves answers alone.", |value, it| {
+        let length = value.parse().map_err(|_| LENGTH)?;
+        it.compression.brotli.iter_mut().for_each(|it| it.min_length = length);
+        Ok(())
+    }),
+    key("brotli-types", "Media types that it compresses, or `*`.", |value, it| {
+        let types = MediaTypes::parse(value).ok_or(TYPES)?;
+        it.compression.brotli.iter_mut().for_each(|it| it.types = types.clone());
         Ok(())
     }),
     key("http-redirect-code", "Status of redirects to HTTPS.", |value, it| {
@@ -207,7 +264,6 @@ const PROTECTING: &[(&str, &[&str])] = &[
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
     ("no-auth-locations", "/.well-known/acme-challenge"),
-    ("proxy-buffering", "off"),
     ("add-headers", ""),
     ("proxy-set-headers", ""),
     ("hide-headers", ""),
@@ -224,8 +280,6 @@ const MISSING: &[(&str, &str)] = &[
     ("global-auth-cache-key", ""),
     ("global-auth-cache-duration", ""),
     ("global-auth-always-set-cookie", "false"),
-    ("use-gzip", "false"),
-    ("enable-brotli", "false"),
     ("use-http2", "true"),
     ("service-upstream", "false"),
     ("ssl-protocols", "TLSv1.2 TLSv1.3"),
@@ -267,7 +321,6 @@ const MOOT: &[&str] = &[
     // Guards text that becomes nginx configuration; here none does.
     "annotation-value-word-blocklist",
     "annotations-risk-level",
-    "brotli-*",
     "client-body-buffer-size",
     "client-header-buffer-size",
     "datadog-*",
@@ -282,7 +335,7 @@ const MOOT: &[&str] = &[
     "forwarded-for-proxy-protocol-header",
     "geoip*",
     "grpc-buffer-size-kb",
-    "gzip-*",
+    "gzip-disable",
     "http2-max-*",
     "http-access-log-path",
     "jaeger-*",
@@ -299,8 +352,6 @@ const MOOT: &[&str] = &[
     "otel-*",
     "otlp-*",
     "plugins",
-    "proxy-buffer-size",
-    "proxy-buffers-number",
     "proxy-busy-buffers-size",
     "proxy-headers-hash-*",
     "proxy-http-version",
@@ -368,6 +419,9 @@ pub(super) fn settings(
             report("BadSetting", format!("{}: {value:?} is not {wanted}", key.name));
         }
     }
+    if let Some(text) = settings.options.buffers.shortened() {
+        report("BadSetting", text);
+    }
     for (name, value) in &map.data {
         match instead(name, value.trim()) {
             None => {}
@@ -404,6 +458,10 @@ fn truth(value: &str) -> Result<bool, &'static str> {
     boolean(value).ok_or("true or false")
 }
 
+fn switch(value: &str) -> Result<bool, &'static str> {
+    on_or_off(value).ok_or(ON_OR_OFF)
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -416,7 +474,7 @@ mod tests {
     use crate::model::name::ObjectName;
     use crate::model::network::Networks;
     use crate::model::options::Options;
-    use crate::model::settings::Trust;
+    use crate::model::settings::{Compression, Trust};
 
     fn read(data: &[(&str, &str)]) -> (Settings, Vec<Problem>) {
         let name = ObjectName::new("lockgate", "lockgate");
@@ -489,6 +547,50 @@ mod tests {
     }
 
     #[test]
+    fn a_coding_is_set_whole_or_off() {
+        let (settings, problems) = read(&[
+            ("brotli-level", "11"),
+            ("enable-brotli", "true"),
+            ("gzip-level", "9"),
+            ("gzip-min-length", "0"),
+        ]);
+        assert_eq!(problems, []);
+        let brotli = Some(Coding { level: 11, ..Coding::brotli() });
+        assert_eq!(settings.compression, Compression { gzip: None, brotli });
+
+        let (settings, problems) = read(&[
+            ("use-gzip", "true"),
+            ("gzip-level", "0"),
+            ("gzip-min-length", "1k"),
+            ("gzip-types", "json"),
+            ("brotli-level", "12"),
+            ("gzip-disable", "msie6"),
+            ("gzip-window", "15"),
+        ]);
+        let gzip = Some(Coding::gzip());
+        assert_eq!(settings.compression, Compression { gzip, brotli: None });
+        let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
+        assert_eq!(reasons, [["BadSetting"; 4].as_slice(), &["UnknownSetting"]].concat());
+    }
+
+    #[test]
+    fn reading_ahead_beyond_its_bound_is_told_where_it_is_on() {
+        let much = [("proxy-buffers-number", "64"), ("proxy-buffer-size", "32k")];
+        let (settings, problems) = read(&much);
+        assert_eq!((settings.options.buffers.bytes(), problems.len()), (1 << 20, 0));
+        let (settings, problems) = read(&[&much[..], &[("proxy-buffering", "on")]].concat());
+        assert!(settings.options.buffers.on);
+        assert_eq!(problems.iter().map(|it| it.reason).collect::<Vec<_>>(), ["BadSetting"]);
+        let bad = [
+            ("proxy-buffering", "true"),
+            ("proxy-buffers-number", "0"),
+            ("proxy-buffer-size", "0"),
+        ];
+        let (settings, problems) = read(&bad);
+        assert_eq!((settings.options, problems.len()), (Options::default(), 3));
+    }
+
+    #[test]
     fn what_protects_and_is_not_built_refuses_everything() {
         let (settings, problems) = read(&[("global-auth-url", "http://auth/")]);
         assert!(settings.refusal.is_some());
@@ -503,10 +605,10 @@ mod tests {
             ("http-redirect-code", "200"),
             ("worker-processes", "4"),
             ("no-such-key", "1"),
-            ("use-gzip", "true"),
+            ("enable-opentelemetry", "true"),
         ]);
         assert_eq!(settings, Settings::default());
         let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
-        assert_eq!(reasons, ["BadSetting", "UnknownSetting", "NotSupported"]);
+        assert_eq!(reasons, ["BadSetting", "NotSupported", "UnknownSetting"]);
     }
 }

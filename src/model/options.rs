@@ -36,6 +36,53 @@ pub struct Options {
     pub ewma: bool,
     /// `upstream-hash-by`
     pub hash_by: Option<Box<Phrase>>,
+    /// Whether and how far answers are read ahead of the client.
+    pub buffers: Buffers,
+}
+
+/// How far an answer is read ahead of a slow client: `proxy-buffering`, `proxy-buffers-number` and
+/// `proxy-buffer-size`, with ingress-nginx's defaults.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Buffers {
+    /// Whether answers are read ahead at all, when the endpoint does not say.
+    pub on: bool,
+    /// How many times `size`.
+    pub number: u32,
+    /// Bytes.
+    pub size: u32,
+}
+
+impl Buffers {
+    /// Less than this is not worth the trouble.
+    const LEAST: u64 = 16 << 10;
+    /// What one answer may hold in memory at most; nginx would go on in a file.
+    const MOST: u64 = 1 << 20;
+
+    /// How many bytes are read ahead: 16 KiB to 1 MiB.
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.wanted().clamp(Self::LEAST, Self::MOST)).unwrap_or_default()
+    }
+
+    /// What its owner is told when answers are read ahead less far than they should be.
+    pub fn shortened(self) -> Option<String> {
+        let Self { on, number, size } = self;
+        (on && self.wanted() > Self::MOST).then(|| {
+            format!(
+                "proxy-buffers-number and proxy-buffer-size ask for {number} times {size} bytes: \
+                 answers are read ahead by 1 MiB at most"
+            )
+        })
+    }
+
+    fn wanted(self) -> u64 {
+        u64::from(self.number) * u64::from(self.size)
+    }
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self { on: false, number: 4, size: 4 << 10 }
+    }
 }
 
 impl Default for Options {
@@ -54,6 +101,29 @@ impl Default for Options {
             proxy_ssl: None,
             ewma: false,
             hash_by: None,
+            buffers: Buffers::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_ahead_within_bounds() {
+        for (number, size, bytes, told) in [
+            (4, 4 << 10, 16 << 10, false),
+            (1, 4 << 10, 16 << 10, false),
+            (8, 16 << 10, 128 << 10, false),
+            (8, 128 << 10, 1 << 20, false),
+            (16, 128 << 10, 1 << 20, true),
+            (u32::MAX, u32::MAX, 1 << 20, true),
+        ] {
+            let buffers = Buffers { on: true, number, size };
+            assert_eq!(buffers.bytes(), bytes, "{number} {size}");
+            assert_eq!(buffers.shortened().is_some(), told, "{number} {size}");
+            assert_eq!(Buffers { on: false, ..buffers }.shortened(), None, "{number} {size}");
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Settings {
     pub trust: Trust,
     /// The access log's line.
     pub log: Option<Template>,
+    /// How answers are compressed.
+    pub compression: Compression,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -113,6 +115,106 @@ impl std::fmt::Display for Hsts {
     }
 }
 
+/// The content codings (RFC 9110 section 8.4.1) that answers are compressed with.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Compression {
+    /// `use-gzip` and the settings beside it; `None` for off.
+    pub gzip: Option<Coding>,
+    /// `enable-brotli` and the settings beside it; `None` for off.
+    pub brotli: Option<Coding>,
+}
+
+/// How and what one coding compresses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Coding {
+    /// 1 to 9 for gzip, 0 to 11 for brotli.
+    pub level: u8,
+    /// Shorter answers are left alone; in bytes. Those of unknown length are not.
+    pub min_length: u64,
+    /// What is compressed.
+    pub types: MediaTypes,
+}
+
+impl Coding {
+    /// ingress-nginx's defaults of `gzip-*`.
+    pub fn gzip() -> Self {
+        Self { level: 1, min_length: 256, types: MediaTypes::default() }
+    }
+
+    /// ingress-nginx's defaults of `brotli-*`.
+    pub fn brotli() -> Self {
+        Self { level: 4, min_length: 20, types: MediaTypes::default() }
+    }
+}
+
+/// The media types whose answers are compressed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum MediaTypes {
+    /// `*`: whatever an answer says or does not say of its type.
+    All,
+    /// These, and `text/html`, which always is.
+    Listed(Vec<Box<str>>),
+}
+
+impl MediaTypes {
+    /// Reads types with white space between them, or `*`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let types: Vec<Box<str>> = text.split_whitespace().map(Into::into).collect();
+        if types.iter().any(|it| **it == *"*") {
+            return Some(Self::All);
+        }
+        let is_type = |it: &str| {
+            it.split_once('/').is_some_and(|(kind, rest)| is_token(kind) && is_token(rest))
+        };
+        types.iter().all(|it| is_type(it)).then_some(Self::Listed(types))
+    }
+
+    /// Whether a type is among them; `None` for an answer without one. Parameters, such as `charset`, are
+    /// to be left out.
+    pub fn cover(&self, media_type: Option<&str>) -> bool {
+        match (self, media_type) {
+            (Self::All, _) => true,
+            (Self::Listed(_), None) => false,
+            (Self::Listed(types), Some(it)) => {
+                it.eq_ignore_ascii_case("text/html")
+                    || types.iter().any(|listed| listed.eq_ignore_ascii_case(it))
+            }
+        }
+    }
+}
+
+impl Default for MediaTypes {
+    /// ingress-nginx's list, for gzip and brotli alike.
+    fn default() -> Self {
+        let types = [
+            "application/atom+xml",
+            "application/javascript",
+            "application/x-javascript",
+            "application/json",
+            "application/rss+xml",
+            "application/vnd.ms-fontobject",
+            "application/x-font-ttf",
+            "application/x-web-app-manifest+json",
+            "application/xhtml+xml",
+            "application/xml",
+            "font/opentype",
+            "image/svg+xml",
+            "image/x-icon",
+            "text/css",
+            "text/javascript",
+            "text/plain",
+            "text/x-component",
+        ];
+        Self::Listed(types.map(Into::into).to_vec())
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let allowed = |it: u8| it.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&it);
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -125,7 +227,33 @@ impl Default for Settings {
             server_header: false,
             trust: Trust::default(),
             log: Some(Template::default()),
+            compression: Compression::default(),
             refusal: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn media_types_are_listed_or_all() {
+        for (text, media_type, expected) in [
+            ("text/css", Some("text/css"), Some(true)),
+            ("text/css\n  Application/JSON", Some("application/json"), Some(true)),
+            ("text/css", Some("TEXT/HTML"), Some(true)),
+            ("", Some("text/html"), Some(true)),
+            ("text/css", Some("text/csv"), Some(false)),
+            ("text/css", None, Some(false)),
+            ("text/css *", Some("image/png"), Some(true)),
+            ("*", None, Some(true)),
+            ("text", None, None),
+            ("text/*/x", None, None),
+            ("text/css, text/plain", None, None),
+        ] {
+            let types = MediaTypes::parse(text);
+            assert_eq!(types.map(|it| it.cover(media_type)), expected, "{text:?} {media_type:?}");
         }
     }
 }

@@ -11,15 +11,6 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// nginx's `on` and `off`.
-pub fn switch(text: &str) -> Option<bool> {
-    match text {
-        "on" => Some(true),
-        "off" => Some(false),
-        _ => None,
-    }
-}
-
 /// A whole number of seconds without a unit, as `proxy-read-timeout` takes it; not 0, with which nothing
 /// would ever be in time.
 pub fn positive_seconds(text: &str) -> Option<Duration> {
@@ -39,6 +30,20 @@ pub fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// A size that is not 0 and below 4 GiB.
+pub fn positive_bytes(text: &str) -> Option<u32> {
+    bytes(text)?.try_into().ok().filter(|it| *it > 0)
+}
+
+/// A switch as nginx writes it: `on` or `off`.
+pub fn switch(text: &str) -> Option<bool> {
+    match text.trim() {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
 }
 
 /// A duration as Go writes it: `30s`, `5m`, `1h30m`, `250ms`; a bare `0` is allowed, and `d` for days.

@@ -15,6 +15,8 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::ahead::AheadBody;
+use super::compress::CodedBody;
 use super::pool::Lease;
 
 /// Up to how many bytes an answer's body counts as small.
@@ -275,6 +277,10 @@ pub(super) enum ReplyBody {
     Own(Option<Bytes>),
     /// What the upstream sends.
     Upstream(Box<UpstreamBody>),
+    /// What the upstream sent, read ahead of the client.
+    Ahead(Box<AheadBody>),
+    /// Any of these, compressed.
+    Coded(Box<CodedBody>),
 }
 
 /// An answer's body as it comes from the upstream.
@@ -297,6 +303,9 @@ pub(super) enum CutOff {
     /// Nothing came for `proxy-read-timeout`.
     #[error("the upstream's answer came too slowly")]
     Slow,
+    /// Something here went wrong with it.
+    #[error("the upstream's answer was given up: {0}")]
+    Ours(&'static str),
 }
 
 impl ReplyBody {
@@ -320,6 +329,16 @@ impl ReplyBody {
             UpstreamBody { first, incoming, lease, ended, patience: Patience::new(patience) };
         Self::Upstream(Box::new(body))
     }
+
+    /// Reads an endpoint's answer ahead of the client, by so many bytes, from now on.
+    pub(super) fn ahead(self, bytes: usize) -> Self {
+        match self {
+            Self::Upstream(body) if !body.ended => {
+                Self::Ahead(Box::new(AheadBody::new(Self::Upstream(body), bytes)))
+            }
+            other => other,
+        }
+    }
 }
 
 impl<T: Into<Bytes>> From<T> for ReplyBody {
@@ -339,6 +358,8 @@ impl Body for ReplyBody {
         match &mut *self {
             Self::Own(text) => Poll::Ready(text.take().map(|it| Ok(Frame::data(it)))),
             Self::Upstream(body) => body.poll(cx),
+            Self::Ahead(body) => body.poll(cx),
+            Self::Coded(body) => body.poll(cx),
         }
     }
 
@@ -346,12 +367,17 @@ impl Body for ReplyBody {
         match self {
             Self::Own(text) => text.is_none(),
             Self::Upstream(body) => body.first.is_none() && body.incoming.is_end_stream(),
+            Self::Ahead(body) => body.is_end_stream(),
+            Self::Coded(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |it| it.len() as u64)),
+            Self::Ahead(body) => body.size_hint(),
+            // Nobody knows how well it compresses.
+            Self::Coded(_) => SizeHint::default(),
             Self::Upstream(body) => match &body.first {
                 None => body.incoming.size_hint(),
                 // Asked before anything is sent: the length is still the whole one.
@@ -374,7 +400,12 @@ impl UpstreamBody {
             Poll::Pending => self.patience.poll(cx).map(|()| Some(Err(CutOff::Slow))),
             Poll::Ready(frame) => {
                 self.patience.rest();
-                self.ended = frame.is_none() || self.incoming.is_end_stream();
+                // Trailers end it, too; hyper asks for nothing after them.
+                self.ended = match &frame {
+                    None => true,
+                    Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
+                    Some(Err(_)) => false,
+                };
                 Poll::Ready(frame.map(|it| Ok(it.map(clean)?)))
             }
         }

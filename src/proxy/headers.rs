@@ -25,6 +25,7 @@ const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-sche
 const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const X_ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Fields of one connection (RFC 9110 section 7.6.1), and those that would let a client speak for us.
 const ENDING_HERE: [HeaderName; 10] = [
@@ -250,6 +251,22 @@ pub(super) fn to_client(headers: &mut HeaderMap, settings: &Settings) -> Result<
     Ok(())
 }
 
+/// What an endpoint tells its proxy rather than the client: whether its answer is to be read ahead
+/// (nginx's `X-Accel-Buffering`). Removes all such fields, as nginx does.
+pub(super) fn take_accel(headers: &mut HeaderMap) -> Option<bool> {
+    let is_accel = |it: &HeaderName| it.as_str().starts_with("x-accel-");
+    if !headers.keys().any(is_accel) {
+        return None;
+    }
+    let said = headers.get(X_ACCEL_BUFFERING).and_then(|it| match it.as_bytes() {
+        it if it.eq_ignore_ascii_case(b"yes") => Some(true),
+        it if it.eq_ignore_ascii_case(b"no") => Some(false),
+        _ => None,
+    });
+    drop_names(headers, is_accel);
+    said
+}
+
 /// RFC 6797: on answers over TLS, in place of what the endpoint says.
 pub(super) fn add_hsts(headers: &mut HeaderMap, hsts: Option<&HeaderValue>, peer: &Peer) {
     if peer.tls
@@ -330,6 +347,19 @@ mod tests {
             (&[("connection", "close"), ("upgrade", "websocket")], false),
         ] {
             assert_eq!(wants_websocket(&map(fields)), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_for_us_ends_here() {
+        for (value, said) in [("yes", Some(true)), ("No", Some(false)), ("off", None)] {
+            let mut headers = map(&[
+                ("x-accel-buffering", value),
+                ("x-accel-redirect", "/internal"),
+                ("x-acceleration", "9.81"),
+            ]);
+            assert_eq!(take_accel(&mut headers), said, "{value}");
+            assert_eq!(headers, map(&[("x-acceleration", "9.81")]));
         }
     }
 

@@ -4,10 +4,12 @@
 //! of its own that looks, edits or answers. What is the same for every request, an id, a log line, a
 //! count, is a tower layer in `observe`; what differs by route is a plain function here.
 
+mod ahead;
 mod body;
 mod canonical;
 mod challenge;
 mod clock;
+mod compress;
 mod connection;
 mod forward;
 mod forwarded;
@@ -166,10 +168,15 @@ fn most_connections() -> usize {
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
+    let compression = &trace.seen.live.plan.settings.compression;
+    let taken = compress::taken(compression, &request);
     let walked = walk(link, request, &trace).await;
     let mut response = walked.unwrap_or_else(|failure| failure.reply());
     if has_body && trace.progress.borrow().as_ref().is_none_or(|it| !it.done.get()) {
         link.linger();
+    }
+    if let Some(taken) = taken {
+        response = compress::encode(response, taken, compression, &link.worker.room);
     }
     let headers = response.headers_mut();
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
@@ -253,5 +260,12 @@ async fn walk(
     }
     let outbound =
         Outbound { link, settings, way: found, balancer, asked: &asked, peer, vouched, trace };
-    outbound.send(head, body).await
+    let mut answer = outbound.send(head, body).await?;
+
+    // Ahead of a slow client, where the rule or the endpoint says so.
+    let said = headers::take_accel(answer.headers_mut());
+    if said.unwrap_or(options.buffers.on) {
+        answer = answer.map(|it| it.ahead(options.buffers.bytes()));
+    }
+    Ok(answer)
 }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 
 use super::clock::Clock;
+use super::compress::Room;
 use super::connection::{self, Link};
 use super::log::LogSink;
 use super::peer::Peer;
@@ -53,6 +54,8 @@ pub(super) struct Shared {
 pub(super) struct Worker {
     pub(super) pool: Rc<Pool>,
     pub(super) resolver: Resolver,
+    /// Memory for compressing answers.
+    pub(super) room: Rc<Room>,
     pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     shared: Arc<Shared>,
@@ -215,6 +218,7 @@ impl Worker {
         Rc::new(Self {
             pool: Rc::default(),
             resolver: Resolver::default(),
+            room: Rc::default(),
             tls: shared.tls.clone(),
             ports: shared.ports,
             seen: RefCell::new(Seen::new(shared.current.load())),

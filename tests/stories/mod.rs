@@ -2,6 +2,7 @@
 
 mod certificates;
 mod cluster;
+mod coding;
 mod demo;
 mod directory;
 mod framing;

@@ -148,13 +148,9 @@ async fn a_websocket_is_logged_at_its_end() {
 /// At the end of a shutdown both sides of each WebSocket are told so, and the process ends in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn websockets_are_told_when_we_end() {
-    let web = RawBackend::start(|head| match head.starts_with(b"GET /ws") {
-        true => Answer::tunnel(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
-        ),
-        false => Answer::ok("ok"),
-    })
-    .await;
+    let answer =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let web = RawBackend::answering(Answer::tunnel(answer)).await;
     let lockgate = Lockgate::with_manifests(house(web.addr()))
         .args(["--shutdown-grace-period", "0", "--drain-timeout", "1s"])
         .start()

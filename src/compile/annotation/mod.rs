@@ -82,6 +82,11 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
             None => reading.problems.push(("UnknownAnnotation", unknown(name))),
         }
     }
+    if reading.options.buffers != base.buffers
+        && let Some(text) = reading.options.buffers.shortened()
+    {
+        reading.problems.push(("BadAnnotation", text));
+    }
     if let Some(skip) = &reading.skip {
         // Of an Ingress that is left out nothing else matters.
         reading.problems = vec![("NotSupported", skip.clone())];
@@ -161,6 +166,7 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::options::Buffers;
 
     fn reading(annotations: &[(&str, &str)]) -> Reading {
         let annotations = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
@@ -227,6 +233,31 @@ mod tests {
             let reading = reading(&[(&format!("nginx.ingress.kubernetes.io/{name}"), value)]);
             assert_eq!(reading.options, Options::default(), "{name}");
             assert_eq!(reading.problems.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn reading_ahead_beyond_its_bound_is_told_to_who_asks_for_it() {
+        let base = Options {
+            buffers: Buffers { on: true, number: 4, size: 1 << 20 },
+            ..Options::default()
+        };
+        let read_on = |name: &str, value: &str| {
+            let name = format!("nginx.ingress.kubernetes.io/{name}");
+            let annotations = [(name.into(), value.into())].into();
+            let ingress = Ingress { annotations, ..Ingress::default() };
+            read(&ingress, &Policy::default(), &base).problems.len()
+        };
+        for (name, value, told) in [
+            ("proxy-read-timeout", "5", 0),
+            ("proxy-buffering", "off", 0),
+            ("proxy-buffer-size", "8k", 0),
+            ("proxy-buffer-size", "512k", 1),
+            ("proxy-buffers-number", "4", 0),
+            ("proxy-buffers-number", "-4", 1),
+            ("proxy-buffering", "yes", 1),
+        ] {
+            assert_eq!(read_on(name, value), told, "{name}: {value}");
         }
     }
 

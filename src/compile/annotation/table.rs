@@ -3,14 +3,13 @@
 use rustls::pki_types::ServerName;
 
 use super::{Annotation, Effect, Instead};
-use crate::compile::SECONDS;
+use crate::compile::{BUFFER, NUMBER, ON_OR_OFF, SECONDS};
 use crate::model::options::Options;
 use crate::model::phrase::Phrase;
 use crate::model::upstream::{Protocol, RetryOn, TlsVersions};
-use crate::model::value::{boolean, bytes, positive_seconds, switch};
+use crate::model::value::{boolean, bytes, positive_bytes, positive_seconds, switch};
 
 const TRUTH: &str = "true or false";
-const SWITCH: &str = "on or off";
 
 /// Every annotation of ingress-nginx 1.15, and some that older manifests still hold.
 pub const TABLE: &[Annotation] = &[
@@ -67,7 +66,7 @@ pub const TABLE: &[Annotation] = &[
         "proxy-request-buffering",
         "`on` or `off`: take a body of up to 64 KiB whole before an endpoint is asked.",
         |value, options| {
-            options.request_buffering = switch(value).ok_or(SWITCH)?;
+            options.request_buffering = switch(value).ok_or(ON_OR_OFF)?;
             Ok(())
         },
     ),
@@ -136,7 +135,7 @@ pub const TABLE: &[Annotation] = &[
         "proxy-ssl-verify",
         "`on` or `off`: check endpoints' certificates against that CA.",
         |value, options| {
-            let verify = switch(value).ok_or(SWITCH)?;
+            let verify = switch(value).ok_or(ON_OR_OFF)?;
             options.proxy_ssl.get_or_insert_default().verify = verify;
             Ok(())
         },
@@ -154,7 +153,7 @@ pub const TABLE: &[Annotation] = &[
         "proxy-ssl-server-name",
         "`on` or `off`: send that name to endpoints in the handshake.",
         |value, options| {
-            let server_name = switch(value).ok_or(SWITCH)?;
+            let server_name = switch(value).ok_or(ON_OR_OFF)?;
             options.proxy_ssl.get_or_insert_default().server_name = server_name;
             Ok(())
         },
@@ -191,6 +190,26 @@ pub const TABLE: &[Annotation] = &[
             Ok(())
         },
     ),
+    sets(
+        "proxy-buffering",
+        "`on` or `off`: read answers ahead of the client.",
+        |value, options| {
+            options.buffers.on = switch(value).ok_or(ON_OR_OFF)?;
+            Ok(())
+        },
+    ),
+    sets(
+        "proxy-buffers-number",
+        "How far: this many times `proxy-buffer-size`, 16k to 1m in all.",
+        |value, options| {
+            options.buffers.number = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
+            Ok(())
+        },
+    ),
+    sets("proxy-buffer-size", "See `proxy-buffers-number`.", |value, options| {
+        options.buffers.size = positive_bytes(value).ok_or(BUFFER)?;
+        Ok(())
+    }),
     missing("auth-type", "`basic` or `digest`: ask for a password.", never, Instead::Refuse),
     missing("auth-secret", "The Secret with the passwords.", never, Instead::Refuse),
     missing(
@@ -419,7 +438,6 @@ pub const TABLE: &[Annotation] = &[
     missing("add-base-url", "Removed from ingress-nginx.", never, Instead::Serve),
     missing("base-url-scheme", "Removed from ingress-nginx.", never, Instead::Serve),
     missing("proxy-redirect-from", "Rewrite Location.", is_off, Instead::Serve),
-    missing("proxy-buffering", "Read answers ahead of the client.", is_off, Instead::Serve),
     missing("proxy-http-version", "HTTP version towards the backend.", is_one_one, Instead::Serve),
     moot("ssl-prefer-server-ciphers", "rustls chooses."),
     moot("auth-keepalive", "nginx's connections to the auth host."),
@@ -428,9 +446,7 @@ pub const TABLE: &[Annotation] = &[
     moot("auth-keepalive-share-vars", "nginx's connections to the auth host."),
     moot("enable-global-auth", "No global auth is built; the ConfigMap's key refuses."),
     moot("client-body-buffer-size", "Bodies are streamed."),
-    moot("proxy-buffer-size", "Heads up to 64 KiB are taken from a backend."),
-    moot("proxy-buffers-number", "Answers are streamed."),
-    moot("proxy-busy-buffers-size", "Answers are streamed."),
+    moot("proxy-busy-buffers-size", "What is read goes on to the client at once."),
     moot("proxy-max-temp-file-size", "Nothing is written to disk."),
     moot("mirror-request-body", "Has a meaning only with mirror-target."),
     moot("enable-rewrite-log", "nginx's log."),
