@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,12 +15,21 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::io::Meter;
 use super::pool::Lease;
 
 /// Up to how many bytes an answer's body counts as small.
 const SMALL: u64 = 16 << 10;
-/// Longest pause between two reads of a request's body (nginx's `client_body_timeout`).
+/// How long a client may keep us waiting for its request's body: between two reads (nginx's
+/// `client_body_timeout`), and, until the answer begins, beyond what its bytes have earned.
 const CLIENT_BODY: Duration = Duration::from_secs(60);
+/// How much of that each byte earns back: below 10 bytes a second patience runs out, after a minute at the
+/// earliest. The slowest of honest links are a hundred times faster; who sends a byte now and then only
+/// holds an endpoint's connection.
+const EARNED: Duration = Duration::from_millis(100);
+/// What a piece of a body accounts for beside its own length: its frame, padding (RFC 9113 section 6.1),
+/// and TLS's record.
+const PIECE: u64 = 512;
 
 /// How far a request's body has got; shared between the body, which hyper's client drives, and the
 /// request, which waits for the answer.
@@ -35,6 +45,9 @@ pub(super) struct Progress {
     pub(super) fault: Cell<Option<Fault>>,
     /// Bytes that came.
     pub(super) received: Cell<u64>,
+    /// Whether the answer has begun: then client and endpoint may talk for as long as they like.
+    pub(super) answered: Cell<bool>,
+    meter: Arc<Meter>,
 }
 
 /// Whose fault it is that a request's body broke off.
@@ -46,19 +59,21 @@ pub(super) enum Fault {
     /// Framing that RFC 9112 section 7 forbids, or the client went away.
     #[error("the request's body is broken")]
     Broken,
-    /// Nothing came for a minute.
+    /// Nothing came for a minute, or too little.
     #[error("the request's body came too slowly")]
     Slow,
 }
 
 impl Progress {
-    pub(super) fn new(now: Instant) -> Rc<Self> {
+    pub(super) fn new(now: Instant, meter: Arc<Meter>) -> Rc<Self> {
         Rc::new(Self {
             moved: Cell::new(now),
             done: Cell::new(false),
             waiting: Cell::new(false),
             fault: Cell::new(None),
             received: Cell::new(0),
+            answered: Cell::new(false),
+            meter,
         })
     }
 }
@@ -67,29 +82,42 @@ impl Progress {
 #[derive(Debug)]
 struct Patience {
     limit: Duration,
+    /// How much of it is left.
+    left: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
 impl Patience {
     fn new(limit: Duration) -> Self {
-        Self { limit, timer: None, waiting: false }
+        Self { limit, left: limit, timer: None, waiting: false }
     }
 
     /// Ready when it is at its end. The timer is made when it is first needed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let left = self.left;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
         if !self.waiting {
             self.waiting = true;
-            timer.as_mut().reset(Instant::now() + limit);
+            timer.as_mut().reset(Instant::now() + left);
         }
         timer.as_mut().poll(cx)
     }
 
-    /// Something came.
+    /// Something came: all patience is there again.
     fn rest(&mut self) {
         self.waiting = false;
+        self.left = self.limit;
+    }
+
+    /// Something came at `now` that gives back only so much.
+    fn earn(&mut self, now: Instant, earned: Duration) {
+        if std::mem::take(&mut self.waiting)
+            && let Some(timer) = &self.timer
+        {
+            self.left = timer.deadline().saturating_duration_since(now);
+        }
+        self.left = self.left.saturating_add(earned).min(self.limit);
     }
 }
 
@@ -121,6 +149,11 @@ impl RequestBody {
     }
 }
 
+/// How much patience so many bytes earn.
+fn earned(bytes: usize) -> Duration {
+    EARNED.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = Fault;
@@ -139,9 +172,17 @@ impl Body for RequestBody {
                 }
             }
             Poll::Ready(frame) => {
+                let now = Instant::now();
                 self.progress.waiting.set(false);
-                self.progress.moved.set(Instant::now());
-                self.patience.rest();
+                self.progress.moved.set(now);
+                let length = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
+                let length = length.map_or(0, Bytes::len);
+                self.progress.meter.pay(length as u64 + PIECE);
+                if self.progress.answered.get() {
+                    self.patience.rest();
+                } else {
+                    self.patience.earn(now, earned(length));
+                }
                 match frame {
                     None => {
                         self.progress.done.set(true);
@@ -324,4 +365,44 @@ pub(super) fn has_unknown_length(headers: &HeaderMap, body: &impl Body) -> bool 
     !headers.contains_key(http::header::CONTENT_LENGTH)
         && !body.is_end_stream()
         && body.size_hint().exact().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits, and then so many bytes come; gives how long it took until patience ran out.
+    async fn held(trickle: impl IntoIterator<Item = (u64, usize)>) -> Option<u64> {
+        let begun = Instant::now();
+        let mut patience = Patience::new(CLIENT_BODY);
+        for (seconds, bytes) in trickle {
+            let pause = tokio::time::sleep(Duration::from_secs(seconds));
+            tokio::select! {
+                biased;
+                () = std::future::poll_fn(|cx| patience.poll(cx)) => {
+                    return Some(begun.elapsed().as_secs());
+                }
+                () = pause => patience.earn(Instant::now(), earned(bytes)),
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_ends() {
+        for (case, pause, bytes, expected) in [
+            ("a byte each 50 seconds", 50, 1, Some(60)),
+            ("a byte a second", 1, 1, Some(66)),
+            ("nine bytes a second", 1, 9, Some(591)),
+            ("ten bytes a second", 1, 10, None),
+            ("a little each 59 seconds", 59, 590, None),
+            ("nothing for 61 seconds", 61, 1 << 20, Some(60)),
+        ] {
+            let found = held(std::iter::repeat_n((pause, bytes), 1000)).await;
+            assert_eq!(found, expected, "{case}");
+        }
+        // What came quickly is no provision for later.
+        let later = std::iter::repeat_n((50, 1), 10);
+        assert_eq!(held([(1, 1 << 30)].into_iter().chain(later)).await, Some(61));
+    }
 }

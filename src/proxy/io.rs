@@ -11,6 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::live::limit::{OfAddress, Open};
+
 /// How long a closing connection is read on, so that the answer to a request whose body nobody read
 /// reaches the client before a reset does: in all, and between two reads (nginx's `lingering_time` and
 /// `lingering_timeout`).
@@ -32,6 +34,8 @@ pub(super) struct Meter {
     between: AtomicBool,
     /// Whether to read on for a while when closing.
     linger: AtomicBool,
+    /// Bytes read that nothing has accounted for: see [`Meter::pay`].
+    unpaid: AtomicU64,
 }
 
 impl Meter {
@@ -42,6 +46,7 @@ impl Meter {
             stalled_since: AtomicU64::new(0),
             between: AtomicBool::new(true),
             linger: AtomicBool::new(false),
+            unpaid: AtomicU64::new(0),
         }
     }
 
@@ -61,6 +66,17 @@ impl Meter {
         self.linger.store(true, Ordering::Relaxed);
     }
 
+    /// Accounts for `bytes` of those that were read: something came of them, or time has passed.
+    pub(super) fn pay(&self, bytes: u64) {
+        let unpaid = self.unpaid.load(Ordering::Relaxed);
+        self.unpaid.store(unpaid.saturating_sub(bytes), Ordering::Relaxed);
+    }
+
+    /// How many bytes were read that nothing has accounted for.
+    pub(super) fn unpaid(&self) -> u64 {
+        self.unpaid.load(Ordering::Relaxed)
+    }
+
     pub(super) fn head_since(&self) -> Option<Instant> {
         self.instant(&self.head_since)
     }
@@ -78,7 +94,9 @@ impl Meter {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
-    fn was_read(&self, bytes: usize) {
+    pub(super) fn was_read(&self, bytes: usize) {
+        let unpaid = self.unpaid.load(Ordering::Relaxed);
+        self.unpaid.store(unpaid.saturating_add(bytes as u64), Ordering::Relaxed);
         if bytes > 0
             && self.between.load(Ordering::Relaxed)
             && self.head_since.load(Ordering::Relaxed) == 0
@@ -104,6 +122,9 @@ pub(super) struct Socket {
     closing: Closing,
     /// Bytes that were looked at before the protocol was known, to be read again.
     seen: Vec<u8>,
+    /// What the connection counts as until it is closed, which for a WebSocket is after HTTP.
+    _open: Open,
+    of_address: Option<OfAddress>,
 }
 
 #[derive(Debug)]
@@ -114,8 +135,14 @@ enum Closing {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
-        Self { stream, meter, closing: Closing::Open, seen: Vec::new() }
+    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>, open: Open) -> Self {
+        let (closing, seen) = (Closing::Open, Vec::new());
+        Self { stream, meter, closing, seen, _open: open, of_address: None }
+    }
+
+    /// Counts the connection with its client's address.
+    pub(super) fn count(&mut self, of_address: OfAddress) {
+        self.of_address = Some(of_address);
     }
 
     /// Whether the next bytes are `expected`, which are looked at without being taken. Waits for no more of

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use tower::{Layer, Service};
 use super::body::{CutOff, Progress, ReplyBody};
 use super::connection::Link;
 use super::headers::X_REQUEST_ID;
+use super::io::Meter;
 use super::worker::Seen;
 use crate::live::WayId;
 
@@ -44,10 +46,12 @@ pub(super) struct Trace {
     pub(super) sent_at: Cell<Option<Instant>>,
     /// How far the request's body got.
     pub(super) progress: RefCell<Option<Rc<Progress>>>,
+    /// What the client's socket does.
+    pub(super) meter: Arc<Meter>,
 }
 
 impl Trace {
-    fn new(seen: Rc<Seen>) -> Self {
+    fn new(seen: Rc<Seen>, meter: Arc<Meter>) -> Self {
         Self {
             seen,
             way: Cell::default(),
@@ -55,6 +59,7 @@ impl Trace {
             status: Cell::default(),
             sent_at: Cell::default(),
             progress: RefCell::default(),
+            meter,
         }
     }
 }
@@ -135,7 +140,7 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Observed<S::Future> {
-        let trace = Rc::new(Trace::new(self.link.worker.seen()));
+        let trace = Rc::new(Trace::new(self.link.worker.seen(), self.link.meter.clone()));
         let record = Box::new(Record::new(&self.link, &request, trace.clone()));
         Observed { inner: self.inner.call((request, trace)), record: Some(record) }
     }
