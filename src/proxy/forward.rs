@@ -60,7 +60,7 @@ impl Outbound<'_> {
             && headers::wants_websocket(&head.headers))
         .then(|| head.extensions.remove::<OnUpgrade>())
         .flatten();
-        let progress = Progress::new(Instant::now());
+        let progress = Progress::new(Instant::now(), self.trace.meter.clone());
         self.trace.progress.replace(Some(progress.clone()));
         let mut request = Some(self.request(head, body, &progress, websocket.is_some())?);
         for address in addresses.into_iter().flatten() {
@@ -90,6 +90,7 @@ impl Outbound<'_> {
                 let again = is_repeatable(&outgoing).then(|| copy(&outgoing));
                 match self.exchange(&mut sender, outgoing, &progress).await {
                     Ok(answer) => {
+                        progress.answered.set(true);
                         self.trace.status.set(Some(answer.status()));
                         let lease =
                             Lease::new(self.worker.pool.clone(), address, sender, progress.clone());
