@@ -177,7 +177,10 @@ impl Body for RequestBody {
                 self.progress.moved.set(now);
                 let length = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
                 let length = length.map_or(0, Bytes::len);
-                self.progress.meter.pay(length as u64 + PIECE);
+                // An empty frame is no progress: it could be repeated for ever.
+                if length > 0 {
+                    self.progress.meter.pay(length as u64 + PIECE);
+                }
                 if self.progress.answered.get() {
                     self.patience.rest();
                 } else {

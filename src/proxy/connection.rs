@@ -44,7 +44,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a write may wait for the client.
 const STALLED: Duration = Duration::from_secs(60);
 /// How many answers of one HTTP/2 connection may be given up by the client before it is asked to make a
-/// new one; twice as many are an attack (CVE-2023-44487, paced).
+/// new one; half as many again are an attack (CVE-2023-44487, paced).
 const MOST_GIVEN_UP: u32 = 100;
 /// How many bytes a client may send over HTTP/2 that come to nothing: PING, SETTINGS, PRIORITY,
 /// WINDOW_UPDATE and the like, of which hyper counts none and each costs a look. The connection's window
@@ -148,22 +148,30 @@ impl Link {
         self.meter.linger();
     }
 
-    /// Whether nothing is under way, not even the head of a request or a handshake.
-    pub(super) fn is_idle(&self) -> bool {
-        self.under_way.get() == 0
-            && !self.shed.get()
-            && self.waker.borrow().is_some()
-            && (self.h2.get() || self.meter.head_since().is_none())
+    /// Whether it may give way to another: nothing is under way since `then`. After its first request not
+    /// even the head of another one; before, the client is whoever it is.
+    pub(super) fn is_idle(&self, then: Instant) -> bool {
+        let head = self.used.get() && !self.h2.get() && self.meter.head_since().is_some();
+        self.under_way.get() == 0 && !self.shed.get() && !head && self.idle_since.get() <= then
     }
 
-    pub(super) fn idle_since(&self) -> Instant {
-        self.idle_since.get()
+    /// The least of several gives way first: one that never asked for anything, then the one that has been
+    /// idle for longest.
+    pub(super) fn rank(&self) -> impl Ord {
+        (self.used.get(), self.idle_since.get())
     }
 
     /// Ends it in favour of another, if it is still idle by then.
     pub(super) fn shed(&self) {
         self.shed.set(true);
         self.wake();
+    }
+
+    fn note(&self, waker: &Waker) {
+        let mut noted = self.waker.borrow_mut();
+        if !noted.as_ref().is_some_and(|it| it.will_wake(waker)) {
+            *noted = Some(waker.clone());
+        }
     }
 
     /// Has the connection look whether it is to end.
@@ -190,8 +198,9 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, pee
         let Some(handshake) = worker.limits().handshake() else {
             return worker.dropped("handshakes");
         };
-        let accepted = timeout(HANDSHAKE, worker.tls.accept(socket)).await;
+        let accepted = greeted(&link, timeout(HANDSHAKE, worker.tls.accept(socket))).await;
         drop(handshake);
+        let Some(accepted) = accepted else { return worker.dropped("shed") };
         match accepted {
             Ok(Ok(Tls { stream, protocol: Protocol::H1 })) => h1(&link, *stream).await,
             Ok(Ok(Tls { stream, protocol: Protocol::H2 })) => h2(&link, *stream).await,
@@ -203,13 +212,30 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, pee
         }
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
-        match timeout(HEAD, socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")).await {
+        let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let Some(first) = greeted(&link, timeout(HEAD, first)).await else {
+            return worker.dropped("shed");
+        };
+        match first {
             Ok(Ok(true)) => h2(&link, socket).await,
             Ok(Ok(false)) => h1(&link, socket).await,
             Ok(Err(_)) => {}
             Err(_) => worker.dropped("silent"),
         }
     }
+}
+
+/// Waits for a client to begin; `None` when the connection is to give way before.
+async fn greeted<T>(link: &Link, begins: impl Future<Output = T>) -> Option<T> {
+    let mut begins = pin!(begins);
+    std::future::poll_fn(|cx| {
+        link.note(cx.waker());
+        if link.shed.take() {
+            return Poll::Ready(None);
+        }
+        begins.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
 
 /// Serves HTTP/1.
@@ -248,6 +274,7 @@ where
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(stream), stack(link));
     link.h2.set(true);
+    link.meter.limit_linger(FLOOD);
     let watch = Watch::new(link, None, IDLE_H2);
     drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
 }
@@ -382,11 +409,7 @@ impl<'a> Watch<'a> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Verdict {
         let link = self.link;
-        let mut waker = link.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        drop(waker);
+        link.note(cx.waker());
         if self.is_flooded() {
             return Verdict::Cut("flood");
         }
@@ -400,7 +423,7 @@ impl<'a> Watch<'a> {
             return self.finish();
         }
         if self.head.is_none() && link.given_up.get() > MOST_GIVEN_UP {
-            if link.given_up.get() > 2 * MOST_GIVEN_UP {
+            if link.given_up.get() > MOST_GIVEN_UP + MOST_GIVEN_UP / 2 {
                 return Verdict::Cut("resets");
             }
             if self.finishing.is_none() {
@@ -684,6 +707,16 @@ mod tests {
             assert!(client.end().await < age.as_secs() + 60);
         };
         LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn more_requests_than_can_be_served_are_refused() {
+        let link = link();
+        while !link.worker.is_overloaded() {
+            link.worker.begin_request();
+        }
+        link.worker.end_request();
+        assert!(!link.worker.is_overloaded());
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,8 +18,8 @@ use crate::live::limit::{OfAddress, Open};
 /// `lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_QUIET: Duration = Duration::from_secs(5);
-/// How much is read then, in bytes.
-const LINGER_BYTES: usize = 256 << 20;
+/// How much is read then, in bytes; of HTTP/2, whose windows bound what is on its way, less.
+const LINGER_BYTES: u64 = 256 << 20;
 
 /// What a socket did lately. Written by the socket, read by the task that watches the connection;
 /// both run on one thread, the atomics only make it `Send`.
@@ -34,6 +34,8 @@ pub(super) struct Meter {
     between: AtomicBool,
     /// Whether to read on for a while when closing.
     linger: AtomicBool,
+    /// How many bytes are read then.
+    linger_bytes: AtomicU64,
     /// Bytes read that nothing has accounted for: see [`Meter::pay`].
     unpaid: AtomicU64,
 }
@@ -46,6 +48,7 @@ impl Meter {
             stalled_since: AtomicU64::new(0),
             between: AtomicBool::new(true),
             linger: AtomicBool::new(false),
+            linger_bytes: AtomicU64::new(LINGER_BYTES),
             unpaid: AtomicU64::new(0),
         }
     }
@@ -64,6 +67,11 @@ impl Meter {
     /// A request was answered without reading its body.
     pub(super) fn linger(&self) {
         self.linger.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads no more than `bytes` on when closing.
+    pub(super) fn limit_linger(&self, bytes: u64) {
+        self.linger_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Accounts for `bytes` of those that were read: something came of them, or time has passed.
@@ -130,7 +138,7 @@ pub(super) struct Socket {
 #[derive(Debug)]
 enum Closing {
     Open,
-    Lingering { left: usize, until: Instant, quiet: Pin<Box<Sleep>> },
+    Lingering { left: u64, until: Instant, quiet: Pin<Box<Sleep>> },
     Closed,
 }
 
@@ -222,7 +230,7 @@ impl AsyncWrite for Socket {
                     *closing = if unread || meter.linger.load(Ordering::Relaxed) {
                         let quiet = Box::pin(tokio::time::sleep(LINGER_QUIET));
                         Closing::Lingering {
-                            left: LINGER_BYTES,
+                            left: meter.linger_bytes.load(Ordering::Relaxed),
                             until: Instant::now() + LINGER,
                             quiet,
                         }
@@ -239,7 +247,7 @@ impl AsyncWrite for Socket {
                                 && *left > 0
                                 && Instant::now() < *until =>
                         {
-                            *left = left.saturating_sub(buffer.filled().len());
+                            *left = left.saturating_sub(buffer.filled().len() as u64);
                             quiet.as_mut().reset((Instant::now() + LINGER_QUIET).min(*until));
                         }
                         Poll::Ready(_) => *closing = Closing::Closed,

@@ -16,6 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::connection::{self, Link};
@@ -41,6 +42,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MOST_REQUESTS: usize = 16_384;
 /// Among how many connections one is chosen that ends in favour of another.
 const SHED_AMONG: usize = 64;
+/// How long such a one has been idle at least: longer than a client in use pauses, or shakes hands.
+const SHED_AFTER: Duration = Duration::from_secs(1);
 /// How many idle connections end when there are no files left.
 const SHED_FOR_FILES: usize = 8;
 /// Too many open files, of this process and of the system: errno(3).
@@ -356,7 +359,7 @@ impl Worker {
         }
     }
 
-    /// Ends the connection that has been idle for longest among some; `false` when none of them is idle.
+    /// Ends the most idle connection among some; `false` when none of them is idle.
     fn shed(&self) -> bool {
         let links = self.links.borrow();
         let start = match links.len() {
@@ -364,11 +367,9 @@ impl Worker {
             many => usize::try_from(self.random.borrow_mut().next_u32()).unwrap_or_default() % many,
         };
         let some = links[start..].iter().chain(&links[..start]).take(SHED_AMONG);
-        let Some(longest) = some.filter(|it| it.is_idle()).min_by_key(|it| it.idle_since()) else {
-            return false;
-        };
-        longest.shed();
-        true
+        let Some(then) = Instant::now().checked_sub(SHED_AFTER) else { return false };
+        let idle = some.filter(|it| it.is_idle(then)).min_by_key(|it| it.rank());
+        idle.inspect(|it| it.shed()).is_some()
     }
 
     /// Has every connection look whether it is to end.
