@@ -18,7 +18,7 @@ use crate::args::{HostOwnership, IssuerFlag, Serve};
 use crate::certs::{self, Acme, AcmeOptions, Issuer, Keeper, Local, Vault};
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
-use crate::live::{Current, Live};
+use crate::live::{Current, Live, memory};
 use crate::metrics::{Metrics, Replica};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::Plan;
@@ -131,6 +131,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         class: args.controller_class.clone(),
     };
     tasks.spawn(admin.run(admin_listener));
+    tasks.spawn(memory::watch(proxy.limits()));
 
     let mut signals = Signals::new()?;
     let failed = tokio::select! {
@@ -330,6 +331,7 @@ fn listening(args: &Serve) -> Listening {
         https: args.https_port,
         external: Ports { http: args.external_http_port, https: args.external_https_port },
         workers: args.workers.map_or(cores, usize::from),
+        most_of_address: args.max_connections_per_address,
     }
 }
 

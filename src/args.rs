@@ -175,6 +175,16 @@ pub struct Serve {
     /// Local address to listen on; all when it is not given.
     #[arg(long, env = "LOCKGATE_BIND", value_name = "ADDRESS", help_heading = "Serving")]
     pub bind: Option<IpAddr>,
+    /// Most connections of one client address, an IPv6 one counted by its /64; 0 for no limit. Half of
+    /// all connections there may be when it is not given, so that no client takes everything and a load
+    /// balancer that hides addresses still passes.
+    #[arg(
+        long,
+        env = "LOCKGATE_MAX_CONNECTIONS_PER_ADDRESS",
+        value_name = "N",
+        help_heading = "Serving"
+    )]
+    pub max_connections_per_address: Option<u32>,
     /// Threads that serve requests; as many as this process may use cores when it is not given.
     #[arg(long, env = "LOCKGATE_WORKERS", value_name = "N", help_heading = "Serving")]
     pub workers: Option<std::num::NonZeroUsize>,

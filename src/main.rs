@@ -62,7 +62,9 @@ fn main() -> ExitCode {
 }
 
 fn log_to_stderr(level: &str, json: bool) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What these warn of is in a client's hands, which could fill the log with it.
+    let filter = |level: &str| EnvFilter::try_new(format!("h2=error,rustls=error,{level}"));
+    let filter = filter(level).or_else(|_| filter("info")).unwrap_or_default();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
         log.json().init();

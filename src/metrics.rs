@@ -37,8 +37,14 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Client connections that were accepted.
     pub accepted: IntCounter,
-    /// Handshakes, accepts and requests that ended before an answer, by reason.
+    /// Client connections that we ended, by reason. Never begun: `accept` (it failed, mostly for want of
+    /// files), `full`, `address` (too many of one), `memory`. No request yet: `handshake`,
+    /// `handshake_timeout`, `handshakes` (too many at a time), `silent`. Later: `slow_head`, `stalled` (the
+    /// client takes nothing), `idle` (it was asked to go and did not), `resets` and `flood` (attacks over
+    /// HTTP/2), `shed` (idle, and in the place of a new one), `memory` (idle while it is short).
     pub dropped: IntCounterVec,
+    /// Requests answered 503 because there was too much, by reason: `overload` or `memory`.
+    pub refused: IntCounterVec,
     /// Access-log lines that nobody took in time.
     pub log_lost: IntCounter,
     /// HTTP-01 challenges that were answered.
@@ -128,13 +134,7 @@ impl Metrics {
             ]),
         };
         let times = prometheus::DEFAULT_BUCKETS;
-        let build = Opts::new("build_info", "1; the labels say what was built.")
-            .const_label("release", env!("CARGO_PKG_VERSION"))
-            .const_label("build", "release")
-            .const_label("repository", "lockgate");
-        to.gauge(to.nginx(build))?.set(1);
-        let good = "1: a plan that cannot be served never replaces one that can.";
-        to.gauge(to.nginx(Opts::new("config_last_reload_successful", good)))?.set(1);
+        to.constants()?;
         let state = |name: &str, help: &str, state: &str| {
             to.nginx(Opts::new(name, help).const_label("state", state))
         };
@@ -149,12 +149,15 @@ impl Metrics {
                 "Client connections that were accepted.",
                 "accepted",
             ))?,
-            dropped: to.counters(
-                Opts::new(
-                    "lockgate_connections_dropped_total",
-                    "Client connections that we ended, by reason.",
-                ),
-                &["reason"],
+            dropped: to.by(
+                "reason",
+                "lockgate_connections_dropped_total",
+                "Client connections that we ended, by reason.",
+            )?,
+            refused: to.by(
+                "reason",
+                "lockgate_requests_refused_total",
+                "Requests answered 503 because there was too much, by reason.",
             )?,
             log_lost: to.counter(Opts::new(
                 "lockgate_access_log_lost_total",
@@ -164,12 +167,10 @@ impl Metrics {
                 "lockgate_challenges_total",
                 "HTTP-01 challenges that were answered.",
             ))?,
-            orders: to.counters(
-                Opts::new(
-                    "lockgate_certificate_orders_total",
-                    "Orders for certificates, by result.",
-                ),
-                &["result"],
+            orders: to.by(
+                "result",
+                "lockgate_certificate_orders_total",
+                "Orders for certificates, by result.",
             )?,
             leader: to.gauge(
                 to.nginx(
@@ -309,6 +310,18 @@ impl Register {
         opts
     }
 
+    /// What is always 1.
+    fn constants(&self) -> Result<(), prometheus::Error> {
+        let build = Opts::new("build_info", "1; the labels say what was built.")
+            .const_label("release", env!("CARGO_PKG_VERSION"))
+            .const_label("build", "release")
+            .const_label("repository", "lockgate");
+        self.gauge(self.nginx(build))?.set(1);
+        let good = "1: a plan that cannot be served never replaces one that can.";
+        self.gauge(self.nginx(Opts::new("config_last_reload_successful", good)))?.set(1);
+        Ok(())
+    }
+
     fn add<M: Collector + Clone + 'static>(&self, metric: M) -> Result<M, prometheus::Error> {
         self.registry.register(Box::new(metric.clone()))?;
         Ok(metric)
@@ -324,6 +337,11 @@ impl Register {
 
     fn counter(&self, opts: Opts) -> Result<IntCounter, prometheus::Error> {
         self.add(IntCounter::with_opts(opts)?)
+    }
+
+    /// A counter by one label.
+    fn by(&self, label: &str, name: &str, help: &str) -> Result<IntCounterVec, prometheus::Error> {
+        self.counters(Opts::new(name, help), &[label])
     }
 
     fn counters(&self, opts: Opts, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {

@@ -6,6 +6,8 @@
 
 pub mod balance;
 pub mod keys;
+pub mod limit;
+pub mod memory;
 pub mod table;
 pub mod transport;
 

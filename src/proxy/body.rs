@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,12 +18,21 @@ use tokio::time::{Instant, Sleep};
 
 use super::ahead::AheadBody;
 use super::compress::CodedBody;
+use super::io::Meter;
 use super::pool::Lease;
 
 /// Up to how many bytes an answer's body counts as small.
 const SMALL: u64 = 16 << 10;
-/// Longest pause between two reads of a request's body (nginx's `client_body_timeout`).
+/// How long a client may keep us waiting for its request's body: between two reads (nginx's
+/// `client_body_timeout`), and, until the answer begins, beyond what its bytes have earned.
 const CLIENT_BODY: Duration = Duration::from_secs(60);
+/// How much of that each byte earns back: below 10 bytes a second patience runs out, after a minute at the
+/// earliest. The slowest of honest links are a hundred times faster; who sends a byte now and then only
+/// holds an endpoint's connection.
+const EARNED: Duration = Duration::from_millis(100);
+/// What a piece of a body accounts for beside its own length: its frame, padding (RFC 9113 section 6.1),
+/// and TLS's record.
+const PIECE: u64 = 512;
 
 /// A request's body and how far it has got; shared between [`RequestBody`], which hyper's client drives,
 /// and the request, which waits for the answer and may have to send it again.
@@ -38,6 +48,8 @@ pub(super) struct Progress {
     pub(super) fault: Cell<Option<Fault>>,
     /// Bytes that came.
     pub(super) received: Cell<u64>,
+    /// Whether the answer has begun: then client and endpoint may talk for as long as they like.
+    pub(super) answered: Cell<bool>,
     source: RefCell<Source>,
 }
 
@@ -46,6 +58,8 @@ pub(super) struct Progress {
 struct Source {
     /// `None` once it came whole, and for a request without a body.
     incoming: Option<Incoming>,
+    /// Of the socket it comes from.
+    meter: Arc<Meter>,
     /// What came before anybody took it, in order.
     kept: Vec<Bytes>,
     /// What came after the last piece of `kept`.
@@ -65,14 +79,19 @@ pub(super) enum Fault {
     /// Framing that RFC 9112 section 7 forbids, or the client went away.
     #[error("the request's body is broken")]
     Broken,
-    /// Nothing came for a minute.
+    /// Nothing came for a minute, or too little.
     #[error("the request's body came too slowly")]
     Slow,
 }
 
 impl Progress {
     /// Of a request with the body `incoming`, of which `limit` bytes are taken at most.
-    pub(super) fn new(now: Instant, incoming: Incoming, limit: Option<u64>) -> Rc<Self> {
+    pub(super) fn new(
+        now: Instant,
+        incoming: Incoming,
+        limit: Option<u64>,
+        meter: &Arc<Meter>,
+    ) -> Rc<Self> {
         let incoming = Some(incoming).filter(|it| !it.is_end_stream());
         Rc::new(Self {
             moved: Cell::new(now),
@@ -80,8 +99,10 @@ impl Progress {
             waiting: Cell::new(false),
             fault: Cell::new(None),
             received: Cell::new(0),
+            answered: Cell::new(false),
             source: RefCell::new(Source {
                 incoming,
+                meter: meter.clone(),
                 kept: Vec::new(),
                 trailers: None,
                 passed: false,
@@ -133,9 +154,20 @@ impl Progress {
             self.waiting.set(true);
             return source.patience.poll(cx).map(|()| Some(Err(self.fail(Fault::Slow))));
         };
+        let now = Instant::now();
         self.waiting.set(false);
-        self.moved.set(Instant::now());
-        source.patience.rest();
+        self.moved.set(now);
+        let length = frame.as_ref().and_then(|it| it.as_ref().ok()?.data_ref());
+        let length = length.map_or(0, Bytes::len);
+        // An empty frame is no progress: it could be repeated for ever.
+        if length > 0 {
+            source.meter.pay(length as u64 + PIECE);
+        }
+        if self.answered.get() {
+            source.patience.rest();
+        } else {
+            source.patience.earn(now, earned(length));
+        }
         let frame = match frame {
             None => {
                 source.incoming = None;
@@ -168,29 +200,42 @@ impl Progress {
 #[derive(Debug)]
 struct Patience {
     limit: Duration,
+    /// How much of it is left.
+    left: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
 }
 
 impl Patience {
     fn new(limit: Duration) -> Self {
-        Self { limit, timer: None, waiting: false }
+        Self { limit, left: limit, timer: None, waiting: false }
     }
 
     /// Ready when it is at its end. The timer is made when it is first needed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let left = self.left;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
         if !self.waiting {
             self.waiting = true;
-            timer.as_mut().reset(Instant::now() + limit);
+            timer.as_mut().reset(Instant::now() + left);
         }
         timer.as_mut().poll(cx)
     }
 
-    /// Something came.
+    /// Something came: all patience is there again.
     fn rest(&mut self) {
         self.waiting = false;
+        self.left = self.limit;
+    }
+
+    /// Something came at `now` that gives back only so much.
+    fn earn(&mut self, now: Instant, earned: Duration) {
+        if std::mem::take(&mut self.waiting)
+            && let Some(timer) = &self.timer
+        {
+            self.left = timer.deadline().saturating_duration_since(now);
+        }
+        self.left = self.left.saturating_add(earned).min(self.limit);
     }
 }
 
@@ -218,6 +263,11 @@ impl RequestBody {
     pub(super) fn has_unknown_length(&self) -> bool {
         !self.is_end_stream() && self.size_hint().exact().is_none()
     }
+}
+
+/// How much patience so many bytes earn.
+fn earned(bytes: usize) -> Duration {
+    EARNED.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX))
 }
 
 impl Body for RequestBody {
@@ -428,5 +478,45 @@ impl Drop for UpstreamBody {
         if self.ended {
             self.lease.give_back();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits, and then so many bytes come; gives how long it took until patience ran out.
+    async fn held(trickle: impl IntoIterator<Item = (u64, usize)>) -> Option<u64> {
+        let begun = Instant::now();
+        let mut patience = Patience::new(CLIENT_BODY);
+        for (seconds, bytes) in trickle {
+            let pause = tokio::time::sleep(Duration::from_secs(seconds));
+            tokio::select! {
+                biased;
+                () = std::future::poll_fn(|cx| patience.poll(cx)) => {
+                    return Some(begun.elapsed().as_secs());
+                }
+                () = pause => patience.earn(Instant::now(), earned(bytes)),
+            }
+        }
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_ends() {
+        for (case, pause, bytes, expected) in [
+            ("a byte each 50 seconds", 50, 1, Some(60)),
+            ("a byte a second", 1, 1, Some(66)),
+            ("nine bytes a second", 1, 9, Some(591)),
+            ("ten bytes a second", 1, 10, None),
+            ("a little each 59 seconds", 59, 590, None),
+            ("nothing for 61 seconds", 61, 1 << 20, Some(60)),
+        ] {
+            let found = held(std::iter::repeat_n((pause, bytes), 1000)).await;
+            assert_eq!(found, expected, "{case}");
+        }
+        // What came quickly is no provision for later.
+        let later = std::iter::repeat_n((50, 1), 10);
+        assert_eq!(held([(1, 1 << 30)].into_iter().chain(later)).await, Some(61));
     }
 }

@@ -24,6 +24,7 @@ use super::peer::Peer;
 use super::proxy_protocol::Header;
 use super::tls::{Protocol, Tls};
 use super::worker::Worker;
+use crate::live::limit::Open;
 
 /// Longest handshake, from the first byte to the last.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -33,11 +34,32 @@ const HEAD: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(75);
 /// How long an HTTP/2 connection may be without a stream (nginx's `http2_idle_timeout`).
 const IDLE_H2: Duration = Duration::from_secs(180);
+/// How long an HTTP/2 connection may be without its first stream, or even its preface (nginx's
+/// `client_header_timeout`).
+const FIRST_H2: Duration = Duration::from_secs(60);
+/// How old an HTTP/2 connection gets, give or take a tenth, so that clients find new replicas (nginx's
+/// `keepalive_time`). Those made together do not end together.
+const AGE_H2: Duration = Duration::from_secs(3600);
+/// How long an HTTP/2 connection without a stream may stay once it was asked to go.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a write may wait for the client.
 const STALLED: Duration = Duration::from_secs(60);
 /// How many answers of one HTTP/2 connection may be given up by the client before it is asked to make a
-/// new one; twice as many are an attack (CVE-2023-44487, paced).
+/// new one; half as many again are an attack (CVE-2023-44487, paced).
 const MOST_GIVEN_UP: u32 = 100;
+/// How many bytes a client may send over HTTP/2 that come to nothing: PING, SETTINGS, PRIORITY,
+/// WINDOW_UPDATE and the like, of which hyper counts none and each costs a look. The connection's window
+/// of 1 MiB can arrive before anybody takes it; as much again is for its frames and TLS's records.
+///
+/// HTTP/1 needs no such meter: there every byte belongs to a head or a body, and both have their limits.
+const FLOOD: u64 = 2 << 20;
+/// What a request accounts for: its head of 32 KiB, and a stream's window of 128 KiB, which may come after
+/// we have answered.
+const REQUEST: u64 = 192 << 10;
+/// What a piece of an answer accounts for: WINDOW_UPDATE frames, two for each of its frames.
+const HANDED: u64 = 4 << 10;
+/// What a second accounts for: some 25 PINGs.
+const SECOND: u64 = 1 << 10;
 /// How long a connection without any request yet may wait for its first while we drain.
 const FIRST_WHILE_DRAINING: Duration = Duration::from_secs(5);
 
@@ -47,12 +69,19 @@ pub(super) struct Link {
     /// The connection's other end, by its PROXY header where it has to have one.
     pub(super) peer: Peer,
     pub(super) vouched: Vouched,
-    meter: Arc<Meter>,
+    pub(super) meter: Arc<Meter>,
+    /// Its place among the worker's connections.
+    pub(super) place: Cell<usize>,
+    h2: Cell<bool>,
     /// Requests under way.
     under_way: Cell<u32>,
     idle_since: Cell<Instant>,
     /// Whether there was any request yet.
     used: Cell<bool>,
+    /// Whether any answer began yet.
+    answered: Cell<bool>,
+    /// Whether it is to end in favour of another.
+    shed: Cell<bool>,
     given_up: Cell<u32>,
     /// Answers under way whose last piece is in the client's hands: nobody asks us for the next.
     handed: Cell<u32>,
@@ -68,9 +97,13 @@ impl Link {
             worker: worker.clone(),
             peer,
             meter: meter.clone(),
+            place: Cell::new(0),
+            h2: Cell::new(false),
             under_way: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
             used: Cell::new(false),
+            answered: Cell::new(false),
+            shed: Cell::new(false),
             given_up: Cell::new(0),
             handed: Cell::new(0),
             moved: Cell::new(false),
@@ -83,12 +116,16 @@ impl Link {
         self.used.set(true);
         self.moved.set(true);
         self.meter.begin_request();
+        self.meter.pay(REQUEST);
+        self.worker.begin_request();
     }
 
     /// A piece of an answer was handed over; `before` says whether the piece before it still counted so.
     pub(super) fn hand_over(&self, before: bool) {
         self.handed.set(self.handed.get() + u32::from(!before));
         self.moved.set(true);
+        self.answered.set(true);
+        self.meter.pay(HANDED);
     }
 
     /// An answer is asked for its next piece again, or is over.
@@ -98,6 +135,7 @@ impl Link {
 
     pub(super) fn end_request(&self, now: Instant, given_up: bool) {
         self.under_way.set(self.under_way.get().saturating_sub(1));
+        self.worker.end_request();
         if self.under_way.get() == 0 {
             self.idle_since.set(now);
             self.meter.end_request();
@@ -112,6 +150,32 @@ impl Link {
         self.meter.linger();
     }
 
+    /// Whether it may give way to another: nothing is under way since `then`. After its first request not
+    /// even the head of another one; before, the client is whoever it is.
+    pub(super) fn is_idle(&self, then: Instant) -> bool {
+        let head = self.used.get() && !self.h2.get() && self.meter.head_since().is_some();
+        self.under_way.get() == 0 && !self.shed.get() && !head && self.idle_since.get() <= then
+    }
+
+    /// The least of several gives way first: one that never asked for anything, then the one that has been
+    /// idle for longest.
+    pub(super) fn rank(&self) -> impl Ord {
+        (self.used.get(), self.idle_since.get())
+    }
+
+    /// Ends it in favour of another, if it is still idle by then.
+    pub(super) fn shed(&self) {
+        self.shed.set(true);
+        self.wake();
+    }
+
+    fn note(&self, waker: &Waker) {
+        let mut noted = self.waker.borrow_mut();
+        if !noted.as_ref().is_some_and(|it| it.will_wake(waker)) {
+            *noted = Some(waker.clone());
+        }
+    }
+
     /// Has the connection look whether it is to end.
     pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
@@ -121,26 +185,38 @@ impl Link {
 }
 
 /// Serves one accepted connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer) {
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, peer: Peer) {
     // Fails on a socket that is gone already, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let meter = Arc::new(Meter::new(Instant::now()));
-    let mut socket = Socket::new(stream, meter.clone());
+    let mut socket = Socket::new(stream, meter.clone(), open);
     let peer = match proxy_header_patience(&worker, &peer) {
         None => peer,
         Some(patience) => {
             // Counted and waited for as every connection, though nobody knows yet whose it is.
-            let _registered = worker.register(&Link::new(&worker, peer, &meter));
-            match named(&worker, &mut socket, peer, patience).await {
-                Some(peer) => peer,
-                None => return,
+            let link = Link::new(&worker, peer, &meter);
+            let _registered = worker.register(&link);
+            match greeted(&link, named(&worker, &mut socket, peer, patience)).await {
+                None => return worker.dropped("shed"),
+                Some(None) => return,
+                Some(Some(peer)) => peer,
             }
         }
     };
+    let Some(of_address) = worker.limits().of_address(peer.address.ip()) else {
+        return worker.dropped("address");
+    };
+    socket.count(of_address);
     let link = Link::new(&worker, peer, &meter);
     let _registered = worker.register(&link);
     if peer.tls {
-        match timeout(HANDSHAKE, worker.tls.accept(socket)).await {
+        let Some(handshake) = worker.limits().handshake() else {
+            return worker.dropped("handshakes");
+        };
+        let accepted = greeted(&link, timeout(HANDSHAKE, worker.tls.accept(socket))).await;
+        drop(handshake);
+        let Some(accepted) = accepted else { return worker.dropped("shed") };
+        match accepted {
             Ok(Ok(Tls { stream, protocol: Protocol::H1 })) => h1(&link, *stream).await,
             Ok(Ok(Tls { stream, protocol: Protocol::H2 })) => h2(&link, *stream).await,
             Ok(Err(error)) => {
@@ -151,7 +227,11 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: Peer) {
         }
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
-        match timeout(HEAD, socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")).await {
+        let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        let Some(first) = greeted(&link, timeout(HEAD, first)).await else {
+            return worker.dropped("shed");
+        };
+        match first {
             Ok(Ok(true)) => h2(&link, socket).await,
             Ok(Ok(false)) => h1(&link, socket).await,
             Ok(Err(_)) => {}
@@ -185,6 +265,19 @@ async fn named(
     }
     worker.dropped("proxy_header");
     None
+}
+
+/// Waits for a client to begin; `None` when the connection is to give way before.
+async fn greeted<T>(link: &Link, begins: impl Future<Output = T>) -> Option<T> {
+    let mut begins = pin!(begins);
+    std::future::poll_fn(|cx| {
+        link.note(cx.waker());
+        if link.shed.take() {
+            return Poll::Ready(None);
+        }
+        begins.as_mut().poll(cx).map(Some)
+    })
+    .await
 }
 
 /// Serves HTTP/1.
@@ -224,6 +317,8 @@ where
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
         .serve_connection(TokioIo::new(stream), stack(link));
+    link.h2.set(true);
+    link.meter.limit_linger(FLOOD);
     let watch = Watch::new(link, None, IDLE_H2);
     drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
 }
@@ -248,6 +343,13 @@ async fn drive<C>(
             match watch.poll(cx) {
                 Verdict::Go => return Poll::Pending,
                 Verdict::Finish => finish(connection.as_mut()),
+                Verdict::Shed(reason) => {
+                    // Leaves a GOAWAY in the socket, which fits or is not worth waiting for.
+                    finish(connection.as_mut());
+                    let _ = connection.as_mut().poll(cx);
+                    link.worker.dropped(reason);
+                    return Poll::Ready(());
+                }
                 Verdict::Cut(reason) => {
                     link.worker.dropped(reason);
                     return Poll::Ready(());
@@ -310,48 +412,66 @@ struct Watch<'a> {
     head: Option<Duration>,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
-    finishing: bool,
+    /// Since when it is asked to end.
+    finishing: Option<Instant>,
     /// Since when we drain.
     draining: Option<Instant>,
     /// Since when every answer of an HTTP/2 connection waits for the client.
     stuck: Option<Instant>,
+    /// When an HTTP/2 connection is old.
+    old: Option<Instant>,
+    /// Up to when time has paid for what was read.
+    paid: Instant,
 }
 
 enum Verdict {
     Go,
     /// Serve what is under way, then close.
     Finish,
+    /// Nothing is under way: say so, and close now.
+    Shed(&'static str),
     /// Close now.
     Cut(&'static str),
 }
 
 impl<'a> Watch<'a> {
+    /// `head` is that of HTTP/1; HTTP/2 has none.
     fn new(link: &'a Link, head: Option<Duration>, idle: Duration) -> Self {
-        let timer = Box::pin(tokio::time::sleep(idle));
-        Self { link, head, idle, timer, finishing: false, draining: None, stuck: None }
+        let now = Instant::now();
+        Self {
+            link,
+            head,
+            idle,
+            timer: Box::pin(tokio::time::sleep(idle)),
+            finishing: None,
+            draining: None,
+            stuck: None,
+            old: head.is_none().then(|| now + link.worker.jitter(AGE_H2)),
+            paid: now,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Verdict {
-        let mut waker = self.link.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|it| it.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
+        let link = self.link;
+        link.note(cx.waker());
+        if self.is_flooded() {
+            return Verdict::Cut("flood");
         }
-        drop(waker);
-        if self.link.worker.is_draining() && !self.finishing {
+        if let Some(reason) = self.shed() {
+            return Verdict::Shed(reason);
+        }
+        if link.worker.is_draining() {
             self.draining.get_or_insert_with(Instant::now);
-            // Who has just come gets an answer first, which says that the connection ends.
-            if self.link.used.get() {
-                self.finishing = true;
-                return Verdict::Finish;
-            }
         }
-        if self.head.is_none() && self.link.given_up.get() > MOST_GIVEN_UP {
-            if self.link.given_up.get() > 2 * MOST_GIVEN_UP {
+        if self.finishing.is_none() && self.is_to_go() {
+            return self.finish();
+        }
+        if self.head.is_none() && link.given_up.get() > MOST_GIVEN_UP {
+            if link.given_up.get() > MOST_GIVEN_UP + MOST_GIVEN_UP / 2 {
                 return Verdict::Cut("resets");
             }
-            if !self.finishing {
-                self.finishing = true;
-                return Verdict::Finish;
+            if self.finishing.is_none() {
+                return self.finish();
             }
         }
         loop {
@@ -363,18 +483,67 @@ impl<'a> Watch<'a> {
                 return Verdict::Go;
             }
             if deadline <= Instant::now() {
-                if matches!(verdict, Verdict::Finish) && self.finishing {
-                    return Verdict::Cut("idle");
-                }
-                self.finishing |= matches!(verdict, Verdict::Finish);
-                return verdict;
+                return if matches!(verdict, Verdict::Finish) { self.finish() } else { verdict };
             }
         }
     }
 
+    fn finish(&mut self) -> Verdict {
+        if self.finishing.is_some() {
+            return Verdict::Cut("idle");
+        }
+        self.finishing = Some(Instant::now());
+        Verdict::Finish
+    }
+
+    /// Whether far more was read than anything came of. Time pays, too, but it is looked at only then.
+    fn is_flooded(&mut self) -> bool {
+        let meter = &self.link.meter;
+        if self.head.is_some() || meter.unpaid() <= FLOOD {
+            return false;
+        }
+        let now = Instant::now();
+        let passed = u64::try_from((now - self.paid).as_millis()).unwrap_or(u64::MAX);
+        meter.pay(passed.saturating_mul(SECOND) / 1000);
+        self.paid = now;
+        meter.unpaid() > FLOOD
+    }
+
+    /// Why it is to give way now, while nothing is under way.
+    fn shed(&self) -> Option<&'static str> {
+        let asked = self.link.shed.take();
+        if self.link.under_way.get() > 0 {
+            return None;
+        }
+        if asked {
+            return Some("shed");
+        }
+        self.link.worker.is_short().then_some("memory")
+    }
+
+    /// Whether the worker's end is this connection's. Who has just come gets an answer first, which says
+    /// that the connection ends. Over HTTP/1.1 every answer says so from the moment we leave; HTTP/2 has
+    /// GOAWAY for it.
+    fn is_to_go(&self) -> bool {
+        let Link { worker, used, answered, .. } = self.link;
+        let leaves = self.head.is_none() && worker.is_leaving() && answered.get();
+        leaves || self.draining.is_some() && used.get()
+    }
+
     /// The next deadline and what happens then.
     fn deadline(&mut self) -> Option<(Instant, Verdict)> {
-        let Link { meter, under_way, idle_since, handed, moved, .. } = self.link;
+        let next = self.silence();
+        let old = self.old.filter(|_| self.finishing.is_none()).map(|it| (it, Verdict::Finish));
+        match (next, old) {
+            (Some(next), Some(old)) if old.0 < next.0 => Some(old),
+            (None, old) => old,
+            (next, _) => next,
+        }
+    }
+
+    /// The same, of what the client does not do.
+    fn silence(&mut self) -> Option<(Instant, Verdict)> {
+        let Link { meter, under_way, idle_since, used, handed, moved, .. } = self.link;
         if let Some(since) = meter.stalled_since() {
             return Some((since + STALLED, Verdict::Cut("stalled")));
         }
@@ -392,7 +561,7 @@ impl<'a> Watch<'a> {
         }
         self.stuck = None;
         if let Some(since) = self.draining
-            && !self.finishing
+            && self.finishing.is_none()
         {
             return Some((since + FIRST_WHILE_DRAINING, Verdict::Finish));
         }
@@ -400,7 +569,227 @@ impl<'a> Watch<'a> {
             return Some((since + patience, Verdict::Cut("slow_head")));
         }
         let since = idle_since.get();
-        let grace = if self.finishing { Duration::from_secs(5) } else { Duration::ZERO };
-        Some((since + self.idle + grace, Verdict::Finish))
+        match (self.head, self.finishing) {
+            (None, Some(asked)) => Some((since.max(asked) + FAREWELL, Verdict::Finish)),
+            (None, None) if !used.get() => Some((since + FIRST_H2, Verdict::Finish)),
+            (Some(_), Some(_)) => Some((since + self.idle + FAREWELL, Verdict::Finish)),
+            (_, None) => Some((since + self.idle, Verdict::Finish)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Time stands still while anybody has something to do and jumps to the next deadline else, so that
+    //! hours pass in a moment.
+
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::sync::watch;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::live::limit::Limits;
+    use crate::live::{Current, Live};
+    use crate::metrics::{Metrics, Replica};
+    use crate::model::plan::Plan;
+    use crate::model::settings::Settings;
+    use crate::proxy::log::LogSink;
+    use crate::proxy::tls::Acceptors;
+    use crate::proxy::worker::Shared;
+    use crate::proxy::{Phase, Ports};
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pingping";
+
+    /// A link of a worker that serves nothing yet and answers everything 503.
+    fn link() -> Rc<Link> {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(["a.test".to_owned()]).expect("a name");
+        let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).expect("a key");
+        let key = Arc::new(rustls::sign::CertifiedKey::new(vec![certificate], key));
+        let mut live = Live::empty(key);
+        let settings = Settings { log: None, ..Settings::default() };
+        live.plan = Arc::new(Plan { settings: settings.into(), ..Plan::default() });
+        let current = Current::new(live);
+        let worker = Worker::new(Arc::new(Shared {
+            tls: Acceptors::new(current.clone()).expect("acceptors"),
+            current,
+            metrics: Arc::new(Metrics::new(&Replica::default()).expect("metrics")),
+            sink: LogSink::start().expect("a thread").0,
+            ports: Ports { http: 80, https: 443 },
+            limits: Limits::new(10, None),
+            phase: watch::channel(Phase::Serving).1,
+            wall: || jiff::Timestamp::UNIX_EPOCH,
+        }));
+        let address = ([192, 0, 2, 1], 1).into();
+        let peer = Peer::new(address, true, 443);
+        Link::new(&worker, peer, &Arc::new(Meter::new(Instant::now())))
+    }
+
+    /// A client over HTTP/2 that acknowledges what has to be.
+    struct Client {
+        stream: DuplexStream,
+        link: Rc<Link>,
+        begun: Instant,
+        read: Vec<u8>,
+        stream_id: u32,
+    }
+
+    impl Client {
+        /// One that has sent nothing but `bytes`.
+        async fn silent(bytes: &[u8]) -> Self {
+            let (stream, other) = duplex(64 << 10);
+            let link = link();
+            let served = link.clone();
+            spawn_local(async move { h2(&served, other).await });
+            let (begun, read) = (Instant::now(), Vec::new());
+            let mut client = Self { stream, link, begun, read, stream_id: 1 };
+            client.send(bytes).await;
+            client
+        }
+
+        async fn start() -> Self {
+            Self::silent(PREFACE).await
+        }
+
+        /// Sends bytes as the socket would note them; `false` when nobody takes them.
+        async fn send(&mut self, bytes: &[u8]) -> bool {
+            self.link.meter.was_read(bytes.len());
+            self.stream.write_all(bytes).await.is_ok()
+        }
+
+        async fn request(&mut self) -> bool {
+            let block = b"\x82\x87\x84\x01\x06a.test";
+            let mut frame = vec![0, 0, 11, 1, 5];
+            frame.extend(self.stream_id.to_be_bytes());
+            frame.extend(block);
+            self.stream_id += 2;
+            self.send(&frame).await
+        }
+
+        /// The next frame that is not an acknowledgement: its type; `None` at the end.
+        async fn frame(&mut self) -> Option<u8> {
+            loop {
+                while self.read.len() < 9 || self.read.len() < 9 + usize::from(self.read[2]) {
+                    if matches!(self.stream.read_buf(&mut self.read).await, Ok(0) | Err(_)) {
+                        return None;
+                    }
+                }
+                let rest = self.read.split_off(9 + usize::from(self.read[2]));
+                let mut frame = std::mem::replace(&mut self.read, rest);
+                let (kind, ack) = (frame[3], frame[4] & 1 != 0);
+                match (kind, ack) {
+                    (4, false) => drop(self.send(b"\0\0\0\x04\x01\0\0\0\0").await),
+                    (6, false) => {
+                        frame[4] = 1;
+                        self.send(&frame).await;
+                    }
+                    (4 | 6, true) => {}
+                    _ => return Some(kind),
+                }
+            }
+        }
+
+        /// Seconds until the connection ends while nothing more is sent than has to be.
+        async fn end(mut self) -> u64 {
+            while self.frame().await.is_some() {}
+            self.begun.elapsed().as_secs()
+        }
+
+        /// The same while not even that is sent.
+        async fn silent_end(mut self) -> u64 {
+            let mut rest = Vec::new();
+            let _ = self.stream.read_to_end(&mut rest).await;
+            self.begun.elapsed().as_secs()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_over_http2_ends() {
+        let test = async {
+            for (case, bytes, expected) in [
+                ("nothing", &b""[..], 65),
+                ("half a preface", &PREFACE[..10], 65),
+                ("a preface, and no answer to a ping", PREFACE, 40),
+                // RFC 9113 section 6.10: nothing may come between HEADERS and its end, no answer to a
+                // ping either.
+                (
+                    "a head that never ends",
+                    &[PREFACE, b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat(),
+                    40,
+                ),
+            ] {
+                let client = Client::silent(bytes).await;
+                assert_eq!(client.silent_end().await, expected, "{case}");
+            }
+            assert_eq!(Client::start().await.end().await, 60, "no first stream");
+            let mut client = Client::start().await;
+            client.request().await;
+            assert_eq!(client.end().await, 180, "no second stream");
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_connection_over_http2_is_asked_to_go() {
+        const GOAWAY: u8 = 7;
+        let test = async {
+            let mut client = Client::start().await;
+            while client.request().await {
+                // The head of the answer, or what else there is to be said.
+                match client.frame().await {
+                    Some(GOAWAY) | None => break,
+                    Some(_) => tokio::time::sleep(Duration::from_secs(10)).await,
+                }
+            }
+            let age = client.begun.elapsed();
+            assert!(age > AGE_H2.mul_f64(0.89) && age < AGE_H2.mul_f64(1.11), "{age:?}");
+            assert!(client.end().await < age.as_secs() + 60);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn more_requests_than_can_be_served_are_refused() {
+        let link = link();
+        while !link.worker.is_overloaded() {
+            link.worker.begin_request();
+        }
+        link.worker.end_request();
+        assert!(!link.worker.is_overloaded());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_to_nothing_is_metered() {
+        let test = async {
+            // As fast as it goes.
+            let mut client = Client::start().await;
+            client.request().await;
+            let mut sent = 0;
+            while client.send(PING).await {
+                sent += PING.len() as u64;
+                assert!(sent < 2 * FLOOD);
+                let _ = timeout(Duration::from_micros(1), client.frame()).await;
+            }
+            assert!(sent > FLOOD, "{sent}");
+
+            // Twenty in a second, until the connection is old.
+            let mut client = Client::start().await;
+            for at in 0.. {
+                if at % 1000 == 0 {
+                    client.request().await;
+                }
+                if !client.send(PING).await {
+                    break;
+                }
+                let _ = timeout(Duration::from_millis(50), client.frame()).await;
+            }
+            assert!(client.begun.elapsed() > AGE_H2.mul_f64(0.89), "{:?}", client.begun.elapsed());
+        };
+        LocalSet::new().run_until(test).await;
     }
 }

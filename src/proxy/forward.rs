@@ -78,7 +78,7 @@ impl Outbound<'_> {
         let options = self.options();
         let transport = self.way.transports.of(self.peer.https);
         let now = Instant::now();
-        let progress = Progress::new(now, body, options.body_limit);
+        let progress = Progress::new(now, body, options.body_limit, &self.link.meter);
         self.trace.progress.replace(Some(progress.clone()));
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;
@@ -238,6 +238,7 @@ impl Outbound<'_> {
                         let now = Instant::now();
                         self.balancer.answered(endpoint, now.into_std(), now - sent_at);
                     }
+                    outgoing.progress.answered.set(true);
                     self.trace.status.set(Some(answer.status()));
                     let again = outgoing.repeatable && outgoing.progress.is_whole();
                     if !last && again && on.status(answer.status().as_u16()) {

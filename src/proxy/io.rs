@@ -12,14 +12,15 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::proxy_protocol::{self, Header};
+use crate::live::limit::{OfAddress, Open};
 
 /// How long a closing connection is read on, so that the answer to a request whose body nobody read
 /// reaches the client before a reset does: in all, and between two reads (nginx's `lingering_time` and
 /// `lingering_timeout`).
 const LINGER: Duration = Duration::from_secs(30);
 const LINGER_QUIET: Duration = Duration::from_secs(5);
-/// How much is read then, in bytes.
-const LINGER_BYTES: usize = 256 << 20;
+/// How much is read then, in bytes; of HTTP/2, whose windows bound what is on its way, less.
+const LINGER_BYTES: u64 = 256 << 20;
 
 /// What a socket did lately. Written by the socket, read by the task that watches the connection;
 /// both run on one thread, the atomics only make it `Send`.
@@ -34,6 +35,10 @@ pub(super) struct Meter {
     between: AtomicBool,
     /// Whether to read on for a while when closing.
     linger: AtomicBool,
+    /// How many bytes are read then.
+    linger_bytes: AtomicU64,
+    /// Bytes read that nothing has accounted for: see [`Meter::pay`].
+    unpaid: AtomicU64,
 }
 
 impl Meter {
@@ -44,6 +49,8 @@ impl Meter {
             stalled_since: AtomicU64::new(0),
             between: AtomicBool::new(true),
             linger: AtomicBool::new(false),
+            linger_bytes: AtomicU64::new(LINGER_BYTES),
+            unpaid: AtomicU64::new(0),
         }
     }
 
@@ -63,6 +70,22 @@ impl Meter {
         self.linger.store(true, Ordering::Relaxed);
     }
 
+    /// Reads no more than `bytes` on when closing.
+    pub(super) fn limit_linger(&self, bytes: u64) {
+        self.linger_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Accounts for `bytes` of those that were read: something came of them, or time has passed.
+    pub(super) fn pay(&self, bytes: u64) {
+        let unpaid = self.unpaid.load(Ordering::Relaxed);
+        self.unpaid.store(unpaid.saturating_sub(bytes), Ordering::Relaxed);
+    }
+
+    /// How many bytes were read that nothing has accounted for.
+    pub(super) fn unpaid(&self) -> u64 {
+        self.unpaid.load(Ordering::Relaxed)
+    }
+
     pub(super) fn head_since(&self) -> Option<Instant> {
         self.instant(&self.head_since)
     }
@@ -80,7 +103,9 @@ impl Meter {
         u64::try_from(self.base.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
-    fn was_read(&self, bytes: usize) {
+    pub(super) fn was_read(&self, bytes: usize) {
+        let unpaid = self.unpaid.load(Ordering::Relaxed);
+        self.unpaid.store(unpaid.saturating_add(bytes as u64), Ordering::Relaxed);
         if bytes > 0
             && self.between.load(Ordering::Relaxed)
             && self.head_since.load(Ordering::Relaxed) == 0
@@ -106,18 +131,27 @@ pub(super) struct Socket {
     closing: Closing,
     /// Bytes that were looked at before the protocol was known, to be read again.
     seen: Vec<u8>,
+    /// What the connection counts as until it is closed, which for a WebSocket is after HTTP.
+    _open: Open,
+    of_address: Option<OfAddress>,
 }
 
 #[derive(Debug)]
 enum Closing {
     Open,
-    Lingering { left: usize, until: Instant, quiet: Pin<Box<Sleep>> },
+    Lingering { left: u64, until: Instant, quiet: Pin<Box<Sleep>> },
     Closed,
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>) -> Self {
-        Self { stream, meter, closing: Closing::Open, seen: Vec::new() }
+    pub(super) fn new(stream: TcpStream, meter: Arc<Meter>, open: Open) -> Self {
+        let (closing, seen) = (Closing::Open, Vec::new());
+        Self { stream, meter, closing, seen, _open: open, of_address: None }
+    }
+
+    /// Counts the connection with its client's address.
+    pub(super) fn count(&mut self, of_address: OfAddress) {
+        self.of_address = Some(of_address);
     }
 
     /// Whether the next bytes are `expected`, which are looked at without being taken. Waits for no more of
@@ -224,7 +258,7 @@ impl AsyncWrite for Socket {
                     *closing = if unread || meter.linger.load(Ordering::Relaxed) {
                         let quiet = Box::pin(tokio::time::sleep(LINGER_QUIET));
                         Closing::Lingering {
-                            left: LINGER_BYTES,
+                            left: meter.linger_bytes.load(Ordering::Relaxed),
                             until: Instant::now() + LINGER,
                             quiet,
                         }
@@ -241,7 +275,7 @@ impl AsyncWrite for Socket {
                                 && *left > 0
                                 && Instant::now() < *until =>
                         {
-                            *left = left.saturating_sub(buffer.filled().len());
+                            *left = left.saturating_sub(buffer.filled().len() as u64);
                             quiet.as_mut().reset((Instant::now() + LINGER_QUIET).min(*until));
                         }
                         Poll::Ready(_) => *closing = Closing::Closed,

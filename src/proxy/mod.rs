@@ -42,6 +42,7 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use crate::live::Current;
+use crate::live::limit::Limits;
 use crate::live::table::Match;
 use crate::metrics::Metrics;
 use crate::model::plan::Target;
@@ -69,6 +70,8 @@ pub struct Listening {
     pub external: Ports,
     /// Threads.
     pub workers: usize,
+    /// Most connections of one client address; `None` for half of all, 0 for no limit.
+    pub most_of_address: Option<u32>,
 }
 
 /// Ports as the world sees them: in redirects and `X-Forwarded-Port`.
@@ -97,6 +100,7 @@ pub enum Phase {
 /// The running data plane.
 #[derive(Debug)]
 pub struct Proxy {
+    limits: Arc<Limits>,
     workers: Vec<JoinHandle<()>>,
     log: JoinHandle<()>,
 }
@@ -119,13 +123,14 @@ impl Proxy {
         let secure = bind(listening.https)?;
         let (sink, log) = LogSink::start()?;
         let tls = Acceptors::new(current.clone()).map_err(std::io::Error::other)?;
+        let limits = Limits::new(most_connections(), listening.most_of_address);
         let shared = Arc::new(Shared {
             current,
             metrics,
             sink,
             tls,
             ports: listening.external,
-            most_connections: most_connections() / listening.workers.max(1),
+            limits: limits.clone(),
             phase,
             wall,
         });
@@ -138,7 +143,12 @@ impl Proxy {
                     .spawn(move || worker::run(shared, plain, secure))?,
             );
         }
-        Ok(Self { workers, log })
+        Ok(Self { limits, workers, log })
+    }
+
+    /// What clients have taken, and what they may.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.limits.clone()
     }
 
     /// Waits until every worker has ended, which the phase tells them to; blocks.
@@ -195,6 +205,9 @@ async fn walk(
 ) -> Result<Response<ReplyBody>, Failure> {
     let Link { worker, .. } = &**link;
     let live = &*trace.seen.live;
+    if worker.is_overloaded() {
+        return Err(Failure::Overloaded);
+    }
     let settings = &live.plan.settings;
     let (head, body) = request.into_parts();
 

@@ -178,7 +178,8 @@ where
         if let Some(tunnel) = record.as_ref().and_then(|it| it.trace.tunnel.take())
             && let Some(record) = record.take()
         {
-            record.link.worker.clone().tunnel(record.carry(tunnel));
+            let own = record.version != Version::HTTP_2;
+            record.link.worker.clone().tunnel(own, record.carry(tunnel));
         }
         Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, record })))
     }

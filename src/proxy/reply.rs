@@ -1,6 +1,6 @@
 //! Answers of our own: what went wrong, whose fault it is, and the status that says so.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::{Fault, ReplyBody};
@@ -21,6 +21,8 @@ pub(super) enum Failure {
     NotFound,
     /// The owner's: a security setting is not honoured, so nothing is served.
     Denied,
+    /// Ours: more is asked for than can be served.
+    Overloaded,
     /// The backend's: nobody is ready.
     NoEndpoint,
     /// The backend's: every endpoint tried refused a connection.
@@ -42,7 +44,7 @@ impl Failure {
             Self::Loops => StatusCode::LOOP_DETECTED,
             Self::NoTunnel => StatusCode::NOT_IMPLEMENTED,
             Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Denied | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied | Self::Overloaded | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -56,6 +58,13 @@ impl Failure {
     pub(super) fn reply(&self) -> Response<ReplyBody> {
         let mut reply = match self {
             Self::Refused(refused) => page(refused.status, refused.why),
+            // Without a body, which would wait for a window that an attacker keeps closed.
+            Self::Overloaded => {
+                let mut reply = Response::new(ReplyBody::empty());
+                *reply.status_mut() = self.status();
+                reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                reply
+            }
             other => page(other.status(), ""),
         };
         if self.closes() {

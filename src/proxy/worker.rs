@@ -7,7 +7,7 @@
 use std::cell::{Cell, Ref, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::compress::Room;
@@ -26,6 +27,7 @@ use super::pool::Pool;
 use super::resolve::Resolver;
 use super::tls::Acceptors;
 use super::{Phase, Ports};
+use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
 use crate::metrics::{Metrics, RequestMeters};
 
@@ -36,6 +38,19 @@ const LOG_BATCH: usize = 16 << 10;
 /// Longest wait after an accept failed, which mostly means that there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Most requests under way on one worker, as many as ingress-nginx allows connections
+/// (`max-worker-connections`). More wait for something that does not come.
+const MOST_REQUESTS: usize = 16_384;
+/// Among how many connections one is chosen that ends in favour of another.
+const SHED_AMONG: usize = 64;
+/// How long such a one has been idle at least: longer than a client in use pauses, or shakes hands.
+const SHED_AFTER: Duration = Duration::from_secs(1);
+/// How many idle connections end when there are no files left.
+const SHED_FOR_FILES: usize = 8;
+/// Too many open files, of this process and of the system: errno(3).
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
 /// What workers are started with.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -44,8 +59,7 @@ pub(super) struct Shared {
     pub(super) sink: LogSink,
     pub(super) tls: Acceptors,
     pub(super) ports: Ports,
-    /// Most client connections of one worker.
-    pub(super) most_connections: usize,
+    pub(super) limits: Arc<Limits>,
     pub(super) phase: watch::Receiver<Phase>,
     pub(super) wall: fn() -> jiff::Timestamp,
 }
@@ -64,7 +78,12 @@ pub(super) struct Worker {
     lines: RefCell<String>,
     clock: RefCell<Clock>,
     phase: Cell<Phase>,
-    links: RefCell<HashMap<*const Link, Weak<Link>>>,
+    /// Open connections, each of which knows its place here.
+    links: RefCell<Vec<Rc<Link>>>,
+    /// Requests under way.
+    under_way: Cell<usize>,
+    /// Whether memory was short at the last tick.
+    short: Cell<bool>,
     tunnels: Cell<usize>,
 }
 
@@ -186,18 +205,22 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u
         match listener.accept().await {
             Ok((stream, address)) => {
                 worker.shared.metrics.accepted.inc();
-                let open = worker.links.borrow().len() + worker.tunnels.get();
-                if open >= worker.shared.most_connections {
-                    // Files are kept for endpoints, the API server and whoever asks for health.
-                    worker.dropped("full");
-                    continue;
-                }
                 let peer = Peer::new(address, secure, port);
-                spawn_local(connection::serve(worker.clone(), stream, peer));
+                match worker.admit() {
+                    Ok(open) => {
+                        spawn_local(connection::serve(worker.clone(), stream, open, peer));
+                    }
+                    Err(reason) => worker.dropped(reason),
+                }
             }
             Err(error) => {
                 worker.dropped("accept");
                 tracing::debug!(%error, "no connection accepted");
+                if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+                    for _ in 0..SHED_FOR_FILES {
+                        worker.shed();
+                    }
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -213,7 +236,7 @@ async fn tick(worker: Rc<Worker>) {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Rc<Self> {
+    pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let now = (shared.wall)();
         Rc::new(Self {
             pool: Rc::default(),
@@ -227,6 +250,8 @@ impl Worker {
             clock: RefCell::new(Clock::at(now)),
             phase: Cell::new(Phase::Serving),
             links: RefCell::default(),
+            under_way: Cell::new(0),
+            short: Cell::new(false),
             tunnels: Cell::new(0),
             shared,
         })
@@ -260,6 +285,12 @@ impl Worker {
     /// A random number, for choosing among endpoints.
     pub(super) fn random(&self) -> u64 {
         self.random.borrow_mut().next_u64()
+    }
+
+    /// `time`, give or take a tenth by chance.
+    pub(super) fn jitter(&self, time: Duration) -> Duration {
+        let chance = f64::from(self.random.borrow_mut().next_u32()) / f64::from(u32::MAX);
+        time.mul_f64(0.9 + 0.2 * chance)
     }
 
     /// The time of day, as of the last tick.
@@ -303,21 +334,87 @@ impl Worker {
         let _ = phase.wait_for(|it| *it >= Phase::Closing).await;
     }
 
-    /// Carries a WebSocket in a task of its own.
-    pub(super) fn tunnel(self: &Rc<Self>, tunnel: impl Future<Output = ()> + 'static) {
+    pub(super) fn limits(&self) -> &Arc<Limits> {
+        &self.shared.limits
+    }
+
+    /// Whether idle connections are to end, because memory is short.
+    pub(super) fn is_short(&self) -> bool {
+        self.short.get()
+    }
+
+    /// Whether a new request is more than can be served; counts it if so.
+    pub(super) fn is_overloaded(&self) -> bool {
+        let reason = match () {
+            () if self.short.get() => "memory",
+            () if self.under_way.get() > MOST_REQUESTS => "overload",
+            () => return false,
+        };
+        self.shared.metrics.refused.with_label_values(&[reason]).inc();
+        true
+    }
+
+    pub(super) fn begin_request(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+    }
+
+    pub(super) fn end_request(&self) {
+        self.under_way.set(self.under_way.get().saturating_sub(1));
+    }
+
+    /// Lets a new connection in, or says why not. Where there are as many as may be, it takes the place of
+    /// one that nobody is using: files are kept for endpoints, the API server and whoever asks for health.
+    fn admit(&self) -> Result<Open, &'static str> {
+        if self.short.get() {
+            return Err("memory");
+        }
+        match self.shared.limits.open() {
+            Some(open) => Ok(open),
+            None if self.shed() => Ok(self.shared.limits.replace()),
+            None => Err("full"),
+        }
+    }
+
+    /// Ends the most idle connection among some; `false` when none of them is idle.
+    fn shed(&self) -> bool {
+        let links = self.links.borrow();
+        let start = match links.len() {
+            0 => return false,
+            many => usize::try_from(self.random.borrow_mut().next_u32()).unwrap_or_default() % many,
+        };
+        let some = links[start..].iter().chain(&links[..start]).take(SHED_AMONG);
+        let Some(then) = Instant::now().checked_sub(SHED_AFTER) else { return false };
+        let idle = some.filter(|it| it.is_idle(then)).min_by_key(|it| it.rank());
+        idle.inspect(|it| it.shed()).is_some()
+    }
+
+    /// Has every connection look whether it is to end.
+    fn wake_all(&self) {
+        for link in &*self.links.borrow() {
+            link.wake();
+        }
+    }
+
+    /// Carries a WebSocket in a task of its own; `own` when it has a connection to itself, which counts on
+    /// though no request can come over it.
+    pub(super) fn tunnel(self: &Rc<Self>, own: bool, tunnel: impl Future<Output = ()> + 'static) {
         self.tunnels.set(self.tunnels.get() + 1);
+        self.shared.metrics.connections.add(own.into());
         let worker = self.clone();
         spawn_local(async move {
             tunnel.await;
+            worker.shared.metrics.connections.sub(own.into());
             worker.tunnels.set(worker.tunnels.get() - 1);
         });
     }
 
     /// Notes a connection until the guard is dropped.
     pub(super) fn register(self: &Rc<Self>, link: &Rc<Link>) -> Registered {
-        self.links.borrow_mut().insert(Rc::as_ptr(link), Rc::downgrade(link));
+        let mut links = self.links.borrow_mut();
+        link.place.set(links.len());
+        links.push(link.clone());
         self.shared.metrics.connections.inc();
-        Registered { worker: self.clone(), link: Rc::as_ptr(link) }
+        Registered { worker: self.clone(), link: link.clone() }
     }
 
     /// Follows the phase until it is time to close.
@@ -326,14 +423,13 @@ impl Worker {
         loop {
             let now = *phase.borrow_and_update();
             self.phase.set(now);
+            self.wake_all();
             if now >= Phase::Draining || phase.changed().await.is_err() {
                 break;
             }
         }
         self.phase.set(self.phase.get().max(Phase::Draining));
-        for link in self.links.borrow().values().filter_map(Weak::upgrade) {
-            link.wake();
-        }
+        self.wake_all();
     }
 
     /// Waits until every connection has ended, or waiting is over.
@@ -353,6 +449,11 @@ impl Worker {
         // Lets an old `Live` go even when no request asks for the new one.
         self.seen().flush();
         self.pool.tidy();
+        let short = self.shared.limits.is_short();
+        if short && !self.short.replace(short) {
+            self.wake_all();
+        }
+        self.short.set(short);
         let mut lines = self.lines.borrow_mut();
         if !lines.is_empty() {
             self.shared.sink.write(&mut lines, &self.shared.metrics);
@@ -373,12 +474,17 @@ impl Drop for Worker {
 /// Keeps a connection noted.
 pub(super) struct Registered {
     worker: Rc<Worker>,
-    link: *const Link,
+    link: Rc<Link>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.worker.links.borrow_mut().remove(&self.link);
+        let mut links = self.worker.links.borrow_mut();
+        let place = self.link.place.get();
+        links.swap_remove(place);
+        if let Some(moved) = links.get(place) {
+            moved.place.set(place);
+        }
         self.worker.shared.metrics.connections.dec();
     }
 }

@@ -394,7 +394,7 @@ impl ClientError {
     fn hyper(error: &hyper::Error) -> Self {
         let Self { text, .. } = Self::new(error);
         let refused = text.contains("refused stream") || text.contains("not a result of an error");
-        Self { unprocessed: refused || error.is_canceled(), text }
+        Self { unprocessed: refused || error.is_canceled() || error.is_closed(), text }
     }
 
     fn late(what: &str, patience: Duration) -> Self {

@@ -38,6 +38,7 @@ pub struct Lockgate {
 pub struct Start {
     manifests: Option<String>,
     http_port: Option<u16>,
+    first: String,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -55,6 +56,12 @@ impl Start {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Runs this line of shell before, in the process that becomes the product.
+    #[must_use]
+    pub fn first(self, line: &str) -> Self {
+        Self { first: line.to_owned(), ..self }
     }
 
     /// Serves HTTP at this port, which another replica may have, too.
@@ -77,8 +84,8 @@ impl Start {
         let http = self.http_port.unwrap_or_else(free_port);
         // The shell only keeps stdout apart from the log; it is replaced by the product.
         let mut command = command("sh");
-        command.args(["-c", r#"exec "$0" "$@" >"$STDOUT""#, env!("CARGO_BIN_EXE_lockgate")]);
-        command.arg("serve");
+        let line = format!("{}\nexec \"$0\" \"$@\" >\"$STDOUT\"", self.first);
+        command.args(["-c", &line, env!("CARGO_BIN_EXE_lockgate"), "serve"]);
         if let Some(yaml) = &self.manifests {
             let dir = files.path().join("manifests");
             std::fs::create_dir(&dir).unwrap();
@@ -240,6 +247,13 @@ impl Lockgate {
 
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|it| it.parse().ok()).unwrap_or(0) << 10
     }
 
     /// CPU time it has used so far.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::client::any_certificate;
@@ -157,6 +157,56 @@ impl Raw {
     pub async fn closes(&mut self, patience: Duration) -> bool {
         let ended = async { while self.more().await {} };
         timeout(patience, ended).await.is_ok()
+    }
+
+    /// Sends `piece` again and again, reading whatever comes, until the server ends the connection; gives
+    /// the bytes sent, or `None` when it did not within `limit`.
+    pub async fn flood(&mut self, piece: &[u8], limit: Duration) -> Option<usize> {
+        let (mut read, mut write) = tokio::io::split(&mut self.io);
+        let mut sent = 0;
+        let ended = timeout(limit, async {
+            let mut sink = tokio::io::sink();
+            let reading = tokio::io::copy(&mut read, &mut sink);
+            let writing = async {
+                while write.write_all(piece).await.is_ok() && write.flush().await.is_ok() {
+                    sent += piece.len();
+                }
+            };
+            let _ended = tokio::join!(reading, writing);
+        })
+        .await;
+        ended.is_ok().then_some(sent)
+    }
+
+    /// Sends a byte of `bytes` at each `pause` until they are all sent, and then waits; gives how long it
+    /// took until the server ended the connection, or `None` when it did not within `limit`.
+    pub async fn trickle(
+        &mut self,
+        bytes: &[u8],
+        pause: Duration,
+        limit: Duration,
+    ) -> Option<Duration> {
+        let begun = Instant::now();
+        let (mut read, mut write) = tokio::io::split(&mut self.io);
+        let reading = async {
+            let mut scrap = [0; 4096];
+            while matches!(read.read(&mut scrap).await, Ok(1..)) {}
+        };
+        let writing = async {
+            for byte in bytes {
+                let _closed = write.write_all(&[*byte]).await;
+                let _closed = write.flush().await;
+                sleep(pause).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let ended = async {
+            tokio::select! {
+                () = reading => {}
+                () = writing => {}
+            }
+        };
+        timeout(limit, ended).await.is_ok().then(|| begun.elapsed())
     }
 
     /// Everything up to the end of the connection, and whether that end was seen.
@@ -391,6 +441,7 @@ impl H2Reply {
 pub mod frame {
     pub const DATA: u8 = 0;
     pub const HEADERS: u8 = 1;
+    pub const PRIORITY: u8 = 2;
     pub const RST_STREAM: u8 = 3;
     pub const SETTINGS: u8 = 4;
     pub const PING: u8 = 6;
@@ -410,6 +461,11 @@ impl RawH2 {
         Self { raw, replies: BTreeMap::new(), goaway: None }
     }
 
+    /// The same on a connection on which the preface was sent.
+    pub fn resume(raw: Raw) -> Self {
+        Self { raw, replies: BTreeMap::new(), goaway: None }
+    }
+
     /// Sends a field section as it stands, pseudo-fields too, each field a literal never indexed.
     pub async fn headers(&mut self, stream: u32, fields: &[(&str, &str)], end: bool) {
         let block = literals(fields);
@@ -424,6 +480,30 @@ impl RawH2 {
 
     pub async fn data(&mut self, stream: u32, bytes: &[u8], end: bool) {
         self.frame(frame::DATA, u8::from(end), stream, bytes).await;
+    }
+
+    /// Sends any bytes.
+    pub async fn bytes(&mut self, bytes: &[u8]) {
+        self.raw.send(bytes).await;
+    }
+
+    /// Whether the connection ends within `patience`; whatever has to be acknowledged until then is.
+    pub async fn ends(&mut self, patience: Duration) -> bool {
+        let ended = async {
+            while self.advance().await {}
+            while self.raw.more().await {}
+        };
+        timeout(patience, ended).await.is_ok()
+    }
+
+    /// The error code of GOAWAY, if one came.
+    pub fn goaway(&self) -> Option<u32> {
+        self.goaway
+    }
+
+    /// The connection below.
+    pub fn raw(&mut self) -> &mut Raw {
+        &mut self.raw
     }
 
     /// Sends any frame.
@@ -530,7 +610,7 @@ fn integer(block: &mut Vec<u8>, mut value: usize) {
 }
 
 /// A frame, at most [`FRAME`] bytes of it payload.
-fn encode(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn encode(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut bytes = length[1..].to_vec();
     bytes.extend([kind, flags]);

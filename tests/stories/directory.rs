@@ -259,6 +259,37 @@ async fn sigterm_under_load_fails_no_request() {
     assert_eq!(lockgate.wait(SOON).await, 0, "{}", lockgate.stderr());
 }
 
+/// HTTP/1.1 says so with each answer, HTTP/2 at once: long before nothing new is accepted, and without
+/// failing what is under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn http2_is_asked_to_leave_as_soon_as_shutdown_begins() {
+    let web = Backend::start("web").await;
+    let lockgate = Lockgate::with_manifests(house("a.test", &web));
+    let lockgate = lockgate.args(["--shutdown-grace-period=60"]).start().await;
+    let connect =
+        async || RawH2::start(Raw::tls(lockgate.https, "a.test", &["h2"]).await.unwrap()).await;
+    let get = |path| {
+        [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", path)]
+    };
+    let (mut idle, mut busy, mut fresh) = (connect().await, connect().await, connect().await);
+    for h2 in [&mut idle, &mut busy] {
+        assert_eq!(h2.request(1, &get("/")).await.status, Some(200));
+    }
+    busy.headers(3, &get("/slow/2000"), true).await;
+    lockgate.signal("TERM");
+    assert!(idle.ends(SOON).await, "one without a request");
+    assert_eq!(idle.goaway(), Some(0));
+    let reply = busy.reply(3).await;
+    assert_eq!((reply.status, reply.ended), (Some(200), true), "{reply:?}");
+    assert!(busy.ends(SOON).await, "one with a request");
+    assert_eq!(fresh.request(1, &get("/")).await.status, Some(200), "one without any yet");
+    assert!(fresh.ends(SOON).await);
+    // Still nobody is refused.
+    assert_eq!(connect().await.request(1, &get("/")).await.status, Some(200));
+    lockgate.signal("TERM");
+    assert_eq!(lockgate.wait(SOON).await, 0, "{}", lockgate.stderr());
+}
+
 /// Who insists is obeyed: the second signal cuts what is under way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_it_at_once() {
