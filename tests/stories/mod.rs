@@ -7,4 +7,5 @@ mod directory;
 mod framing;
 mod outages;
 mod page;
+mod registry;
 mod replicas;
