@@ -1,5 +1,6 @@
 //! The stories, one file for each theme.
 
+mod bluegreen;
 mod certificates;
 mod cluster;
 mod demo;
