@@ -10,3 +10,4 @@ mod outages;
 mod page;
 mod registry;
 mod replicas;
+mod resumption;
