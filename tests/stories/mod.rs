@@ -11,3 +11,4 @@ mod page;
 mod registry;
 mod replicas;
 mod resumption;
+mod soak;
