@@ -25,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::raw::{Length, fields, head_end};
 
@@ -45,6 +46,8 @@ pub struct Backend {
 struct Counts {
     requests: AtomicUsize,
     connections: AtomicUsize,
+    /// The backend is gone, and so is what has switched protocols.
+    gone: CancellationToken,
 }
 
 impl Backend {
@@ -97,6 +100,7 @@ impl Backend {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.server.abort();
+        self.counts.gone.cancel();
     }
 }
 
@@ -119,14 +123,18 @@ async fn connection(tcp: TcpStream, name: Arc<str>, counts: Arc<Counts>) {
     let _without_delay = tcp.set_nodelay(true);
     let service = service_fn(|request| {
         counts.requests.fetch_add(1, Ordering::SeqCst);
-        let name = Arc::clone(&name);
-        async move { Ok::<_, Infallible>(answer(&name, request).await) }
+        let (name, gone) = (Arc::clone(&name), counts.gone.clone());
+        async move { Ok::<_, Infallible>(answer(&name, gone, request).await) }
     });
     let connection = http1::Builder::new().serve_connection(TokioIo::new(tcp), service);
     let _ended = connection.with_upgrades().await;
 }
 
-async fn answer(name: &str, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+async fn answer(
+    name: &str,
+    gone: CancellationToken,
+    request: Request<Incoming>,
+) -> Response<BoxBody<Bytes, Infallible>> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').collect();
     let after = |word: &str, index: usize| -> Option<u64> {
@@ -134,7 +142,7 @@ async fn answer(name: &str, request: Request<Incoming>) -> Response<BoxBody<Byte
         segments.get(at + index)?.parse().ok()
     };
     if segments.contains(&"ws") {
-        return switch(request);
+        return switch(request, gone);
     }
     if segments.contains(&"sleepy-body") {
         let first = stream::iter([Ok(Frame::data(Bytes::from_static(b"first chunk\n")))]);
@@ -201,8 +209,11 @@ fn pairs(headers: &HeaderMap) -> Vec<(String, String)> {
     headers.iter().map(|(name, value)| (name.to_string(), text(value.as_bytes()))).collect()
 }
 
-/// Answers `101` and echoes what follows; `400` when no upgrade was asked for.
-fn switch(mut request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+/// Answers `101` and echoes what follows until `gone`; `400` when no upgrade was asked for.
+fn switch(
+    mut request: Request<Incoming>,
+    gone: CancellationToken,
+) -> Response<BoxBody<Bytes, Infallible>> {
     let mut response = Response::new(Full::default().boxed());
     let Some(protocol) = request.headers().get(UPGRADE).cloned() else {
         *response.status_mut() = StatusCode::BAD_REQUEST;
@@ -216,11 +227,11 @@ fn switch(mut request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>
         let accept = websocket_accept(key.as_bytes());
         response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept.parse().unwrap());
     }
-    tokio::spawn(async move {
+    tokio::spawn(gone.run_until_cancelled_owned(async move {
         let Ok(upgraded) = hyper::upgrade::on(&mut request).await else { return };
         let io = TokioIo::new(upgraded);
         let _ended = if key.is_some() { echo_messages(io).await } else { echo_bytes(io).await };
-    });
+    }));
     response
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -39,6 +39,7 @@ pub struct Start {
     manifests: Option<String>,
     http_port: Option<u16>,
     first: String,
+    https_port: Option<u16>,
     args: Vec<String>,
     env: Vec<(String, String)>,
 }
@@ -70,6 +71,12 @@ impl Start {
         Self { http_port: Some(port), ..self }
     }
 
+    /// Serves HTTPS at this port.
+    #[must_use]
+    pub fn https_port(self, port: u16) -> Self {
+        Self { https_port: Some(port), ..self }
+    }
+
     /// Starts it and waits until it is ready.
     pub async fn start(self) -> Lockgate {
         let lockgate = self.launch();
@@ -80,8 +87,9 @@ impl Start {
     /// Starts it without waiting for anything.
     pub fn launch(self) -> Lockgate {
         let files = tempfile::tempdir().unwrap();
-        let [https, admin] = std::array::from_fn(|_| free_port());
-        let http = self.http_port.unwrap_or_else(free_port);
+        let [http, https] =
+            [self.http_port, self.https_port].map(|it| it.unwrap_or_else(free_port));
+        let admin = free_port();
         // The shell only keeps stdout apart from the log; it is replaced by the product.
         let mut command = command("sh");
         let line = format!("{}\nexec \"$0\" \"$@\" >\"$STDOUT\"", self.first);
@@ -265,6 +273,28 @@ impl Lockgate {
         Duration::from_millis(ticks.sum::<u64>() * 10)
     }
 
+    /// Its memory now, in bytes: what the kernel counts as resident.
+    pub fn memory(&self) -> u64 {
+        self.memory_of("VmRSS:")
+    }
+
+    /// The most memory it ever had, in bytes.
+    pub fn memory_peak(&self) -> u64 {
+        self.memory_of("VmHWM:")
+    }
+
+    /// A line of proc(5)'s `status`, which has kibibytes.
+    fn memory_of(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|it| it.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// How many files, sockets and the like it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// The program itself.
     pub fn process(&self) -> &Process {
         &self.process
@@ -436,6 +466,38 @@ pub fn pair(names: &[&str]) -> Pair {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
     Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
+/// A CA that issues certificates for tests.
+pub struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // By default all have the same name, and what it issues would look self-signed.
+        params.distinguished_name.push(DnType::CommonName, "test authority");
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// Its own certificate as PEM.
+    pub fn pem(&self) -> &str {
+        &self.certificate
+    }
+
+    /// A new certificate for `names`, and its key.
+    pub fn issue(&self, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|it| (*it).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
 }
 
 fn head(version: &str, kind: &str, name: &str) -> String {

@@ -13,3 +13,4 @@ pub mod lockgate;
 pub mod pebble;
 pub mod process;
 pub mod raw;
+pub mod registry;

@@ -288,6 +288,48 @@ impl Raw {
     }
 }
 
+/// A WebSocket (RFC 6455), as far as tests need one: short messages that come back.
+pub struct WebSocket(Raw);
+
+impl WebSocket {
+    /// Switches protocols at `/ws` of `host`.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not switch, or not as it should.
+    pub async fn open(mut raw: Raw, host: &str) -> Self {
+        let head = format!(
+            "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        raw.send(head).await;
+        let reply = raw.reply().await;
+        assert_eq!(reply.status, Some(101), "{reply:?}");
+        assert_eq!(reply.headers("sec-websocket-accept"), ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]);
+        Self(raw)
+    }
+
+    /// Sends a message and looks whether it comes back.
+    ///
+    /// # Panics
+    ///
+    /// If it is longer than 125 bytes, which would need another head.
+    pub async fn echoes(&mut self, text: &str) -> bool {
+        const MASK: [u8; 4] = [1, 2, 3, 4];
+        let length = u8::try_from(text.len()).ok().filter(|it| *it <= 125).expect("it is short");
+        let masked = text.bytes().zip(MASK.into_iter().cycle()).map(|(byte, key)| byte ^ key);
+        self.0
+            .send([&[0x81, 0x80 | length], &MASK[..], &masked.collect::<Vec<_>>()].concat())
+            .await;
+        self.0.bytes(2 + text.len()).await == [&[0x81, length], text.as_bytes()].concat()
+    }
+
+    /// Whether the server ends the connection soon.
+    pub async fn ends(&mut self) -> bool {
+        self.0.closes(PATIENCE).await
+    }
+}
+
 /// How a message says where its body ends.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Length {

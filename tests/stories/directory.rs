@@ -17,7 +17,7 @@ use crate::harness::lockgate::{
     tls_secret,
 };
 use crate::harness::process::{Process, SOON, command, component, eventually, free_port};
-use crate::harness::raw::{Raw, RawH2};
+use crate::harness::raw::{Raw, RawH2, WebSocket};
 
 /// The whole of a host goes to `web`.
 const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
@@ -613,15 +613,8 @@ fn words<const N: usize>(text: &str) -> [&str; N] {
 async fn a_websocket_outlives_an_edit() {
     let web = Backend::start("web").await;
     let lockgate = Lockgate::with_manifests(house("a.test", &web)).start().await;
-    let mut raw = Raw::plain(lockgate.http).await;
-    let head = "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-                Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    raw.send(head).await;
-    let reply = raw.reply().await;
-    assert_eq!(reply.status, Some(101), "{reply:?}");
-    assert_eq!(reply.headers("sec-websocket-accept"), ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]);
-    raw.send(b"\x81\x82\x01\x02\x03\x04ik").await;
-    assert_eq!(raw.bytes(4).await, b"\x81\x02hi");
+    let mut socket = WebSocket::open(Raw::plain(lockgate.http).await, "a.test").await;
+    assert!(socket.echoes("hi").await);
 
     // The host goes to another backend, then away altogether.
     let other = Backend::start("other").await;
@@ -634,8 +627,7 @@ async fn a_websocket_outlives_an_edit() {
     lockgate.edit(ingress_class());
     lockgate.answers("http://a.test/", 404).await;
     for _ in 0..3 {
-        raw.send(b"\x81\x82\x01\x02\x03\x04ik").await;
-        assert_eq!(raw.bytes(4).await, b"\x81\x02hi");
+        assert!(socket.echoes("hi").await);
     }
 }
 

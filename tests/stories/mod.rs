@@ -1,6 +1,7 @@
 //! The stories, one file for each theme.
 
 mod attacks;
+mod bluegreen;
 mod certificates;
 mod cluster;
 mod coding;
@@ -10,5 +11,8 @@ mod framing;
 mod outages;
 mod page;
 mod peer;
+mod registry;
 mod replicas;
+mod resumption;
+mod soak;
 mod websockets;
