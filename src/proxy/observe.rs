@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
@@ -275,9 +276,10 @@ impl Record {
         self.head_bytes + body.as_ref().map_or(0, |it| it.received.get())
     }
 
-    pub(super) fn upstream_seconds(&self) -> Option<f64> {
+    /// How long the endpoint took for the head of its answer.
+    pub(super) fn upstream_time(&self) -> Option<Duration> {
         let sent_at = self.trace.sent_at.get()?;
-        Some((self.head_ended? - sent_at).as_secs_f64())
+        Some(self.head_ended? - sent_at)
     }
 }
 
@@ -289,7 +291,7 @@ impl Drop for Record {
             worker.log(|line| self.write(line, template, now));
         }
         let seconds = (now - self.began).as_secs_f64();
-        let upstream = self.upstream_seconds();
+        let upstream = self.upstream_time().map(|it| it.as_secs_f64());
         let (received, sent) = (self.received(), self.sent);
         self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
