@@ -1,7 +1,9 @@
 //! Routes by host and path.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::WayId;
 use crate::model::host::{HostPattern, parent};
@@ -9,7 +11,7 @@ use crate::model::path::PathPattern;
 use crate::model::plan::{Host, Route};
 
 /// All hosts. One look-up costs a hash of the host and one of each element of the path, however many
-/// routes there are.
+/// routes there are. The hash need not withstand chosen keys: objects give them, clients only ask.
 #[derive(Debug, Default)]
 pub struct Table {
     exact: HashMap<Box<str>, Paths>,
@@ -75,7 +77,8 @@ impl Table {
 
 impl Paths {
     fn new(host: &Host, way: &mut impl FnMut(&Arc<Route>) -> WayId) -> Self {
-        let mut paths = Self { acme: host.acme, exact: HashMap::new(), prefix: HashMap::new() };
+        let mut paths =
+            Self { acme: host.acme, exact: HashMap::default(), prefix: HashMap::default() };
         for (pattern, route) in &host.paths {
             match pattern {
                 PathPattern::Exact(path) => drop(paths.exact.insert(path.clone(), way(route))),

@@ -67,7 +67,7 @@ impl FromStr for HostPattern {
         if name.contains('*') {
             return Err(HostError::Wildcard);
         }
-        if let Some(bad) = name.split('.').find(|it| !is_label(it)) {
+        if let Some(bad) = name.split('.').find(|it| !is_label(it.as_bytes())) {
             return Err(HostError::Label(bad.to_owned()));
         }
         Ok(if wildcard { Self::Wildcard(name.into()) } else { Self::Exact(name.into()) })
@@ -103,9 +103,9 @@ pub fn parent(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, rest)| rest)
 }
 
-fn is_label(label: &str) -> bool {
+fn is_label(label: &[u8]) -> bool {
     (1..=63).contains(&label.len())
-        && label.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'-' || it == b'_')
+        && label.iter().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_'))
 }
 
 /// The host a request asks for, out of `Host` or `:authority`.
@@ -151,7 +151,7 @@ impl FromStr for Authority {
             Some(_) => return Err(AuthorityError),
         };
         let host = host.strip_suffix('.').unwrap_or(host);
-        let named = host.starts_with('[') || host.split('.').all(is_label);
+        let named = host.starts_with('[') || host.as_bytes().split(|it| *it == b'.').all(is_label);
         if host.is_empty() || host.len() > 253 || !named {
             return Err(AuthorityError);
         }

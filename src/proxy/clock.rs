@@ -1,5 +1,7 @@
 //! The time of day in the shapes of log lines, made once a tick rather than once a request.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 
 /// One moment, in UTC.
@@ -11,20 +13,25 @@ pub(super) struct Clock {
     /// `2026-11-20T10:00:00+00:00`
     pub(super) iso8601: String,
     /// Seconds since 1970, with milliseconds.
-    pub(super) seconds: f64,
+    pub(super) seconds: String,
 }
 
 impl Clock {
     pub(super) fn at(now: Timestamp) -> Self {
-        let mut clock =
-            Self { second: i64::MIN, local: String::new(), iso8601: String::new(), seconds: 0.0 };
+        let mut clock = Self {
+            second: i64::MIN,
+            local: String::new(),
+            iso8601: String::new(),
+            seconds: String::new(),
+        };
         clock.set(now);
         clock
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit a float's 53 bits")]
     pub(super) fn set(&mut self, now: Timestamp) {
-        self.seconds = now.as_millisecond() as f64 / 1000.0;
+        self.seconds.clear();
+        let millis = now.as_millisecond();
+        let _ = write!(self.seconds, "{}.{:03}", millis / 1000, millis % 1000);
         if self.second != now.as_second() {
             self.second = now.as_second();
             self.local = now.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string();
@@ -39,8 +46,9 @@ mod tests {
 
     #[test]
     fn a_moment_has_nginxs_shapes() {
-        let clock = Clock::at(Timestamp::from_second(1_795_168_800).expect("a time"));
+        let clock = Clock::at(Timestamp::from_millisecond(1_795_168_800_007).expect("a time"));
         assert_eq!(clock.local, "20/Nov/2026:10:00:00 +0000");
         assert_eq!(clock.iso8601, "2026-11-20T10:00:00+00:00");
+        assert_eq!(clock.seconds, "1795168800.007");
     }
 }

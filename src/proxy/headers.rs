@@ -1,9 +1,10 @@
 //! Header fields on their way through: what ends at us goes, what we vouch for is added.
 
+use std::borrow::Cow;
+
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SERVER, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, HeaderName, SERVER,
+    STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderValue, Version};
 
@@ -11,10 +12,6 @@ use super::canonical::Asked;
 use super::peer::Peer;
 use crate::model::settings::Settings;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const PROXY: HeaderName = HeaderName::from_static("proxy");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -27,19 +24,6 @@ const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original
 const X_ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Fields of one connection (RFC 9110 section 7.6.1), and those that would let a client speak for us.
-const ENDING_HERE: [HeaderName; 10] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-    PROXY,
-    EXPECT,
-];
 /// Our name in `Via`.
 const PSEUDONYM: &str = "lockgate";
 /// More often than this no sane chain of proxies passes us.
@@ -92,14 +76,15 @@ pub(super) fn to_upstream(
     vouched: &Vouched,
     settings: &Settings,
 ) -> Result<(), Loops> {
-    end_here(headers);
     let said = [said(headers, &X_FORWARDED_FOR), said(headers, &X_FORWARDED_HOST)];
-    drop_names(headers, |it| is_strange(it, settings.underscores) || is_claim(it));
+    // hyper writes the length anew, from what it read.
+    end_here(headers, |it| {
+        is_strange(it, settings.underscores) || is_claim(it) || *it == CONTENT_LENGTH
+    });
     if version == Version::HTTP_2 {
         join_cookies(headers);
     }
     via(headers, version)?;
-    let host = host(headers, asked);
     // What the client claimed stays readable, under names that nobody trusts.
     for (name, said) in [X_ORIGINAL_FORWARDED_FOR, X_ORIGINAL_FORWARDED_HOST].into_iter().zip(said)
     {
@@ -113,53 +98,74 @@ pub(super) fn to_upstream(
     headers.insert(X_FORWARDED_PROTO, vouched.scheme.clone());
     headers.insert(X_FORWARDED_SCHEME, vouched.scheme.clone());
     headers.insert(X_SCHEME, vouched.scheme.clone());
-    if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, vouched.host.as_ref().unwrap_or(&host).clone());
-        headers.insert(HOST, host);
+    if let Some(host) = host(headers, asked) {
+        headers.insert(X_FORWARDED_HOST, vouched.host.clone().unwrap_or(host));
     }
-    // hyper writes the length anew, from what it read.
-    headers.remove(CONTENT_LENGTH);
     Ok(())
 }
 
 /// What a client said in a field, all of it.
 pub(super) fn said(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
-    headers.get(name)?;
+    // Nearly nobody does; looking at the names costs less than a hash of this one.
+    headers.keys().find(|it| *it == name)?;
     let said: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     HeaderValue::from_bytes(&said.join(&b", "[..])).ok()
 }
 
-/// The host as the upstream sees it: what the client wrote where that is canonical.
-fn host(headers: &HeaderMap, asked: &Asked) -> Option<HeaderValue> {
-    let text = asked.authority.as_ref()?.to_string();
-    match headers.get(HOST) {
-        Some(sent) if sent.as_bytes() == text.as_bytes() => Some(sent.clone()),
-        _ => HeaderValue::try_from(text).ok(),
+/// Makes the host what the upstream shall see: what the client wrote where that is canonical.
+fn host(headers: &mut HeaderMap, asked: &Asked) -> Option<HeaderValue> {
+    let authority = asked.authority.as_ref()?;
+    let text = match authority.port {
+        None => Cow::Borrowed(&*authority.host),
+        Some(_) => authority.to_string().into(),
+    };
+    if let Some(sent) = headers.get(HOST).filter(|it| it.as_bytes() == text.as_bytes()) {
+        return Some(sent.clone());
     }
+    let host = HeaderValue::from_str(&text).ok()?;
+    headers.insert(HOST, host.clone());
+    Some(host)
 }
 
-/// Removes what concerns one connection only, in either direction.
-fn end_here(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let listed: Vec<HeaderName> =
-            connection_tokens(headers).filter_map(|it| it.parse().ok()).collect();
-        for name in listed.iter().filter(|it| !is_end_to_end(it)) {
-            headers.remove(name);
-        }
+/// Removes what concerns one connection only, in either direction, and what else is unwanted.
+fn end_here(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let ending = |it: &&HeaderName| ends_here(it) || unwanted(it);
+    let mut ending: Vec<HeaderName> = headers.keys().filter(ending).cloned().collect();
+    if ending.contains(&CONNECTION) {
+        // What nearly all say says nothing about other fields.
+        let telling = connection_tokens(headers)
+            .filter(|it| !["keep-alive", "close"].iter().any(|word| it.eq_ignore_ascii_case(word)));
+        ending.extend(telling.filter_map(|it| it.parse().ok()).filter(|it| !is_end_to_end(it)));
     }
-    for name in ENDING_HERE {
-        headers.remove(name);
-    }
-    if headers.contains_key(TE) {
-        let trailers = headers
+    let trailers = ending.contains(&TE)
+        && headers
             .get_all(TE)
             .iter()
             .any(|it| it.to_str().is_ok_and(|it| it.split(',').any(|it| it.trim() == "trailers")));
-        headers.remove(TE);
-        if trailers {
-            headers.insert(TE, HeaderValue::from_static("trailers"));
-        }
+    for name in ending {
+        headers.remove(name);
     }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Fields of one connection (RFC 9110 section 7.6.1), and those that would let a client speak for us.
+fn ends_here(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "proxy"
+            | "expect"
+    )
 }
 
 fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -174,19 +180,10 @@ fn is_end_to_end(name: &HeaderName) -> bool {
         || [X_REAL_IP, X_REQUEST_ID, X_SCHEME].contains(name)
 }
 
-fn drop_names(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    if headers.keys().any(&unwanted) {
-        let names: Vec<HeaderName> = headers.keys().filter(|it| unwanted(it)).cloned().collect();
-        for name in names {
-            headers.remove(name);
-        }
-    }
-}
-
 /// Whether a name holds anything but letters, digits and hyphens. nginx drops those: to a CGI-like
 /// backend `x_user` and `x-user` are one.
 fn is_strange(name: &HeaderName, underscores: bool) -> bool {
-    let plain = |it: u8| it.is_ascii_alphanumeric() || it == b'-' || (underscores && it == b'_');
+    let plain = |it| matches!(it, b'a'..=b'z' | b'-' | b'0'..=b'9') || (underscores && it == b'_');
     !name.as_str().bytes().all(plain)
 }
 
@@ -215,17 +212,22 @@ fn via(headers: &mut HeaderMap, version: Version) -> Result<(), Loops> {
         Version::HTTP_10 => "1.0 lockgate",
         _ => "1.1 lockgate",
     };
-    if headers.contains_key(VIA) {
-        let hops = headers.get_all(VIA).iter().filter_map(|it| it.to_str().ok());
-        let passes = hops
-            .flat_map(|it| it.split(','))
-            .filter(|it| it.split_whitespace().nth(1) == Some(PSEUDONYM))
-            .count();
-        if passes > MOST_PASSES {
-            return Err(Loops);
+    let protocol = HeaderValue::from_static(protocol);
+    match headers.entry(VIA) {
+        Entry::Vacant(none) => drop(none.insert(protocol)),
+        Entry::Occupied(mut hops) => {
+            let passes = hops
+                .iter()
+                .filter_map(|it| it.to_str().ok())
+                .flat_map(|it| it.split(','))
+                .filter(|it| it.split_whitespace().nth(1) == Some(PSEUDONYM))
+                .count();
+            if passes > MOST_PASSES {
+                return Err(Loops);
+            }
+            hops.append(protocol);
         }
     }
-    headers.append(VIA, HeaderValue::from_static(protocol));
     Ok(())
 }
 
@@ -244,10 +246,7 @@ pub(super) fn to_client(headers: &mut HeaderMap, settings: &Settings) -> Result<
         }
         _ => return Err(BadFraming),
     }
-    end_here(headers);
-    if !settings.server_header {
-        headers.remove(SERVER);
-    }
+    end_here(headers, |it| *it == SERVER && !settings.server_header);
     Ok(())
 }
 
@@ -263,7 +262,7 @@ pub(super) fn take_accel(headers: &mut HeaderMap) -> Option<bool> {
         it if it.eq_ignore_ascii_case(b"no") => Some(false),
         _ => None,
     });
-    drop_names(headers, is_accel);
+    end_here(headers, is_accel);
     said
 }
 
@@ -280,9 +279,7 @@ pub(super) fn add_hsts(headers: &mut HeaderMap, hsts: Option<&HeaderValue>, peer
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     let refused: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| {
-            ENDING_HERE.contains(name) || is_end_to_end(name) || name.as_str().contains('_')
-        })
+        .filter(|name| ends_here(name) || is_end_to_end(name) || name.as_str().contains('_'))
         .cloned()
         .collect();
     for name in refused {
@@ -315,7 +312,7 @@ mod tests {
             ("http2-settings", "x"),
             ("proxy", "http://evil"),
         ]);
-        end_here(&mut headers);
+        end_here(&mut headers, |_| false);
         assert_eq!(
             headers,
             map(&[("host", "a.test"), ("authorization", "Basic x"), ("te", "trailers")])
@@ -325,9 +322,9 @@ mod tests {
     #[test]
     fn strange_names_are_dropped() {
         let mut headers = map(&[("x_user", "root"), ("x-user", "me"), ("x.y", "z")]);
-        drop_names(&mut headers, |it| is_strange(it, true));
+        end_here(&mut headers, |it| is_strange(it, true));
         assert_eq!(headers, map(&[("x_user", "root"), ("x-user", "me")]));
-        drop_names(&mut headers, |it| is_strange(it, false));
+        end_here(&mut headers, |it| is_strange(it, false));
         assert_eq!(headers, map(&[("x-user", "me")]));
     }
 

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
@@ -105,10 +106,8 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestId<S> {
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
         let worker = &self.link.worker;
-        if !request.headers().contains_key(X_REQUEST_ID)
-            && worker.seen().live.plan.settings.request_id
-        {
-            request.headers_mut().insert(X_REQUEST_ID, worker.fresh_id());
+        if worker.seen().live.plan.settings.request_id {
+            request.headers_mut().entry(X_REQUEST_ID).or_insert_with(|| worker.fresh_id());
         }
         self.inner.call(request)
     }
@@ -149,17 +148,15 @@ where
     fn call(&mut self, request: Request<Incoming>) -> Observed<S::Future> {
         let trace = Rc::new(Trace::new(self.link.worker.seen()));
         let record = Box::new(Record::new(&self.link, &request, trace.clone()));
-        Observed { inner: self.inner.call((request, trace)), record: Some(record) }
+        Observed { inner: Box::pin(self.inner.call((request, trace))), record: Some(record) }
     }
 }
 
-pin_project_lite::pin_project! {
-    /// The answer on its way; given up, it is logged as the client's leaving.
-    pub(super) struct Observed<F> {
-        #[pin]
-        inner: F,
-        record: Option<Box<Record>>,
-    }
+/// The answer on its way; given up, it is logged as the client's leaving.
+pub(super) struct Observed<F> {
+    /// Large, and hyper and tokio move what they run several times before it begins.
+    inner: Pin<Box<F>>,
+    record: Option<Box<Record>>,
 }
 
 impl<F, E> Future for Observed<F>
@@ -168,10 +165,9 @@ where
 {
     type Output = Result<Response<ObservedBody>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
-        let mut record = this.record.take();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.inner.as_mut().poll(cx))?;
+        let mut record = self.record.take();
         if let Some(record) = &mut record {
             record.answered(response.status());
         }
@@ -319,9 +315,10 @@ impl Record {
         self.sent + self.trace.carried.sent.get()
     }
 
-    pub(super) fn upstream_seconds(&self) -> Option<f64> {
+    /// How long the endpoint took for the head of its answer.
+    pub(super) fn upstream_time(&self) -> Option<Duration> {
         let sent_at = self.trace.sent_at.get()?;
-        Some((self.head_ended? - sent_at).as_secs_f64())
+        Some(self.head_ended? - sent_at)
     }
 }
 
@@ -333,7 +330,7 @@ impl Drop for Record {
             worker.log(|line| self.write(line, template, now));
         }
         let seconds = (now - self.began).as_secs_f64();
-        let upstream = self.upstream_seconds();
+        let upstream = self.upstream_time().map(|it| it.as_secs_f64());
         let (received, sent) = (self.received(), self.sent());
         self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);

@@ -5,7 +5,6 @@
 //! own log buffer and its own meters.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -92,12 +91,19 @@ pub(super) struct Worker {
 /// Requests count references to this, not to the `Live`, whose counter all cores would share.
 pub(super) struct Seen {
     pub(super) live: Arc<Live>,
-    meters: RefCell<HashMap<Counted, RequestMeters>>,
+    meters: RefCell<foldhash::HashMap<Counted, Rc<Meters>>>,
     /// Which of them counted something since the last tick.
-    counted: RefCell<HashSet<Counted>>,
+    counted: RefCell<Vec<Rc<Meters>>>,
 }
 
 type Counted = (Option<WayId>, Method, StatusCode);
+
+/// The meters of one kind of request.
+struct Meters {
+    request: RequestMeters,
+    /// Whether they counted something since the last tick.
+    counted: Cell<bool>,
+}
 
 impl Seen {
     fn new(live: Arc<Live>) -> Rc<Self> {
@@ -131,19 +137,19 @@ impl Seen {
                 route.map_or("_unmatched", |it| &it.host),
             ];
             let ingress = route.map(|it| it.ingress.clone()).unwrap_or_default();
-            worker.shared.metrics.request(&ingress, labels.map(str::to_owned))
+            let request = worker.shared.metrics.request(&ingress, labels.map(str::to_owned));
+            Rc::new(Meters { request, counted: Cell::new(false) })
         });
-        count(meters);
-        self.counted.borrow_mut().insert(key);
+        count(&meters.request);
+        if !meters.counted.replace(true) {
+            self.counted.borrow_mut().push(meters.clone());
+        }
     }
 
     fn flush(&self) {
-        let mut counted = self.counted.borrow_mut();
-        let meters = self.meters.borrow();
-        for key in counted.drain() {
-            if let Some(meters) = meters.get(&key) {
-                meters.flush();
-            }
+        for meters in self.counted.borrow_mut().drain(..) {
+            meters.counted.set(false);
+            meters.request.flush();
         }
     }
 }
@@ -156,17 +162,18 @@ impl Drop for Seen {
 
 /// Methods are labels only when they are well known: others come from requests without bound.
 fn known(method: &Method) -> Method {
-    let known = [
-        Method::GET,
-        Method::POST,
-        Method::HEAD,
-        Method::PUT,
-        Method::DELETE,
-        Method::PATCH,
-        Method::OPTIONS,
-        Method::TRACE,
-    ];
-    if known.contains(method) { method.clone() } else { Method::CONNECT }
+    let known = matches!(
+        *method,
+        Method::GET
+            | Method::POST
+            | Method::HEAD
+            | Method::PUT
+            | Method::DELETE
+            | Method::PATCH
+            | Method::OPTIONS
+            | Method::TRACE
+    );
+    if known { method.clone() } else { Method::CONNECT }
 }
 
 /// Runs a worker on this thread until every connection has ended after the phase became

@@ -257,13 +257,6 @@ impl Lockgate {
         self.process.pid()
     }
 
-    /// Its resident memory in bytes.
-    pub fn memory(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|it| it.parse().ok()).unwrap_or(0) << 10
-    }
-
     /// CPU time it has used so far.
     pub fn cpu(&self) -> Duration {
         // Fields 14 and 15 of proc(5), in hundredths of a second; the name before them may hold spaces.

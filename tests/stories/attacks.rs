@@ -27,9 +27,9 @@ use crate::harness::raw::{Raw, RawH2, encode, literals, preface};
 
 /// Attackers are gone by then, a slow machine's time included.
 const GONE: Duration = Duration::from_secs(75);
-const MIB: usize = 1 << 20;
+const MIB: u64 = 1 << 20;
 /// What a client can send before it learns of its end: mostly what the kernel holds on both sides.
-const SENT: usize = 16 * MIB;
+const SENT: usize = 16 << 20;
 /// `ENHANCE_YOUR_CALM`, RFC 9113 section 7.
 const CALM: u32 = 11;
 
@@ -40,7 +40,7 @@ struct Siege {
     /// Where the user goes.
     _other: Backend,
     user: Load,
-    memory: usize,
+    memory: u64,
 }
 
 fn objects(web: SocketAddr, other: SocketAddr) -> String {
@@ -427,7 +427,7 @@ struct Cgroup(PathBuf);
 
 impl Cgroup {
     /// `None` where this machine lets nobody make one.
-    fn new(bytes: usize) -> Option<Self> {
+    fn new(bytes: u64) -> Option<Self> {
         let name = format!("lockgate-test-{}", std::process::id());
         for (root, limit) in
             [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
@@ -455,7 +455,7 @@ impl Drop for Cgroup {
 /// never killed, and serves as before once the attackers are gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn little_memory_is_never_too_little() {
-    const LIMIT: usize = 256 * MIB;
+    const LIMIT: u64 = 256 * MIB;
     let Some(group) = Cgroup::new(LIMIT) else {
         eprintln!("skipped: no group with a limit of memory can be made here");
         return;
