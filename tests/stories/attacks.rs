@@ -248,7 +248,7 @@ async fn honest_clients_are_no_flood() {
     let siege = Siege::begin().await;
     let client = siege.lockgate.tls_client().http2();
     let mut connection = client.connect("https://a.test/").await.unwrap();
-    let body = vec![b'x'; 24 * MIB];
+    let body = vec![b'x'; 24 << 20];
     let reply = connection.send(Call::post("https://a.test/", body.clone())).await.unwrap();
     assert_eq!(reply.json()["body_bytes"], 24 * MIB);
     // Messages of ten bytes; far more at a time, and h2 itself takes them for an attack.
@@ -259,7 +259,7 @@ async fn honest_clients_are_no_flood() {
     assert_eq!(reply.body.len(), 25_000_000);
     // Bodies that nobody takes, because they are refused.
     for at in 0..40 {
-        let call = Call::post("https://small.test/", body[..4 * MIB].to_vec());
+        let call = Call::post("https://small.test/", body[..4 << 20].to_vec());
         match connection.send(call).await {
             Ok(reply) => assert_eq!(reply.status, 413, "{at}"),
             Err(error) => panic!("{at}: {error}"),
