@@ -111,15 +111,18 @@ impl Balancer {
         let now = self.time(now);
         let first = match (&self.backend.balance, self.endpoints.len()) {
             (_, 0 | 1) => 0,
-            (Balance::RoundRobin, many) => self.next.fetch_add(1, Ordering::Relaxed) % many,
+            (Balance::RoundRobin, many) => self.in_turn(now, many),
             (Balance::Ewma, many) => self.quicker(now, random, many),
             (Balance::Hash(_), _) => self.on_ring(now, key),
         };
         Turns { balancer: self, now, first, step: 0, resting: Vec::new() }
     }
 
-    /// An endpoint could not be connected to: it rests.
+    /// An endpoint could not be connected to: it rests. Requests that learn this together count once.
     pub fn failed(&self, endpoint: &Endpoint, now: Instant) {
+        if endpoint.rests(self.time(now)) {
+            return;
+        }
         let failures = endpoint.failures.fetch_add(1, Ordering::Relaxed).min(8);
         let rest = (REST * 2_u32.pow(failures)).min(LONGEST_REST);
         endpoint.rests_until.store(self.time(now + rest), Ordering::Relaxed);
@@ -142,6 +145,19 @@ impl Balancer {
 
     fn time(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The next endpoint in turn. The turns of one that rests go to the others in turn, not all to the one
+    /// after it; counting them is the only look at all endpoints.
+    fn in_turn(&self, now: u64, many: usize) -> usize {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let place = turn % many;
+        if !self.endpoints[place].rests(now) {
+            return place;
+        }
+        let awake = || (0..many).filter(|it| !self.endpoints[*it].rests(now));
+        let nth = (turn / many).checked_rem(awake().count());
+        nth.and_then(|it| awake().nth(it)).unwrap_or(place)
     }
 
     /// Of two random endpoints the one with the smaller average; one that was never asked has none, so it is.
@@ -314,6 +330,29 @@ mod tests {
         assert!((0..4).all(|_| ports(&more, at(3.9), 0)[3] == 1));
         more.answered(&one, at(3.9), Duration::ZERO);
         assert!((0..4).any(|_| ports(&more, at(3.9), 0)[0] == 1));
+    }
+
+    #[test]
+    fn who_rests_leaves_its_turns_to_all_others() {
+        let four = round_robin(4, None);
+        let now = Instant::now();
+        four.failed(&four.endpoints[1], now);
+        let mut turns = HashMap::<u16, usize>::new();
+        for _ in 0..120 {
+            *turns.entry(ports(&four, now, 0)[0]).or_default() += 1;
+        }
+        assert_eq!(turns, HashMap::from([(1, 40), (3, 40), (4, 40)]));
+    }
+
+    #[test]
+    fn requests_that_fail_together_count_once() {
+        let two = round_robin(2, None);
+        let now = Instant::now();
+        for _ in 0..50 {
+            two.failed(&two.endpoints[0], now);
+        }
+        let later = now + REST + Duration::from_millis(1);
+        assert!((0..2).any(|_| ports(&two, later, 0)[0] == 1));
     }
 
     #[test]

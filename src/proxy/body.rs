@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -50,6 +50,8 @@ pub(super) struct Progress {
     pub(super) received: Cell<u64>,
     /// Whether the answer has begun: then client and endpoint may talk for as long as they like.
     pub(super) answered: Cell<bool>,
+    /// How often it was begun to be sent: what was made for an earlier try takes nothing from a later one.
+    turn: Cell<u32>,
     source: RefCell<Source>,
 }
 
@@ -60,9 +62,9 @@ struct Source {
     incoming: Option<Incoming>,
     /// Of the socket it comes from.
     meter: Arc<Meter>,
-    /// What came before anybody took it, in order.
-    kept: Vec<Bytes>,
-    /// What came after the last piece of `kept`.
+    /// What came before anybody took it.
+    kept: Option<Bytes>,
+    /// What came after `kept`.
     trailers: Option<HeaderMap>,
     /// Whether something was handed on that is not kept: the body cannot be sent again.
     passed: bool,
@@ -100,10 +102,11 @@ impl Progress {
             fault: Cell::new(None),
             received: Cell::new(0),
             answered: Cell::new(false),
+            turn: Cell::new(0),
             source: RefCell::new(Source {
                 incoming,
                 meter: meter.clone(),
-                kept: Vec::new(),
+                kept: None,
                 trailers: None,
                 passed: false,
                 limit,
@@ -120,23 +123,24 @@ impl Progress {
     /// Takes up to `most` bytes of the body before anything is sent; what comes after them is handed on as
     /// it comes.
     pub(super) async fn gather(&self, most: usize) -> Result<(), Fault> {
-        let mut kept = 0;
-        while kept < most {
-            match poll_fn(|cx| self.poll_piece(cx)).await.transpose()? {
-                None => break,
-                Some(frame) => match frame.into_data() {
-                    Ok(data) => {
-                        kept += data.len();
-                        self.source.borrow_mut().kept.push(data);
-                    }
-                    Err(frame) => {
-                        let mut source = self.source.borrow_mut();
-                        source.trailers = frame.into_trailers().ok();
-                        source.incoming = None;
-                    }
-                },
+        // A piece keeps alive the buffer it was read into, however small it is: many become one.
+        let mut gathered = BytesMut::new();
+        while gathered.len() < most {
+            let Some(frame) = poll_fn(|cx| self.poll_piece(cx)).await.transpose()? else { break };
+            let mut source = self.source.borrow_mut();
+            match frame.into_data() {
+                Ok(whole) if source.incoming.is_none() && gathered.is_empty() => {
+                    source.kept = Some(whole);
+                    return Ok(());
+                }
+                Ok(data) => gathered.extend_from_slice(&data),
+                Err(frame) => {
+                    source.trailers = frame.into_trailers().ok();
+                    source.incoming = None;
+                }
             }
         }
+        self.source.borrow_mut().kept = Some(gathered.freeze()).filter(|it| !it.is_empty());
         Ok(())
     }
 
@@ -243,13 +247,19 @@ impl Patience {
 #[derive(Debug)]
 pub(super) struct RequestBody {
     progress: Rc<Progress>,
-    /// How many of the kept pieces were handed on.
-    at: usize,
+    turn: u32,
+    /// Whether what was kept was handed on, and then the trailers.
+    sent: [bool; 2],
 }
 
 impl RequestBody {
     pub(super) fn new(progress: Rc<Progress>) -> Self {
-        let body = Self { progress, at: 0 };
+        let turn = progress.turn.get().wrapping_add(1);
+        progress.turn.set(turn);
+        let source = progress.source.borrow();
+        let sent = [source.kept.is_none(), source.trailers.is_none()];
+        drop(source);
+        let body = Self { progress, turn, sent };
         body.progress.done.set(body.is_end_stream());
         body
     }
@@ -280,14 +290,17 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         let this = &mut *self;
         let progress = &*this.progress;
+        if this.turn != progress.turn.get() {
+            // Another endpoint has been asked since.
+            return Poll::Ready(Some(Err(Fault::Broken)));
+        }
         let mut source = progress.source.borrow_mut();
-        let frame = if let Some(kept) = source.kept.get(this.at) {
-            this.at += 1;
+        let [sent, closed] = &mut this.sent;
+        let frame = if !std::mem::replace(sent, true) {
             progress.moved.set(Instant::now());
-            Some(Ok(Frame::data(kept.clone())))
-        } else if let Some(trailers) = &source.trailers {
-            this.at += 1;
-            (this.at == source.kept.len() + 1).then(|| Ok(Frame::trailers(trailers.clone())))
+            source.kept.clone().map(|it| Ok(Frame::data(it)))
+        } else if !std::mem::replace(closed, true) {
+            source.trailers.clone().map(|it| Ok(Frame::trailers(it)))
         } else {
             drop(source);
             let frame = ready!(progress.poll_piece(cx));
@@ -303,14 +316,12 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        let source = self.progress.source.borrow();
-        let trailers = usize::from(source.trailers.is_some());
-        source.incoming.is_none() && self.at >= source.kept.len() + trailers
+        self.sent == [true; 2] && self.progress.source.borrow().incoming.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
         let source = self.progress.source.borrow();
-        let kept = source.kept.iter().skip(self.at).map(|it| it.len() as u64).sum::<u64>();
+        let kept = source.kept.as_ref().filter(|_| !self.sent[0]).map_or(0, |it| it.len() as u64);
         let coming = source.incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
         match coming.exact() {
             // With trailers to come its end must be said in the body.

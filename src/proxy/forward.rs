@@ -83,6 +83,8 @@ impl Outbound<'_> {
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;
         }
+        // Taking the body took the client's time.
+        let began = Instant::now();
         let key = self.key(&head);
         let mut outgoing = self.outgoing(head, progress, transport)?;
         // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
@@ -93,19 +95,20 @@ impl Outbound<'_> {
                 (Box::pin(resolver.resolve(name, *port)).await, Failure::Unreachable)
             }
         };
-        let known = self.balancer.turns(now.into_std(), key, key);
+        let known = self.balancer.turns(began.into_std(), key, key);
         let known = known.map(|it| (it.address, Some(&**it)));
         let tries = options.retry.tries.map_or(usize::MAX, |it| it as usize);
+        let in_time = || options.retry.timeout.is_none_or(|it| began.elapsed() < it);
         let mut turns = known.chain(found.iter().map(|it| (*it, None))).take(tries).peekable();
         while let Some((address, endpoint)) = turns.next() {
-            let in_time = options.retry.timeout.is_none_or(|it| now.elapsed() < it);
-            let last = !in_time || turns.peek().is_none();
-            match self.ask(address, endpoint, transport, &mut outgoing, last).await {
+            let another = turns.peek().is_some();
+            let more = || another && in_time();
+            match self.ask(address, endpoint, transport, &mut outgoing, &more).await {
                 Ok(response) => return Ok(response),
                 Err(Missed::Over(it)) => return Err(it),
                 Err(Missed::Next(it)) => failure = it,
             }
-            if !in_time {
+            if !in_time() {
                 break;
             }
         }
@@ -194,14 +197,15 @@ impl Outbound<'_> {
         Ok(Outgoing { head, progress: body.into_progress(), websocket, repeatable })
     }
 
-    /// Asks one endpoint; a connection that was idle and turns out to be closed is made anew.
+    /// Asks one endpoint; a connection that was idle and turns out to be closed is made anew. `more` says
+    /// whether another one can be asked after it.
     async fn ask(
         &self,
         address: SocketAddr,
         endpoint: Option<&Endpoint>,
         transport: &Transport,
         outgoing: &mut Outgoing,
-        last: bool,
+        more: &dyn Fn() -> bool,
     ) -> Result<Response<ReplyBody>, Missed> {
         let on = self.options().retry.on;
         let pool = &self.link.worker.pool;
@@ -241,7 +245,7 @@ impl Outbound<'_> {
                     outgoing.progress.answered.set(true);
                     self.trace.status.set(Some(answer.status()));
                     let again = outgoing.repeatable && outgoing.progress.is_whole();
-                    if !last && again && on.status(answer.status().as_u16()) {
+                    if again && on.status(answer.status().as_u16()) && more() {
                         return Err(Missed::Next(Failure::Broken));
                     }
                     let lease =
@@ -251,7 +255,8 @@ impl Outbound<'_> {
                 }
                 Err(failed) => failed,
             };
-            if let Sender::H2(stream) = &sender {
+            if let (Sender::H2(stream), false) = (&sender, matches!(failed, Unanswered::Failed(_)))
+            {
                 stream.retire();
             }
             let whole = outgoing.progress.is_whole();

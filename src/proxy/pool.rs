@@ -5,18 +5,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
@@ -33,7 +35,9 @@ const MOST_IDLE: usize = 1024;
 /// How long an idle connection is kept (ingress-nginx's `upstream-keepalive-timeout`).
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 /// Most requests at once on one connection of HTTP/2; an endpoint may allow fewer.
-const MOST_STREAMS: usize = 100;
+const MOST_STREAMS: u32 = 100;
+/// How much of an answer an endpoint may send before its client takes it, in bytes.
+const STREAM_WINDOW: u32 = 256 << 10;
 
 /// Connections by where they lead.
 #[derive(Default)]
@@ -108,7 +112,7 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        self.is_usable() && self.streams.get() < self.most.get().min(MOST_STREAMS)
+        self.is_usable() && self.streams.get() < self.most.get().min(MOST_STREAMS as usize)
     }
 }
 
@@ -251,6 +255,7 @@ async fn connect_h1(
 ) -> io::Result<http1::SendRequest<RequestBody>> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
+    let stream = Heard { stream, deaf: false };
     match &transport.tls {
         None => handshake_h1(address, stream).await,
         Some(tls) => {
@@ -272,10 +277,79 @@ where
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     tokio::task::spawn_local(async move {
         if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%address, %error, "connection to an endpoint ended");
+            tell_end(address, &error);
         }
     });
     Ok(sender)
+}
+
+/// A connection to an endpoint whose answer counts even when the request cannot be written any more: an
+/// endpoint that answers before it has read a body may close at once, and hyper would see the failed write
+/// before the answer that came first. After a failed write nothing is written, and reading says how it ends;
+/// it always does, because such a socket is dead.
+struct Heard {
+    stream: TcpStream,
+    /// Whether the endpoint takes no more.
+    deaf: bool,
+}
+
+impl Heard {
+    fn unless_deaf<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(error)) = written {
+            tracing::debug!(%error, "an endpoint takes no more of a request");
+            self.deaf = true;
+            return Poll::Pending;
+        }
+        written
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.unless_deaf(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Pending;
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.unless_deaf(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 async fn connect_h2(address: SocketAddr, transport: &Transport) -> io::Result<Shared> {
@@ -296,8 +370,9 @@ where
 {
     let (sender, connection) = http2::Builder::new(Local)
         .timer(TokioTimer::new())
-        .initial_stream_window_size(256 << 10)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(STREAM_WINDOW)
+        // Room for all: clients that take nothing must not hold up the answers to others.
+        .initial_connection_window_size(STREAM_WINDOW * MOST_STREAMS)
         .max_header_list_size(64 << 10)
         .max_send_buf_size(64 << 10)
         // A client that gives up many calls must not end the connection for the calls of others.
@@ -306,7 +381,7 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(io::Error::other)?;
-    let most = Rc::new(Cell::new(MOST_STREAMS));
+    let most = Rc::new(Cell::new(MOST_STREAMS as usize));
     let allowed = most.clone();
     tokio::task::spawn_local(async move {
         let mut connection = pin!(connection);
@@ -316,7 +391,7 @@ where
             polled
         });
         if let Err(error) = ended.await {
-            tracing::debug!(%address, %error, "connection to an endpoint ended");
+            tell_end(address, &error);
         }
     });
     Ok(Shared {
@@ -326,6 +401,12 @@ where
         retired: Cell::new(false),
         used: Cell::new(Instant::now()),
     })
+}
+
+/// hyper tells what it was doing; why that failed, such as an alert of TLS, is below.
+fn tell_end(address: SocketAddr, error: &hyper::Error) {
+    let cause = error.source().map(tracing::field::display);
+    tracing::debug!(%address, %error, cause, "connection to an endpoint ended");
 }
 
 impl Lease {
