@@ -128,19 +128,23 @@ impl Balancer {
         endpoint.rests_until.store(self.time(now + rest), Ordering::Relaxed);
     }
 
-    /// An endpoint answered after `took`.
-    pub fn answered(&self, endpoint: &Endpoint, now: Instant, took: Duration) {
+    /// An endpoint answered to what it was sent at `sent_at`.
+    pub fn answered(&self, endpoint: &Endpoint, sent_at: Instant) {
         if endpoint.failures.load(Ordering::Relaxed) > 0 {
             endpoint.failures.store(0, Ordering::Relaxed);
             endpoint.rests_until.store(0, Ordering::Relaxed);
         }
         if self.backend.balance == Balance::Ewma {
-            let now = self.time(now);
-            let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            let average = weigh(endpoint, now, took);
-            endpoint.average.store(average, Ordering::Relaxed);
-            endpoint.averaged_at.store(now, Ordering::Relaxed);
+            self.took(endpoint, Instant::now(), sent_at.elapsed());
         }
+    }
+
+    fn took(&self, endpoint: &Endpoint, now: Instant, took: Duration) {
+        let now = self.time(now);
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let average = weigh(endpoint, now, took);
+        endpoint.average.store(average, Ordering::Relaxed);
+        endpoint.averaged_at.store(now, Ordering::Relaxed);
     }
 
     fn time(&self, now: Instant) -> u64 {
@@ -328,7 +332,7 @@ mod tests {
         // An endpoint keeps its rest when others come and go, and loses it when it answers.
         let more = round_robin(4, Some(&three));
         assert!((0..4).all(|_| ports(&more, at(3.9), 0)[3] == 1));
-        more.answered(&one, at(3.9), Duration::ZERO);
+        more.answered(&one, at(3.9));
         assert!((0..4).any(|_| ports(&more, at(3.9), 0)[0] == 1));
     }
 
@@ -390,14 +394,14 @@ mod tests {
     fn the_quicker_of_two_is_asked() {
         let two = balancer(2, Balance::Ewma, None);
         let now = Instant::now();
-        two.answered(&two.endpoints[0], now, Duration::from_millis(50));
-        two.answered(&two.endpoints[1], now, Duration::from_millis(5));
+        two.took(&two.endpoints[0], now, Duration::from_millis(50));
+        two.took(&two.endpoints[1], now, Duration::from_millis(5));
         for random in 0..100_u64 {
             assert_eq!(ports(&two, now, hash(&random))[0], 2);
         }
         // What is long ago is forgotten.
         let later = now + Duration::from_secs(100);
-        two.answered(&two.endpoints[1], later, Duration::from_millis(20));
+        two.took(&two.endpoints[1], later, Duration::from_millis(20));
         assert_eq!(ports(&two, later, 3)[0], 1);
     }
 }

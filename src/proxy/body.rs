@@ -457,7 +457,13 @@ impl UpstreamBody {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first.map(clean)?)));
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_pending() {
+            // Now the connection knows that more is wanted.
+            self.lease.drive(cx);
+            polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        match polled {
             Poll::Pending => self.patience.poll(cx).map(|()| Some(Err(CutOff::Slow))),
             Poll::Ready(frame) => {
                 self.patience.rest();

@@ -1,6 +1,7 @@
 //! Sends a request to an endpoint and brings the answer back.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
@@ -77,33 +78,35 @@ impl Outbound<'_> {
     ) -> Result<Response<ReplyBody>, Failure> {
         let options = self.options();
         let transport = self.way.transports.of(self.peer.https);
-        let now = Instant::now();
-        let progress = Progress::new(now, body, options.body_limit, &self.link.meter);
+        let mut began = Instant::now();
+        let progress = Progress::new(began, body, options.body_limit, &self.link.meter);
         self.trace.progress.replace(Some(progress.clone()));
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;
+            // That took the client's time, not an endpoint's.
+            began = Instant::now();
         }
-        // Taking the body took the client's time.
-        let began = Instant::now();
         let key = self.key(&head);
         let mut outgoing = self.outgoing(head, progress, transport)?;
         // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
         let (found, mut failure) = match &self.balancer.backend.external {
-            None => (Rc::default(), Failure::NoEndpoint),
+            None => (None, Failure::NoEndpoint),
             Some((name, port)) => {
                 let resolver = &self.link.worker.resolver;
-                (Box::pin(resolver.resolve(name, *port)).await, Failure::Unreachable)
+                (Some(Box::pin(resolver.resolve(name, *port)).await), Failure::Unreachable)
             }
         };
         let known = self.balancer.turns(began.into_std(), key, key);
         let known = known.map(|it| (it.address, Some(&**it)));
         let tries = options.retry.tries.map_or(usize::MAX, |it| it as usize);
         let in_time = || options.retry.timeout.is_none_or(|it| began.elapsed() < it);
-        let mut turns = known.chain(found.iter().map(|it| (*it, None))).take(tries).peekable();
+        let found = found.iter().flat_map(|it| it.iter()).map(|it| (*it, None));
+        let mut turns = known.chain(found).take(tries).peekable();
+        let mut now = began;
         while let Some((address, endpoint)) = turns.next() {
             let another = turns.peek().is_some();
             let more = || another && in_time();
-            match self.ask(address, endpoint, transport, &mut outgoing, &more).await {
+            match self.ask(address, endpoint, transport, &mut outgoing, now, &more).await {
                 Ok(response) => return Ok(response),
                 Err(Missed::Over(it)) => return Err(it),
                 Err(Missed::Next(it)) => failure = it,
@@ -111,6 +114,7 @@ impl Outbound<'_> {
             if !in_time() {
                 break;
             }
+            now = Instant::now();
         }
         Err(failure)
     }
@@ -205,20 +209,22 @@ impl Outbound<'_> {
         endpoint: Option<&Endpoint>,
         transport: &Transport,
         outgoing: &mut Outgoing,
+        now: Instant,
         more: &dyn Fn() -> bool,
     ) -> Result<Response<ReplyBody>, Missed> {
         let on = self.options().retry.on;
         let pool = &self.link.worker.pool;
         let destination = Destination { address, transport: transport.id };
         self.trace.address.set(Some(address));
-        if !transport.h2
-            && !outgoing.head.headers.contains_key(HOST)
+        if self.asked.authority.is_none()
+            && !transport.h2
             && let Ok(host) = HeaderValue::try_from(address.to_string())
         {
             // HTTP/1.0 without a host: the endpoint's own address stands in.
             outgoing.head.headers.insert(HOST, host);
         }
-        let mut pooled = pool.take(destination, transport.h2).await;
+        let mut pooled = pool.take(destination, transport.h2);
+        let mut sent_at = now;
         loop {
             let fresh = pooled.is_none();
             let mut sender = if let Some(sender) = pooled.take() {
@@ -227,6 +233,7 @@ impl Outbound<'_> {
                 // Rare, and large: kept out of the future that every request moves.
                 let patience = self.options().connect_timeout;
                 let opened = Box::pin(pool.open(destination, transport, patience)).await;
+                sent_at = Instant::now();
                 opened.map_err(|failure| {
                     self.note_failed(endpoint);
                     // Nothing was sent: the method does not matter.
@@ -234,13 +241,11 @@ impl Outbound<'_> {
                     failure.missed(next)
                 })?
             };
-            let sent_at = Instant::now();
             self.trace.sent_at.set(Some(sent_at));
-            let failed = match self.exchange(&mut sender, outgoing).await {
+            let failed = match self.exchange(&mut sender, outgoing, sent_at).await {
                 Ok(answer) => {
                     if let Some(endpoint) = endpoint {
-                        let now = Instant::now();
-                        self.balancer.answered(endpoint, now.into_std(), now - sent_at);
+                        self.balancer.answered(endpoint, sent_at.into_std());
                     }
                     outgoing.progress.answered.set(true);
                     self.trace.status.set(Some(answer.status()));
@@ -248,8 +253,11 @@ impl Outbound<'_> {
                     if again && on.status(answer.status().as_u16()) && more() {
                         return Err(Missed::Next(Failure::Broken));
                     }
-                    let lease =
-                        Lease::new(pool.clone(), destination, sender, outgoing.progress.clone());
+                    let mut lease = Lease::new(sender, outgoing.progress.clone());
+                    if !outgoing.progress.done.get() {
+                        // The answer came first: its client need not take it for the rest to go on.
+                        lease.detach();
+                    }
                     let websocket = outgoing.websocket.take();
                     return self.answer(answer, lease, websocket).map_err(Missed::Over);
                 }
@@ -291,6 +299,7 @@ impl Outbound<'_> {
         &self,
         sender: &mut Sender,
         outgoing: &Outgoing,
+        sent_at: Instant,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut request = Request::new(RequestBody::new(outgoing.progress.clone()));
         *request.method_mut() = outgoing.head.method.clone();
@@ -298,12 +307,17 @@ impl Outbound<'_> {
         *request.version_mut() = outgoing.head.version;
         request.headers_mut().clone_from(&outgoing.head.headers);
         match sender {
-            Sender::H1(sender) => {
-                self.wait(sender.try_send_request(request), &outgoing.progress).await
+            Sender::H1(line) => {
+                let mut sent = pin!(line.send(request));
+                let sent = poll_fn(|cx| {
+                    line.drive(cx);
+                    sent.as_mut().poll(cx)
+                });
+                self.wait(sent, sent_at, &outgoing.progress).await
             }
             Sender::H2(stream) => {
                 let sent = stream.sender.try_send_request(request);
-                Box::pin(self.wait(sent, &outgoing.progress)).await
+                Box::pin(self.wait(sent, sent_at, &outgoing.progress)).await
             }
         }
     }
@@ -313,13 +327,14 @@ impl Outbound<'_> {
     async fn wait(
         &self,
         sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+        sent_at: Instant,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Unanswered> {
-        progress.moved.set(Instant::now());
+        progress.moved.set(sent_at);
         let mut answer = pin!(sent);
         let Options { read_timeout, send_timeout, .. } = *self.options();
         let look = read_timeout.min(send_timeout);
-        let mut timer = pin!(sleep_until(progress.moved.get() + look));
+        let mut timer = pin!(sleep_until(sent_at + look));
         loop {
             tokio::select! {
                 biased;
@@ -352,7 +367,7 @@ impl Outbound<'_> {
     fn answer(
         &self,
         mut answer: Response<Incoming>,
-        lease: Lease,
+        mut lease: Lease,
         websocket: Option<Wanted>,
     ) -> Result<Response<ReplyBody>, Failure> {
         let idle = self.options().read_timeout;
@@ -375,6 +390,7 @@ impl Outbound<'_> {
         head.version = Version::default();
         head.extensions.clear();
         if let (Some(websocket), Some(upstream)) = (websocket, upstream) {
+            lease.detach();
             head.headers.remove(CONTENT_LENGTH);
             let tunnel = websocket.join(upstream, idle, &mut head);
             self.trace.tunnel.replace(Some(tunnel));

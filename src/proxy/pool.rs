@@ -4,19 +4,20 @@
 //! by as many as the endpoint allows.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use hyper::client::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -42,11 +43,15 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// Connections by where they lead.
 #[derive(Default)]
 pub(super) struct Pool {
-    idle: RefCell<HashMap<Destination, Vec<Idle>>>,
-    shared: RefCell<HashMap<Destination, Vec<Rc<Shared>>>>,
+    shelves: RefCell<foldhash::HashMap<Destination, Rc<Shelf>>>,
+    shared: RefCell<foldhash::HashMap<Destination, Vec<Rc<Shared>>>>,
     /// Connections of HTTP/2 that are being made, for all who wait for one.
-    opening: RefCell<HashMap<Destination, Opening>>,
+    opening: RefCell<foldhash::HashMap<Destination, Opening>>,
 }
+
+/// The idle connections of HTTP/1.1 to one endpoint; the last is the one used last.
+#[derive(Default)]
+struct Shelf(RefCell<Vec<Idle>>);
 
 type Opening = futures_util::future::Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
 
@@ -59,8 +64,60 @@ pub(super) struct Destination {
 }
 
 struct Idle {
+    line: Line,
+    /// When it was first seen to be idle.
+    since: Option<Instant>,
+}
+
+/// A connection of HTTP/1.1. Whoever uses it drives it: it has no task of its own to wake, and between two
+/// requests nobody does.
+pub(super) struct Line {
     sender: http1::SendRequest<RequestBody>,
-    since: Instant,
+    /// `None` once it has ended, or a task drives it.
+    connection: Option<LocalBoxFuture<'static, ()>>,
+    shelf: Rc<Shelf>,
+}
+
+impl Line {
+    /// Hands a request over; it is sent, and answered, while the line is driven.
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
+    {
+        self.sender.try_send_request(request)
+    }
+
+    /// Goes on with whatever there is to write and to read.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection
+            && connection.poll_unpin(cx).is_ready()
+        {
+            self.connection = None;
+        }
+    }
+
+    /// Has a task of its own drive it from now on: a request's body, or what was switched to, goes on
+    /// whether or not anybody asks for more of the answer.
+    pub(super) fn detach(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            tokio::task::spawn_local(connection);
+        }
+    }
+
+    /// Whether another request can be sent, as far as one can see.
+    fn is_ready(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.connection.is_some() && self.sender.is_ready()
+    }
+
+    fn give_back(self) {
+        let shelf = self.shelf.clone();
+        let mut idle = shelf.0.borrow_mut();
+        if self.connection.is_some() && idle.len() < MOST_IDLE {
+            idle.push(Idle { line: self, since: None });
+        }
+    }
 }
 
 /// A connection of HTTP/2.
@@ -77,7 +134,7 @@ struct Shared {
 
 /// A connection that one request may be sent on.
 pub(super) enum Sender {
-    H1(http1::SendRequest<RequestBody>),
+    H1(Line),
     H2(Stream),
 }
 
@@ -118,54 +175,31 @@ impl Shared {
 
 /// A connection that is answering; goes back to the pool when the answer was read to its end.
 pub(super) struct Lease {
-    pool: Rc<Pool>,
-    destination: Destination,
     sender: Option<Sender>,
     progress: Rc<Progress>,
 }
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease").field("destination", &self.destination).finish_non_exhaustive()
+        f.debug_struct("Lease").finish_non_exhaustive()
     }
 }
 
 impl Pool {
     /// A connection that lives already: of HTTP/1.1 the idle one used last, so that the others can age and
     /// go; of HTTP/2 one with room.
-    pub(super) async fn take(&self, destination: Destination, h2: bool) -> Option<Sender> {
+    pub(super) fn take(&self, destination: Destination, h2: bool) -> Option<Sender> {
         if h2 {
             return self.room(destination).map(Sender::H2);
         }
-        match self.ready(destination) {
-            Taken::Ready(it) => Some(Sender::H1(it)),
-            Taken::Empty => None,
-            Taken::Settling => {
-                // Its answer was read but its own task has not noticed yet: it is next to run.
-                tokio::task::yield_now().await;
-                match self.ready(destination) {
-                    Taken::Ready(it) => Some(Sender::H1(it)),
-                    Taken::Empty | Taken::Settling => None,
-                }
+        let shelves = self.shelves.borrow();
+        let mut idle = shelves.get(&destination)?.0.borrow_mut();
+        loop {
+            let mut line = idle.pop()?.line;
+            if line.is_ready() {
+                return Some(Sender::H1(line));
             }
         }
-    }
-
-    fn ready(&self, destination: Destination) -> Taken {
-        let mut idle = self.idle.borrow_mut();
-        let Some(idle) = idle.get_mut(&destination) else { return Taken::Empty };
-        let mut settling = false;
-        for place in (0..idle.len()).rev() {
-            if idle[place].sender.is_ready() {
-                return Taken::Ready(idle.swap_remove(place).sender);
-            }
-            if idle[place].sender.is_closed() {
-                idle.swap_remove(place);
-            } else {
-                settling = true;
-            }
-        }
-        if settling { Taken::Settling } else { Taken::Empty }
     }
 
     fn room(&self, destination: Destination) -> Option<Stream> {
@@ -182,7 +216,9 @@ impl Pool {
     ) -> Result<Sender, Failure> {
         if !transport.h2 {
             let opened = timeout(patience, connect_h1(destination.address, transport)).await;
-            return settle(opened, destination.address).map(Sender::H1);
+            let (sender, connection) = settle(opened, destination.address)?;
+            let shelf = self.shelves.borrow_mut().entry(destination).or_default().clone();
+            return Ok(Sender::H1(Line { sender, connection: Some(connection), shelf }));
         }
         // Whoever comes while one is made waits for that one; it may turn out to be full.
         loop {
@@ -212,9 +248,13 @@ impl Pool {
 
     /// Drops connections that were idle for long or have closed.
     pub(super) fn tidy(&self) {
-        self.idle.borrow_mut().retain(|_, idle| {
-            idle.retain(|it| !it.sender.is_closed() && it.since.elapsed() < LONGEST_IDLE);
-            !idle.is_empty()
+        let now = Instant::now();
+        self.shelves.borrow_mut().retain(|_, shelf| {
+            shelf.0.borrow_mut().retain_mut(|it| {
+                let since = *it.since.get_or_insert(now);
+                now - since < LONGEST_IDLE && it.line.is_ready()
+            });
+            Rc::strong_count(shelf) > 1 || !shelf.0.borrow().is_empty()
         });
         self.shared.borrow_mut().retain(|_, shared| {
             shared.retain(|it| {
@@ -224,13 +264,6 @@ impl Pool {
             !shared.is_empty()
         });
     }
-}
-
-enum Taken {
-    Ready(http1::SendRequest<RequestBody>),
-    /// None is ready, but one is about to be.
-    Settling,
-    Empty,
 }
 
 /// What came of opening a connection, told as a failure.
@@ -252,7 +285,7 @@ fn settle<T>(
 async fn connect_h1(
     address: SocketAddr,
     transport: &Transport,
-) -> io::Result<http1::SendRequest<RequestBody>> {
+) -> io::Result<(http1::SendRequest<RequestBody>, LocalBoxFuture<'static, ()>)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let stream = Heard { stream, deaf: false };
@@ -265,22 +298,21 @@ async fn connect_h1(
     }
 }
 
-/// Its connection lives in a task of its own on this worker.
 async fn handshake_h1<T>(
     address: SocketAddr,
     stream: T,
-) -> io::Result<http1::SendRequest<RequestBody>>
+) -> io::Result<(http1::SendRequest<RequestBody>, LocalBoxFuture<'static, ()>)>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    tokio::task::spawn_local(async move {
+    let ended = async move {
         if let Err(error) = connection.with_upgrades().await {
             tell_end(address, &error);
         }
-    });
-    Ok(sender)
+    };
+    Ok((sender, ended.boxed_local()))
 }
 
 /// A connection to an endpoint whose answer counts even when the request cannot be written any more: an
@@ -410,25 +442,30 @@ fn tell_end(address: SocketAddr, error: &hyper::Error) {
 }
 
 impl Lease {
-    pub(super) fn new(
-        pool: Rc<Pool>,
-        destination: Destination,
-        sender: Sender,
-        progress: Rc<Progress>,
-    ) -> Self {
-        Self { pool, destination, sender: Some(sender), progress }
+    pub(super) fn new(sender: Sender, progress: Rc<Progress>) -> Self {
+        Self { sender: Some(sender), progress }
+    }
+
+    /// Goes on with the answer.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(Sender::H1(line)) = &mut self.sender {
+            line.drive(cx);
+        }
+    }
+
+    /// Lets the connection go on by itself.
+    pub(super) fn detach(&mut self) {
+        if let Some(Sender::H1(line)) = &mut self.sender {
+            line.detach();
+        }
     }
 
     /// Makes the connection available again, if its request was sent whole.
     pub(super) fn give_back(&mut self) {
-        let Some(Sender::H1(sender)) = self.sender.take() else { return };
-        if !self.progress.done.get() || sender.is_closed() {
-            return;
-        }
-        let mut idle = self.pool.idle.borrow_mut();
-        let idle = idle.entry(self.destination).or_default();
-        if idle.len() < MOST_IDLE {
-            idle.push(Idle { sender, since: Instant::now() });
+        if let Some(Sender::H1(line)) = self.sender.take()
+            && self.progress.done.get()
+        {
+            line.give_back();
         }
     }
 }
