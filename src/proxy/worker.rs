@@ -347,13 +347,13 @@ impl Worker {
 
     /// Whether idle connections are to end, because memory is short.
     pub(super) fn is_short(&self) -> bool {
-        self.short.get()
+        self.shared.limits.is_short()
     }
 
     /// Whether a new request is more than can be served; counts it if so.
     pub(super) fn is_overloaded(&self) -> bool {
         let reason = match () {
-            () if self.short.get() => "memory",
+            () if self.is_short() => "memory",
             () if self.under_way.get() > MOST_REQUESTS => "overload",
             () => return false,
         };
@@ -372,7 +372,7 @@ impl Worker {
     /// Lets a new connection in, or says why not. Where there are as many as may be, it takes the place of
     /// one that nobody is using: files are kept for endpoints, the API server and whoever asks for health.
     fn admit(&self) -> Result<Open, &'static str> {
-        if self.short.get() {
+        if self.is_short() {
             return Err("memory");
         }
         match self.shared.limits.open() {
@@ -456,7 +456,7 @@ impl Worker {
         // Lets an old `Live` go even when no request asks for the new one.
         self.seen().flush();
         self.pool.tidy();
-        let short = self.shared.limits.is_short();
+        let short = self.is_short();
         if short && !self.short.replace(short) {
             self.wake_all();
         }

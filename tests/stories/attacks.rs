@@ -500,10 +500,12 @@ async fn little_memory_is_never_too_little() {
         all.join_all().await.iter().all(|it| it.as_ref().is_ok_and(|it| it.status == 200))
     })
     .await;
-    eprintln!("then {} MiB", lockgate.memory() / MIB);
     eventually("enough memory again", SOON, async || {
         let used = lockgate.memory() / MIB;
-        lockgate.stderr().contains("memory is enough again").then_some(()).ok_or(used)
+        let open = lockgate.metric("nginx_ingress_controller_nginx_process_connections", &[]).await;
+        let told = lockgate.stderr().contains("memory is enough again");
+        let left = format!("{used} MiB, {open} connections, {} to the backend", web.open());
+        told.then_some(()).ok_or(left)
     })
     .await;
     drop(lockgate);
