@@ -47,6 +47,8 @@ fn objects(web: SocketAddr, other: SocketAddr) -> String {
     let annotations = [
         ("nginx.ingress.kubernetes.io/ssl-redirect", "false"),
         ("nginx.ingress.kubernetes.io/proxy-body-size", "0"),
+        // What is not taken whole first reaches an endpoint, which is worse.
+        ("nginx.ingress.kubernetes.io/proxy-request-buffering", "off"),
     ];
     let paths = [("/", "Prefix", "web", 80)];
     let small = [("nginx.ingress.kubernetes.io/ssl-redirect", "false")];
