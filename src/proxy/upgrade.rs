@@ -26,7 +26,7 @@ use super::headers;
 
 /// How much is carried at a time, in bytes.
 const CHUNK: usize = 16 << 10;
-/// How long both sides may take to end once they were told to.
+/// How long both sides may take to end once one has, or they were told to.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// What is sent then: a close frame with status 1001, "going away"; towards endpoints it is masked.
 const TO_CLIENT: [u8; 4] = [0x88, 2, 0x03, 0xe9];
@@ -126,6 +126,8 @@ impl Tunnel {
         let (Ok(client), Ok(upstream)) = (self.client.await, self.upstream.await) else { return };
         let moved = Cell::new(Instant::now());
         let goodbye = Cell::new(false);
+        // Whether one direction has ended, or is told to.
+        let half = Cell::new(false);
         let mut client = TokioIo::new(client);
         let mut upstream = TokioIo::new(upstream);
         let mut up = Direction::new(&TO_UPSTREAM, &moved, &carried.received);
@@ -138,10 +140,13 @@ impl Tunnel {
             let one = up.poll(cx, client.as_mut(), upstream.as_mut(), last);
             let other = down.poll(cx, upstream, client, last);
             match (one, other) {
-                // One side that broke ends both; one that ended leaves the other to go on.
+                // One direction that broke ends both; one that ended ends the other soon.
                 (Poll::Ready(Err(_)), _)
                 | (_, Poll::Ready(Err(_)))
                 | (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(()),
+                (Poll::Ready(Ok(())), _) | (_, Poll::Ready(Ok(()))) if !half.replace(true) => {
+                    Poll::Ready(())
+                }
                 _ => Poll::Pending,
             }
         }));
@@ -150,8 +155,11 @@ impl Tunnel {
         loop {
             tokio::select! {
                 biased;
-                () = &mut both => return,
-                () = &mut leaving => break,
+                () = &mut both => break,
+                () = &mut leaving => {
+                    goodbye.set(true);
+                    break;
+                }
                 () = &mut timer => {
                     let until = moved.get() + self.idle;
                     if until <= Instant::now() {
@@ -161,7 +169,8 @@ impl Tunnel {
                 }
             }
         }
-        goodbye.set(true);
+        // A close frame is answered by another one; after that nothing is said.
+        half.set(true);
         let _ = timeout(FAREWELL, both).await;
     }
 }
