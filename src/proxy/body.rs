@@ -352,6 +352,8 @@ pub(super) struct UpstreamBody {
     incoming: Incoming,
     lease: Lease,
     ended: bool,
+    /// How it broke off, which is told once what came before has left.
+    cut: Option<hyper::Error>,
     patience: Patience,
 }
 
@@ -386,8 +388,14 @@ impl ReplyBody {
             lease.give_back();
             return Self::Own(frame.into_data().ok());
         }
-        let body =
-            UpstreamBody { first, incoming, lease, ended, patience: Patience::new(patience) };
+        let body = UpstreamBody {
+            first,
+            incoming,
+            lease,
+            ended,
+            cut: None,
+            patience: Patience::new(patience),
+        };
         Self::Upstream(Box::new(body))
     }
 
@@ -454,8 +462,11 @@ impl Body for ReplyBody {
 
 impl UpstreamBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        if let Some(cut) = self.cut.take() {
+            return Poll::Ready(Some(Err(cut.into())));
+        }
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(first.map(clean)?)));
+            return self.pass(cx, Some(first));
         }
         let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
         if polled.is_pending() {
@@ -473,7 +484,23 @@ impl UpstreamBody {
                     Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
                     Some(Err(_)) => false,
                 };
-                Poll::Ready(frame.map(|it| Ok(it.map(clean)?)))
+                self.pass(cx, frame)
+            }
+        }
+    }
+
+    fn pass(
+        &mut self,
+        cx: &Context<'_>,
+        frame: Option<hyper::Result<Frame<Bytes>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match frame {
+            None => Poll::Ready(None),
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(clean(frame)))),
+            Some(Err(cut)) => {
+                self.cut = Some(cut);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }
