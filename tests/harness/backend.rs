@@ -126,7 +126,10 @@ async fn connection(tcp: TcpStream, name: Arc<str>, counts: Arc<Counts>) {
     let _ended = connection.with_upgrades().await;
 }
 
-async fn answer(name: &str, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+pub(super) async fn answer(
+    name: &str,
+    request: Request<Incoming>,
+) -> Response<BoxBody<Bytes, Infallible>> {
     let path = request.uri().path().to_owned();
     let segments: Vec<&str> = path.split('/').collect();
     let after = |word: &str, index: usize| -> Option<u64> {

@@ -5,6 +5,8 @@ mod cluster;
 mod demo;
 mod directory;
 mod framing;
+mod grpc;
 mod outages;
 mod page;
 mod replicas;
+mod upstreams;
