@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::model::plan::{Backend, BackendId};
 use crate::model::upstream::Balance;
 
-/// How long an endpoint rests that refused a connection or was too slow to make one; twice as long each
-/// time it happens again, up to the longest (nginx's `fail_timeout`). While all rest, all are asked.
+/// How long an endpoint rests that refused a connection, or was too slow to make one or to answer; twice as
+/// long each time it happens again, up to the longest (nginx's `fail_timeout`). While all rest, all are asked.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// How fast the moving average forgets, as in ingress-nginx.
@@ -45,7 +45,7 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Until when it rests, in milliseconds of its balancer's time; 0 for not at all.
     rests_until: AtomicU64,
-    /// How often in a row no connection was made.
+    /// How often in a row that happened.
     failures: AtomicU32,
     /// Moving average of its times to answer, in microseconds, and when it was last changed.
     average: AtomicU64,
@@ -118,7 +118,7 @@ impl Balancer {
         Turns { balancer: self, now, first, step: 0, resting: Vec::new() }
     }
 
-    /// An endpoint could not be connected to: it rests. Requests that learn this together count once.
+    /// An endpoint could not be connected to, or did not answer in time: it rests. Requests that learn this together count once.
     pub fn failed(&self, endpoint: &Endpoint, now: Instant) {
         if endpoint.rests(self.time(now)) {
             return;

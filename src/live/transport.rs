@@ -4,14 +4,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use x509_parser::parse_x509_certificate;
 
 use crate::model::plan::Route;
-use crate::model::upstream::UpstreamTls;
+use crate::model::upstream::{Authorities, UpstreamTls};
 
 /// A way to speak to an endpoint. Connections of one transport are shared by all routes that have it.
 #[derive(Clone, Debug)]
@@ -114,7 +119,11 @@ impl Tls {
             Some(authorities) => {
                 let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(authorities.0.iter().cloned());
-                config.with_root_certificates(roots)
+                let roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+                // Fails for no roots at all, and there is one.
+                let webpki = roots.build().expect("an authority is trusted");
+                let verifier = Verified { webpki, authorities: authorities.clone() };
+                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
         let shown = tls.client.as_ref().and_then(|it| it.certified().ok());
@@ -130,6 +139,67 @@ impl Tls {
     }
 }
 
+/// Looks at certificates as webpki does, and takes one that is itself among the trusted, as OpenSSL and so
+/// nginx do. What `openssl req -x509` makes is an authority, which webpki takes for no server's certificate;
+/// name and time are checked of such a one, too.
+#[derive(Debug)]
+struct Verified {
+    webpki: Arc<WebPkiServerVerifier>,
+    authorities: Arc<Authorities>,
+}
+
+impl ServerCertVerifier for Verified {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let checked = self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        let Err(Error::InvalidCertificate(CertificateError::Other(_))) = &checked else {
+            return checked;
+        };
+        if !self.authorities.0.contains(end_entity) {
+            return checked;
+        }
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+        let (_, parsed) = parse_x509_certificate(end_entity)
+            .map_err(|_| Error::from(CertificateError::BadEncoding))?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+        if now < parsed.validity().not_before.timestamp() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now > parsed.validity().not_after.timestamp() {
+            return Err(CertificateError::Expired.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.webpki.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.webpki.supported_verify_schemes()
+    }
+}
+
 /// Looks at no certificate (`proxy-ssl-verify: off`, the default); signatures are checked still.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
@@ -142,7 +212,7 @@ impl ServerCertVerifier for Unverified {
         _: &ServerName<'_>,
         _: &[u8],
         _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
+    ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
     }
 
@@ -151,7 +221,7 @@ impl ServerCertVerifier for Unverified {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signed, algorithms)
     }
@@ -161,7 +231,7 @@ impl ServerCertVerifier for Unverified {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+    ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.0.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }

@@ -263,7 +263,9 @@ impl Outbound<'_> {
                 }
                 Err(failed) => failed,
             };
-            if let (Sender::H2(stream), false) = (&sender, matches!(failed, Unanswered::Failed(_)))
+            // A stream that the endpoint ended says nothing about the others of its connection.
+            if let Sender::H2(stream) = &sender
+                && matches!(failed, Unanswered::NotSent | Unanswered::Lost | Unanswered::Late)
             {
                 stream.retire();
             }

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use http::header::{CONNECTION, CONTENT_LENGTH};
-use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::watch;
@@ -178,6 +178,7 @@ fn most_connections() -> usize {
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
+    let is_head = *request.method() == Method::HEAD;
     let compression = &trace.seen.live.plan.settings.compression;
     let taken = compress::taken(compression, &request);
     let walked = walk(link, request, &trace).await;
@@ -192,6 +193,10 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
         headers.remove(CONNECTION);
+        if is_head {
+            // Of HTTP/2 hyper sends what it is given.
+            response = reply::without_body(response);
+        }
     } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

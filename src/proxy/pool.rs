@@ -37,6 +37,8 @@ const MOST_IDLE: usize = 1024;
 const LONGEST_IDLE: Duration = Duration::from_secs(60);
 /// Most requests at once on one connection of HTTP/2; an endpoint may allow fewer.
 const MOST_STREAMS: u32 = 100;
+/// Most connections of HTTP/2 that one request waits for, each of which others may take or the endpoint close.
+const MOST_OPENED: usize = 5;
 /// How much of an answer an endpoint may send before its client takes it, in bytes.
 const STREAM_WINDOW: u32 = 256 << 10;
 
@@ -220,8 +222,8 @@ impl Pool {
             let shelf = self.shelves.borrow_mut().entry(destination).or_default().clone();
             return Ok(Sender::H1(Line { sender, connection: Some(connection), shelf }));
         }
-        // Whoever comes while one is made waits for that one; it may turn out to be full.
-        loop {
+        // Whoever comes while one is made waits for that one; it may turn out to be full or closed.
+        for _ in 0..MOST_OPENED {
             let opening = self.opening.borrow().get(&destination).cloned();
             let opening = opening.unwrap_or_else(|| {
                 let (pool, transport) = (self.clone(), transport.clone());
@@ -244,6 +246,7 @@ impl Pool {
                 return Ok(Sender::H2(stream));
             }
         }
+        Err(Failure::Unreachable)
     }
 
     /// Drops connections that were idle for long or have closed.

@@ -101,6 +101,16 @@ pub(super) fn with(
     reply
 }
 
+/// What HEAD gets where GET would get a body of ours (RFC 9110 section 9.3.2).
+pub(super) fn without_body(mut reply: Response<ReplyBody>) -> Response<ReplyBody> {
+    if let ReplyBody::Own(Some(text)) = reply.body() {
+        let length = HeaderValue::from(text.len());
+        reply.headers_mut().insert(CONTENT_LENGTH, length);
+        *reply.body_mut() = ReplyBody::empty();
+    }
+    reply
+}
+
 /// A redirect to `location`.
 pub(super) fn redirect(status: StatusCode, location: &str) -> Response<ReplyBody> {
     let mut reply = page(status, "");

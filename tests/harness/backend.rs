@@ -130,7 +130,7 @@ async fn connection(tcp: TcpStream, name: Arc<str>, counts: Arc<Counts>) {
     let _ended = connection.with_upgrades().await;
 }
 
-async fn answer(
+pub(super) async fn answer(
     name: &str,
     gone: CancellationToken,
     request: Request<Incoming>,

@@ -185,6 +185,12 @@ impl Connection {
         exchanged.map_err(|_| ClientError::late("response", self.patience))?
     }
 
+    /// Sends `call` and gives the head of the response; its body is read as it comes.
+    pub async fn begin(&mut self, call: Call) -> Result<Response<Incoming>, ClientError> {
+        let begun = timeout(self.patience, self.respond(call)).await;
+        begun.map_err(|_| ClientError::late("response", self.patience))?
+    }
+
     /// Waits until the next request could be sent; `false` when the server has ended the
     /// connection.
     pub async fn ready(&mut self) -> bool {
@@ -214,6 +220,10 @@ impl Connection {
     }
 
     async fn exchange(&mut self, call: Call) -> Result<Reply, ClientError> {
+        Reply::read(self.respond(call).await?).await
+    }
+
+    async fn respond(&mut self, call: Call) -> Result<Response<Incoming>, ClientError> {
         let request = self.request(call)?;
         let response = match &mut self.sender {
             Sender::Http1(sender) => {
@@ -225,7 +235,7 @@ impl Connection {
                 sender.send_request(request).await
             }
         };
-        Reply::read(response.map_err(|error| ClientError::hyper(&error))?).await
+        response.map_err(|error| ClientError::hyper(&error))
     }
 
     fn request(&self, call: Call) -> Result<Request<BoxBody<Bytes, Infallible>>, ClientError> {

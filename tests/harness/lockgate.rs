@@ -446,6 +446,16 @@ pub fn tls_secret(name: &str, pair: &Pair) -> String {
     yaml
 }
 
+/// A Secret with these entries.
+pub fn secret(name: &str, entries: &[(&str, &str)]) -> String {
+    let mut yaml = head("v1", "Secret", name);
+    yaml.push_str("data:\n");
+    for (key, text) in entries {
+        writeln!(yaml, "  {key}: {}", STANDARD.encode(text)).unwrap();
+    }
+    yaml
+}
+
 /// A self-signed certificate and its key, both PEM; the certificate is its own CA.
 #[derive(Clone, Debug)]
 pub struct Pair {

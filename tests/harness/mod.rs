@@ -8,6 +8,8 @@ pub mod apiproxy;
 pub mod backend;
 pub mod client;
 pub mod cluster;
+pub mod endpoint;
+pub mod grpc;
 pub mod load;
 pub mod lockgate;
 pub mod pebble;

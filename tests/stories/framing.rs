@@ -890,6 +890,20 @@ async fn head_keeps_content_length() {
     }
 }
 
+/// Our own pages, too: over HTTP/2 a body after HEAD would break the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn head_of_our_own_pages_has_no_body() {
+    let house = House::new().await;
+    for client in [house.h2_client(), house.lockgate.tls_client()] {
+        let [get, head] = ["GET", "HEAD"].map(|it| Call::new(it, "https://nobody.test/"));
+        let (get, head) = tokio::join!(client.request(get), client.request(head));
+        let (get, head) = (get.unwrap(), head.unwrap());
+        assert_eq!((get.status, head.status), (404, 404));
+        assert!(head.body.is_empty());
+        assert_eq!(head.header("content-length"), Some(&*get.body.len().to_string()));
+    }
+}
+
 /// RFC 9112 section 3.2: one valid `Host`, or `400`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_names_one_valid_host() {
