@@ -1,6 +1,8 @@
 //! Answers of our own: what went wrong, whose fault it is, and the status that says so.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RETRY_AFTER,
+};
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::{Fault, ReplyBody};
