@@ -894,7 +894,7 @@ async fn head_keeps_content_length() {
 #[tokio::test(flavor = "multi_thread")]
 async fn head_of_our_own_pages_has_no_body() {
     let house = House::new().await;
-    for client in [house.h2_client(), house.lockgate.tls_client()] {
+    for client in [house.lockgate.tls_client().http2(), house.lockgate.tls_client()] {
         let [get, head] = ["GET", "HEAD"].map(|it| Call::new(it, "https://nobody.test/"));
         let (get, head) = tokio::join!(client.request(get), client.request(head));
         let (get, head) = (get.unwrap(), head.unwrap());
