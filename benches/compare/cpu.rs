@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::load::{self, h2load, wrk};
+use crate::load::{self, Outcome, h2load, wrk};
 use crate::site::{Running, Shape, Site, start_all};
 use crate::table::{self, Row, Target, median};
 use crate::{Result, Sizes};
@@ -97,10 +97,12 @@ fn per_request(work: &Work, run: &Run<'_>, peer: &Running) -> Result<f64> {
     let before = peer.process.cpu_seconds()?;
     let outcome = load::run(&(work.load)(run))?;
     let spent = peer.process.cpu_seconds()? - before;
-    if outcome.answered == 0.0 || outcome.refused > 0.0 {
-        return Err(format!("{} does not answer: {}", peer.name, work.name).into());
+    let Outcome { answered, refused, .. } = outcome;
+    if answered == 0.0 || refused > 0.0 {
+        let (who, work) = (peer.name, work.name);
+        return Err(format!("{work}: {who} answered {answered} requests, {refused} badly").into());
     }
-    Ok(spent * 1e6 / outcome.answered)
+    Ok(spent * 1e6 / answered)
 }
 
 /// A script that has wrk ask for one of so many hosts, and one of two paths.
