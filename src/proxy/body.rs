@@ -32,7 +32,7 @@ const CLIENT_BODY: Duration = Duration::from_secs(60);
 const EARNED: Duration = Duration::from_millis(100);
 /// What a piece of a body accounts for beside its own length: its frame, padding (RFC 9113 section 6.1),
 /// and TLS's record.
-const PIECE: u64 = 512;
+pub(super) const PIECE: u64 = 512;
 
 /// A request's body and how far it has got; shared between [`RequestBody`], which hyper's client drives,
 /// and the request, which waits for the answer and may have to send it again.
@@ -156,6 +156,10 @@ impl Progress {
         let Some(incoming) = &mut source.incoming else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(&mut *incoming).poll_frame(cx) else {
             self.waiting.set(true);
+            if self.answered.get() {
+                // Client and endpoint talk to each other; whether that goes on is the answer's to tell.
+                return Poll::Pending;
+            }
             return source.patience.poll(cx).map(|()| Some(Err(self.fail(Fault::Slow))));
         };
         let now = Instant::now();

@@ -340,7 +340,7 @@ impl CodedBody {
                     return Poll::Pending;
                 }
                 Poll::Pending if self.holds && !self.paused => {
-                    // Who reads the connection runs before us, and may have more by then.
+                    // A task that reads the connection (HTTP/2, reading ahead) may have more by then.
                     self.paused = true;
                     return self.yield_now(cx);
                 }
@@ -416,7 +416,9 @@ impl Coder {
         const LOOK_AHEAD: u64 = 262;
         match how {
             How::Gzip { level } => {
-                let fits = |it: &u8| length.is_some_and(|length| length + LOOK_AHEAD <= 1 << it);
+                let fits = |it: &u8| {
+                    length.is_some_and(|length| length.saturating_add(LOOK_AHEAD) <= 1 << it)
+                };
                 let window = (9..15).find(fits).unwrap_or(15);
                 Self::Gzip(Compress::new_gzip(Level::new(level.into()), window))
             }

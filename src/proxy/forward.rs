@@ -235,10 +235,14 @@ impl Outbound<'_> {
                 let opened = Box::pin(pool.open(destination, transport, patience)).await;
                 sent_at = Instant::now();
                 opened.map_err(|failure| {
+                    if matches!(failure, Failure::Overloaded) {
+                        // No endpoint's fault, and no other would do better.
+                        return Missed::Over(failure);
+                    }
                     self.note_failed(endpoint);
                     // Nothing was sent: the method does not matter.
-                    let next = if failure.is_slow() { on.timeout } else { on.error };
-                    failure.missed(next)
+                    let slow = matches!(failure, Failure::Slow);
+                    failure.missed(if slow { on.timeout } else { on.error })
                 })?
             };
             self.trace.sent_at.set(Some(sent_at));
@@ -369,7 +373,7 @@ impl Outbound<'_> {
     fn answer(
         &self,
         mut answer: Response<Incoming>,
-        mut lease: Lease,
+        lease: Lease,
         websocket: Option<Wanted>,
     ) -> Result<Response<ReplyBody>, Failure> {
         let idle = self.options().read_timeout;
@@ -392,7 +396,7 @@ impl Outbound<'_> {
         head.version = Version::default();
         head.extensions.clear();
         if let (Some(websocket), Some(upstream)) = (websocket, upstream) {
-            lease.detach();
+            lease.release();
             head.headers.remove(CONTENT_LENGTH);
             let tunnel = websocket.join(upstream, idle, &mut head);
             self.trace.tunnel.replace(Some(tunnel));
@@ -430,25 +434,17 @@ enum Unanswered {
 
 impl Unanswered {
     fn of(error: &hyper::Error) -> Self {
-        if let Some(h2) = error.source().and_then(|it| it.downcast_ref::<h2::Error>()) {
+        let source = error.source();
+        if let Some(h2) = source.and_then(|it| it.downcast_ref::<h2::Error>()) {
             // RFC 9113 sections 6.8 and 8.7: such a stream was not looked at.
             let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
             let gone = h2.is_go_away() && h2.is_remote();
-            return match h2.is_io() {
-                false if refused || gone => Self::NotSent,
-                true => Self::Lost,
-                false => Self::Invalid,
-            };
+            return if refused || gone { Self::NotSent } else { Self::Invalid };
         }
-        let broken =
-            error.source().and_then(|it| it.downcast_ref::<io::Error>()).is_some_and(|it| {
-                matches!(
-                    it.kind(),
-                    io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::BrokenPipe
-                        | io::ErrorKind::UnexpectedEof
-                )
-            });
+        // What TLS or a parser says of bytes that came is about those; all else is about the connection.
+        let broken = source.and_then(|it| it.downcast_ref::<io::Error>()).is_some_and(|it| {
+            !matches!(it.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)
+        });
         if broken || error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
             Self::Lost
         } else {
@@ -458,10 +454,6 @@ impl Unanswered {
 }
 
 impl Failure {
-    fn is_slow(&self) -> bool {
-        matches!(self, Self::Slow)
-    }
-
     fn missed(self, next: bool) -> Missed {
         if next { Missed::Next(self) } else { Missed::Over(self) }
     }

@@ -10,6 +10,7 @@ mod canonical;
 mod challenge;
 mod clock;
 mod compress;
+mod connect;
 mod connection;
 mod forward;
 mod forwarded;

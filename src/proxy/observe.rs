@@ -293,7 +293,7 @@ impl Record {
             // What the client sends still must not cost it the farewell.
             self.link.linger();
         };
-        tunnel.run(&self.trace.carried, leaving).await;
+        tunnel.run(&self.trace.carried, &self.link.meter, leaving).await;
     }
 
     /// Who asked.

@@ -22,7 +22,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::body::PIECE;
 use super::headers;
+use super::io::Meter;
 
 /// How much is carried at a time, in bytes.
 const CHUNK: usize = 16 << 10;
@@ -122,7 +124,12 @@ pub(super) struct Carried {
 impl Tunnel {
     /// Carries bytes between client and endpoint; ends when either does, when nothing moved for too long
     /// (`proxy-read-timeout`, as with nginx), or when `leaving` is over: then both are told.
-    pub(super) async fn run(self, carried: &Carried, leaving: impl Future<Output = ()>) {
+    pub(super) async fn run(
+        self,
+        carried: &Carried,
+        meter: &Meter,
+        leaving: impl Future<Output = ()>,
+    ) {
         let (Ok(client), Ok(upstream)) = (self.client.await, self.upstream.await) else { return };
         let moved = Cell::new(Instant::now());
         let goodbye = Cell::new(false);
@@ -130,8 +137,8 @@ impl Tunnel {
         let half = Cell::new(false);
         let mut client = TokioIo::new(client);
         let mut upstream = TokioIo::new(upstream);
-        let mut up = Direction::new(&TO_UPSTREAM, &moved, &carried.received);
-        let mut down = Direction::new(&TO_CLIENT, &moved, &carried.sent);
+        let mut up = Direction::new(&TO_UPSTREAM, &moved, &carried.received, meter);
+        let mut down = Direction::new(&TO_CLIENT, &moved, &carried.sent, meter);
         // Both directions are one future, as both need both sides.
         let mut both = pin!(poll_fn(|cx| {
             let mut client = Pin::new(&mut client);
@@ -184,6 +191,8 @@ struct Direction<'a> {
     state: State,
     moved: &'a Cell<Instant>,
     carried: &'a Cell<u64>,
+    /// Of the client's socket: what is carried was not sent for nothing.
+    meter: &'a Meter,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -197,9 +206,14 @@ enum State {
 }
 
 impl<'a> Direction<'a> {
-    fn new(farewell: &'static [u8], moved: &'a Cell<Instant>, carried: &'a Cell<u64>) -> Self {
+    fn new(
+        farewell: &'static [u8],
+        moved: &'a Cell<Instant>,
+        carried: &'a Cell<u64>,
+        meter: &'a Meter,
+    ) -> Self {
         let (pending, frames) = (Vec::new(), Frames::default());
-        Self { pending, frames, farewell, state: State::Carrying, moved, carried }
+        Self { pending, frames, farewell, state: State::Carrying, moved, carried, meter }
     }
 
     /// Carries what there is. With `last`, what follows the frame under way is the farewell.
@@ -269,6 +283,7 @@ impl<'a> Direction<'a> {
         }
         self.moved.set(Instant::now());
         self.carried.set(self.carried.get() + written as u64);
+        self.meter.pay(written as u64 + PIECE);
     }
 }
 

@@ -119,6 +119,24 @@ async fn a_stream_of_http2_becomes_a_websocket() {
     echoes(&mut two).await;
 }
 
+/// What a WebSocket carries is no flood, however much it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_websocket_is_no_flood() {
+    let web = Backend::start("web").await;
+    let lockgate = Lockgate::with_manifests(house(web.addr())).start().await;
+    let mut sender = h2(&lockgate).await;
+    let mut one = tunnel(&mut sender).await;
+    // 16 KiB of zeros behind a mask of zeros.
+    let head = b"\x82\xfe\x40\0\0\0\0\0";
+    let frame = [&head[..], &[0; 0x4000]].concat();
+    let mut echo = vec![0; 4 + 0x4000];
+    for _ in 0..512 {
+        one.write_all(&frame).await.unwrap();
+        one.read_exact(&mut echo).await.unwrap();
+    }
+    echoes(&mut one).await;
+}
+
 /// A WebSocket's line is written when it ends, with what it carried; until then its connection counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_is_logged_at_its_end() {
