@@ -19,9 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::body::RequestBody;
 use super::connection::Local;
 use super::reply::Failure;
+use super::upload::RequestBody;
 use crate::live::transport::Transport;
 
 /// Most requests at once on one connection of HTTP/2; an endpoint may allow fewer.

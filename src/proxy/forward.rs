@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
-use super::body::{Progress, ReplyBody, RequestBody};
+use super::body::ReplyBody;
 use super::canonical::Asked;
 use super::connection::Link;
 use super::headers::{self, Vouched};
@@ -24,7 +24,8 @@ use super::peer::Peer;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
-use super::upgrade::{self, Wanted};
+use super::upgrade::{self, Switch};
+use super::upload::{Progress, RequestBody};
 use crate::live::Way;
 use crate::live::balance::{Balancer, Endpoint};
 use crate::live::transport::Transport;
@@ -53,7 +54,7 @@ pub(super) struct Outbound<'a> {
 struct Outgoing {
     head: request::Parts,
     progress: Rc<Progress>,
-    websocket: Option<Wanted>,
+    websocket: Option<Switch>,
     /// Whether it may be sent again after an endpoint may have seen it: its method is idempotent (RFC 9110
     /// section 9.2.2), or the route says that this does not matter.
     repeatable: bool,
@@ -125,8 +126,7 @@ impl Outbound<'_> {
 
     /// Takes a body that is small, as far as it says.
     async fn gather(&self, head: &request::Parts, progress: &Progress) -> Result<(), Failure> {
-        let length = head.headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
-        if length.is_none_or(|it: usize| it <= GATHERED) {
+        if headers::length(&head.headers).is_none_or(|it| it <= GATHERED as u64) {
             let gathering = Box::pin(progress.gather(GATHERED));
             gathering.await.map_err(Failure::Body)?;
         }
@@ -154,7 +154,7 @@ impl Outbound<'_> {
         transport: &Transport,
     ) -> Result<Outgoing, Failure> {
         let worker = &self.link.worker;
-        let websocket = Wanted::by(&mut head, || {
+        let websocket = Switch::by(&mut head, || {
             let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
             random.to_ne_bytes()
         });
@@ -374,17 +374,17 @@ impl Outbound<'_> {
         &self,
         mut answer: Response<Incoming>,
         lease: Lease,
-        websocket: Option<Wanted>,
+        websocket: Option<Switch>,
     ) -> Result<Response<ReplyBody>, Failure> {
         let idle = self.options().read_timeout;
         let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         let upstream = switching.then(|| hyper::upgrade::on(&mut answer));
         // Nobody switches without being asked, and only to what was asked for.
         let allowed = match &websocket {
-            Some(wanted) if switching => {
-                headers::wants_websocket(answer.headers()) && wanted.is_accepted(answer.headers())
+            Some(switch) if switching => {
+                headers::wants_websocket(answer.headers()) && switch.is_accepted(answer.headers())
             }
-            Some(wanted) => wanted.may_refuse(answer.status()),
+            Some(switch) => switch.may_refuse(answer.status()),
             None => !switching,
         };
         if !allowed {

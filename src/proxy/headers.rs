@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, Entry, FORWARDED, HOST, HeaderName, SERVER,
     STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, HeaderValue, Version};
+use http_body::Frame;
 
 use super::canonical::Asked;
 use super::peer::Peer;
@@ -53,6 +55,11 @@ impl Vouched {
             port: HeaderValue::from(peer.port),
         }
     }
+}
+
+/// How long a body is, where its message says so.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether a request asks for a WebSocket (RFC 6455 section 4.1), the one upgrade that is passed on.
@@ -276,7 +283,7 @@ pub(super) fn add_hsts(headers: &mut HeaderMap, hsts: Option<&HeaderValue>, peer
 }
 
 /// RFC 9110 section 6.5.1: nothing that frames, routes or vouches may come in a trailer.
-pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+fn clean_trailers(trailers: &mut HeaderMap) {
     let refused: Vec<HeaderName> = trailers
         .keys()
         .filter(|name| ends_here(name) || is_end_to_end(name) || name.as_str().contains('_'))
@@ -284,6 +291,17 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
         .collect();
     for name in refused {
         trailers.remove(name);
+    }
+}
+
+/// A piece of a body whose trailers may be passed on.
+pub(super) fn clean(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            clean_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
     }
 }
 

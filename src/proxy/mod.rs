@@ -14,12 +14,14 @@ mod connect;
 mod connection;
 mod forward;
 mod forwarded;
+mod frames;
 mod headers;
 mod io;
 mod line;
 mod listen;
 mod log;
 mod observe;
+mod patience;
 mod peer;
 mod phrase;
 mod pool;
@@ -29,6 +31,7 @@ mod reply;
 mod resolve;
 mod tls;
 mod upgrade;
+mod upload;
 mod worker;
 
 use std::net::{IpAddr, SocketAddr};
@@ -36,7 +39,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -48,7 +51,7 @@ use crate::live::table::Match;
 use crate::metrics::Metrics;
 use crate::model::plan::Target;
 
-use body::{Fault, ReplyBody};
+use body::ReplyBody;
 use canonical::Asked;
 use connection::Link;
 use forward::Outbound;
@@ -56,6 +59,7 @@ use log::LogSink;
 use observe::{Trace, Traced};
 use reply::Failure;
 use tls::Acceptors;
+use upload::Fault;
 use worker::Shared;
 
 /// Where and how to listen.
@@ -270,9 +274,7 @@ async fn walk(
 
     // A body that says it is too long; one that does not say is counted on its way.
     let options = &*found.route.options;
-    let length =
-        head.headers.get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-    if let (Some(length), Some(limit)) = (length, options.body_limit)
+    if let (Some(length), Some(limit)) = (headers::length(&head.headers), options.body_limit)
         && length > limit
     {
         return Err(Failure::Body(Fault::Large));

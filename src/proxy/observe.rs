@@ -18,12 +18,13 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::body::{CutOff, Progress, ReplyBody};
+use super::body::{CutOff, ReplyBody};
 use super::connection::Link;
 use super::forwarded::Told;
 use super::headers::X_REQUEST_ID;
 use super::peer::Peer;
 use super::upgrade::{Carried, Tunnel};
+use super::upload::Progress;
 use super::worker::Seen;
 use crate::live::WayId;
 

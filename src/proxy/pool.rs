@@ -17,9 +17,9 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use super::body::{Progress, RequestBody};
 use super::connect;
 use super::reply::Failure;
+use super::upload::{Progress, RequestBody};
 use crate::live::transport::Transport;
 
 /// Most idle connections to one endpoint, for each worker. ingress-nginx keeps 320 to all; with HTTP/2 one

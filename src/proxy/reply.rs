@@ -5,8 +5,9 @@ use http::header::{
 };
 use http::{HeaderValue, Response, StatusCode};
 
-use super::body::{Fault, ReplyBody};
+use super::body::ReplyBody;
 use super::canonical::Refused;
+use super::upload::Fault;
 
 /// Why a request got no answer from an endpoint.
 #[derive(Clone, Debug)]
