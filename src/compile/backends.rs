@@ -1,6 +1,6 @@
 //! Services and EndpointSlices → who answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
 use super::Policy;
@@ -42,6 +42,7 @@ pub(super) fn add(
             named.entry(id).or_default().insert(&route.ingress);
         }
     }
+    let oldest_first: HashMap<_, _> = ours.iter().map(|it| it.name).zip(0..).collect();
     for (id, ingresses) in named {
         let backend = match objects.services.get(&id.service) {
             None => Err(format!("Service {} is not there: its paths answer 503", id.service)),
@@ -65,8 +66,8 @@ pub(super) fn add(
             }));
             Backend::default()
         });
-        let oldest = ours.iter().find(|it| ingresses.contains(it.name));
-        let balance = oldest.map(Ours::balance).unwrap_or_default();
+        let oldest = ingresses.iter().filter_map(|it| oldest_first.get(it).copied()).min();
+        let balance = oldest.map(|it: usize| ours[it].balance()).unwrap_or_default();
         plan.backends.insert(id.clone(), Backend { balance, ..backend });
     }
 }

@@ -120,7 +120,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
-    upstreams::add(objects, &mut plan, &mut problems);
+    upstreams::add(&ours, objects, &mut plan, &mut problems);
     backends::add(&ours, objects, policy, &mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {

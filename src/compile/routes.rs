@@ -23,6 +23,8 @@ pub(super) struct Ours<'a> {
     pub(super) ingress: &'a Ingress,
     pub(super) options: Arc<Options>,
     refusal: Option<Box<str>>,
+    /// A `proxy-ssl-*` of it that could not be read.
+    pub(super) unread_tls: Option<&'static str>,
 }
 
 /// Marks the Ingress by which kube-lego used to answer challenges; we answer them ourselves.
@@ -41,7 +43,7 @@ pub(super) fn read<'a>(
 ) -> Vec<Ours<'a>> {
     let mut ours = Vec::new();
     for (name, ingress) in class::ours(objects, policy) {
-        let Reading { options, refusal, skip, problems: found } =
+        let Reading { options, refusal, unread_tls, skip, problems: found } =
             annotation::read(ingress, policy, &settings.options);
         problems.extend(found.into_iter().map(|(why, text)| Problem::ingress(name, why, text)));
         if ingress.annotations.get(LEGO_CHALLENGES).is_some_and(|it| **it == *"true") {
@@ -57,7 +59,7 @@ pub(super) fn read<'a>(
         }
         if skip.is_none() {
             let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
-            ours.push(Ours { name, ingress, options: options.into(), refusal });
+            ours.push(Ours { name, ingress, options: options.into(), refusal, unread_tls });
         }
     }
     ours

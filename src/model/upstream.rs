@@ -59,7 +59,7 @@ impl Protocol {
 }
 
 /// `proxy-ssl-*`, as the annotations say them.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct ProxySsl {
     /// `proxy-ssl-secret`: the Secret with `ca.crt` and perhaps `tls.crt` and `tls.key`.
     pub secret: Option<Box<str>>,

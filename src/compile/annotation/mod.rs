@@ -62,6 +62,9 @@ pub(super) struct Reading {
     pub(super) options: Options,
     /// Why its paths answer 503.
     pub(super) refusal: Option<String>,
+    /// An annotation about TLS towards endpoints that could not be read: whoever would take it over, as
+    /// others on a host do, does not know what was asked for.
+    pub(super) unread_tls: Option<&'static str>,
     /// Why it is left out.
     pub(super) skip: Option<String>,
     /// Reason and text of each problem.
@@ -70,8 +73,13 @@ pub(super) struct Reading {
 
 /// Reads the annotations of an Ingress on top of what the ConfigMap set.
 pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
-    let mut reading =
-        Reading { options: base.clone(), refusal: None, skip: None, problems: Vec::new() };
+    let mut reading = Reading {
+        options: base.clone(),
+        refusal: None,
+        unread_tls: None,
+        skip: None,
+        problems: Vec::new(),
+    };
     for (name, value) in named(ingress, policy) {
         if value.trim().is_empty() {
             // As ingress-nginx has it: not set.
@@ -136,6 +144,9 @@ impl Reading {
                     let text = format!(
                         "annotation {name}: {value:?} is not {wanted}: the paths of this Ingress answer 503"
                     );
+                    if name.starts_with("proxy-ssl-") {
+                        self.unread_tls.get_or_insert(name);
+                    }
                     self.refusal.get_or_insert_with(|| text.clone());
                     self.problems.push(("BadAnnotation", text));
                 }
