@@ -193,7 +193,13 @@ impl Link {
     /// even the head of another one; before, the client is whoever it is.
     pub(super) fn is_idle(&self, then: Instant) -> bool {
         let head = self.used.get() && !self.h2.get() && self.meter.head_since().is_some();
-        self.under_way.get() == 0 && !self.shed.get() && !head && self.idle_since.get() <= then
+        self.is_quiet() && !self.shed.get() && !head && self.idle_since.get() <= then
+    }
+
+    /// Whether no request is under way, nor the end of an answer: hyper is done with a body once its last
+    /// piece is in its buffer, which a slow client may still have to take.
+    fn is_quiet(&self) -> bool {
+        self.under_way.get() == 0 && self.meter.stalled_since().is_none()
     }
 
     /// The least of several gives way first: one that never asked for anything, then the one that has been
@@ -565,7 +571,7 @@ impl<'a> Watch<'a> {
     /// Why it is to give way now, while nothing is under way.
     fn shed(&self) -> Option<&'static str> {
         let asked = self.link.shed.take();
-        if self.link.under_way.get() > 0 {
+        if !self.link.is_quiet() {
             return None;
         }
         if asked {
@@ -685,6 +691,24 @@ mod tests {
         let address = ([192, 0, 2, 1], 1).into();
         let peer = Peer::new(address, true, 443);
         Link::new(&worker, peer, &Arc::new(Meter::new(Instant::now())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_has_its_answer_gives_way() {
+        let link = link();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for (case, under_way, written, expected) in [
+            ("nothing to do", 0, Poll::Ready(()), true),
+            ("a request under way", 1, Poll::Ready(()), false),
+            ("the end of an answer that the client does not take", 0, Poll::Pending, false),
+        ] {
+            link.under_way.set(under_way);
+            link.meter.was_written(&written);
+            assert_eq!(link.is_idle(Instant::now()), expected, "{case}");
+            link.shed();
+            let reason = Watch::new(&link, Some(HEAD), IDLE).shed();
+            assert_eq!(reason.is_some(), expected, "{case}");
+        }
     }
 
     /// A client over HTTP/2 that acknowledges what has to be.
