@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use super::body::{CutOff, Progress, ReplyBody};
+use super::body::{CutOff, Fault, Progress, ReplyBody};
 use super::connection::Link;
 use super::forwarded::Told;
 use super::headers::X_REQUEST_ID;
@@ -174,7 +174,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.inner.as_mut().poll(cx))?;
         let mut record = self.record.take();
-        if let Some(record) = &mut record {
+        if let Some(record) = record.as_mut().filter(|it| !it.is_deserted()) {
             record.answered(response.status());
         }
         if let Some(tunnel) = record.as_ref().and_then(|it| it.trace.tunnel.take())
@@ -295,6 +295,15 @@ impl Record {
         self.head_ended = Some(Instant::now());
         self.status = status;
         self.hand_over();
+    }
+
+    /// Whether nobody is there for the answer. Over HTTP/1.1 an answer in time is dropped with its
+    /// connection; over HTTP/2 the first to tell is the request's body, which is broken when its stream is
+    /// over, and only then.
+    fn is_deserted(&self) -> bool {
+        let body = self.trace.progress.borrow();
+        let fault = body.as_ref().and_then(|it| it.fault.get());
+        self.version == Version::HTTP_2 && fault == Some(Fault::Broken)
     }
 
     fn hand_over(&self) {
