@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, timeout};
+use tokio_rustls::server::TlsStream;
 use tower::{Layer, Service};
 
 use super::headers::Vouched;
@@ -24,7 +25,7 @@ use super::observe::{ObserveLayer, RequestIdLayer, Trace};
 use super::peer::Peer;
 use super::proxy_protocol::Header;
 use super::tls::{Protocol, Tls};
-use super::worker::Worker;
+use super::worker::{Registered, Worker};
 use crate::live::limit::Open;
 
 /// Longest handshake, from the first byte to the last.
@@ -229,12 +230,41 @@ impl Link {
     }
 }
 
-/// Serves one accepted connection to its end.
+/// Serves one accepted connection to its end. Each phase is an allocation of its own that ends with it: most
+/// of a connection's life it waits for the next request, and there are many of them.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, peer: Peer) {
+    let begun = Box::pin(begin(worker, stream, open, peer)).await;
+    let Some((registered, stream, protocol)) = begun else { return };
+    let link = &registered.link;
+    match (stream, protocol) {
+        (Stream::Tls(stream), Protocol::H1) => Box::pin(h1(link, stream)).await,
+        (Stream::Tls(stream), Protocol::H2) => Box::pin(h2(link, stream)).await,
+        (Stream::Plain(stream), Protocol::H1) => Box::pin(h1(link, stream)).await,
+        (Stream::Plain(stream), Protocol::H2) => Box::pin(h2(link, stream)).await,
+    }
+}
+
+/// What HTTP is spoken over.
+enum Stream {
+    Tls(Box<TlsStream<Socket>>),
+    Plain(Socket),
+}
+
+/// Brings a connection to where HTTP begins; `None` when it ends before.
+async fn begin(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    open: Open,
+    peer: Peer,
+) -> Option<(Registered, Stream, Protocol)> {
     // Fails on a socket that is gone already, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let meter = Arc::new(Meter::new(Instant::now()));
     let mut socket = Socket::new(stream, meter.clone(), open);
+    let dropped = |reason| {
+        worker.dropped(reason);
+        None
+    };
     let peer = match proxy_header_patience(&worker, &peer) {
         None => peer,
         Some(patience) => {
@@ -242,45 +272,43 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, pee
             let link = Link::new(&worker, peer, &meter);
             let _registered = worker.register(&link);
             match greeted(&link, named(&worker, &mut socket, peer, patience)).await {
-                None => return worker.dropped("shed"),
-                Some(None) => return,
-                Some(Some(peer)) => peer,
+                None => return dropped("shed"),
+                Some(named) => named?,
             }
         }
     };
     let Some(of_address) = worker.limits().of_address(peer.address.ip()) else {
-        return worker.dropped("address");
+        return dropped("address");
     };
     socket.count(of_address);
     let link = Link::new(&worker, peer, &meter);
-    let _registered = worker.register(&link);
+    let registered = worker.register(&link);
     if peer.tls {
         let Some(handshake) = worker.limits().handshake() else {
-            return worker.dropped("handshakes");
+            return dropped("handshakes");
         };
         let accepted = greeted(&link, timeout(HANDSHAKE, worker.tls.accept(socket))).await;
         drop(handshake);
-        let Some(accepted) = accepted else { return worker.dropped("shed") };
+        let Some(accepted) = accepted else { return dropped("shed") };
         match accepted {
-            Ok(Ok(Tls { stream, protocol: Protocol::H1 })) => h1(&link, *stream).await,
-            Ok(Ok(Tls { stream, protocol: Protocol::H2 })) => h2(&link, *stream).await,
+            Ok(Ok(Tls { stream, protocol })) => Some((registered, Stream::Tls(stream), protocol)),
             Ok(Err(error)) => {
-                worker.dropped("handshake");
                 tracing::debug!(client = %peer.address, %error, "no TLS handshake");
+                dropped("handshake")
             }
-            Err(_) => worker.dropped("handshake_timeout"),
+            Err(_) => dropped("handshake_timeout"),
         }
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
         let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let Some(first) = greeted(&link, timeout(HEAD, first)).await else {
-            return worker.dropped("shed");
+            return dropped("shed");
         };
         match first {
-            Ok(Ok(true)) => h2(&link, socket).await,
-            Ok(Ok(false)) => h1(&link, socket).await,
-            Ok(Err(_)) => {}
-            Err(_) => worker.dropped("silent"),
+            Ok(Ok(true)) => Some((registered, Stream::Plain(socket), Protocol::H2)),
+            Ok(Ok(false)) => Some((registered, Stream::Plain(socket), Protocol::H1)),
+            Ok(Err(_)) => None,
+            Err(_) => dropped("silent"),
         }
     }
 }
