@@ -18,11 +18,11 @@ const LOOK: Duration = Duration::from_millis(50);
 const HIGH: u64 = 85;
 /// From here down it is enough again.
 const LOW: u64 = 80;
-
 /// After so long whatever clients held up has ended, but for WebSockets and the like.
 const ENDED: Duration = Duration::from_secs(180);
-/// Up to so many connections clients are not what fills the memory.
-const FEW: usize = 32;
+/// By how much, in hundredths of the limit, usage has to grow once clients are served nevertheless until it
+/// is theirs again.
+const GROWN: u64 = 5;
 
 /// Notes in `limits`, for as long as the process lives, whether memory is short.
 pub async fn watch(limits: Arc<Limits>) {
@@ -36,7 +36,7 @@ pub async fn watch(limits: Arc<Limits>) {
         }
         // The limit is read each time: a pod may be given more while it runs.
         let reading = cgroup.as_ref().and_then(Cgroup::read);
-        let next = state.next(reading, limits.count(), now);
+        let next = state.next(reading, now);
         if std::mem::replace(&mut state, next) == next {
             continue;
         }
@@ -46,7 +46,7 @@ pub async fn watch(limits: Arc<Limits>) {
             State::Short { .. } => {
                 tracing::warn!(used, limit, "memory is short: new requests are answered 503");
             }
-            State::Resigned => {
+            State::Resigned { .. } => {
                 tracing::warn!(
                     used,
                     limit,
@@ -67,21 +67,26 @@ enum State {
         since: Instant,
     },
     /// There is too little, but they cannot be why: who is full for another reason must not refuse
-    /// everybody for ever.
-    Resigned,
+    /// everybody for ever. `used` is how many bytes there were then.
+    Resigned {
+        used: u64,
+    },
 }
 
 impl State {
-    /// What comes next, with `open` connections. The thresholds differ, so that it does not change with
-    /// each request.
-    fn next(self, reading: Option<Reading>, open: usize, now: Instant) -> Self {
+    /// What comes next. The thresholds differ, so that it does not change with each request.
+    fn next(self, reading: Option<Reading>, now: Instant) -> Self {
         let Some(Reading { used, limit }) = reading else { return Self::Enough };
         let is_above = |percent: u64| used.saturating_mul(100) > limit.saturating_mul(percent);
+        let is_above_by = |before: u64| {
+            used.saturating_sub(before).saturating_mul(100) > limit.saturating_mul(GROWN)
+        };
         match self {
             Self::Enough if is_above(HIGH) => Self::Short { since: now },
             Self::Enough => Self::Enough,
             _ if !is_above(LOW) => Self::Enough,
-            Self::Short { since } if now - since >= ENDED && open <= FEW => Self::Resigned,
+            Self::Short { since } if now - since >= ENDED => Self::Resigned { used },
+            Self::Resigned { used: before } if is_above_by(before) => Self::Short { since: now },
             other => other,
         }
     }
@@ -200,26 +205,29 @@ mod tests {
     fn short_and_enough_are_apart() {
         let now = Instant::now();
         let short = |seconds| State::Short { since: now - Duration::from_secs(seconds) };
-        for (before, used, open, expected) in [
-            (State::Enough, 84, 1000, State::Enough),
-            (State::Enough, 85, 1000, State::Enough),
-            (State::Enough, 86, 1000, short(0)),
-            (State::Enough, u64::MAX, 0, short(0)),
-            (short(1), 86, 1000, short(1)),
-            (short(1), 81, 0, short(1)),
-            (short(1), 80, 1000, State::Enough),
-            (short(1), 0, 1000, State::Enough),
+        let resigned = |used| State::Resigned { used };
+        for (before, used, expected) in [
+            (State::Enough, 84, State::Enough),
+            (State::Enough, 85, State::Enough),
+            (State::Enough, 86, short(0)),
+            (State::Enough, u64::MAX, short(0)),
+            (short(1), 86, short(1)),
+            (short(1), 81, short(1)),
+            (short(1), 80, State::Enough),
+            (short(1), 0, State::Enough),
             // Clients do not hold anything up for so long.
-            (short(200), 86, 33, short(200)),
-            (short(200), 86, 32, State::Resigned),
-            (State::Resigned, 90, 1000, State::Resigned),
-            (State::Resigned, 80, 1000, State::Enough),
+            (short(179), 86, short(179)),
+            (short(180), 86, resigned(86)),
+            (resigned(86), 91, resigned(86)),
+            (resigned(86), 92, short(0)),
+            (resigned(86), 81, resigned(86)),
+            (resigned(86), 80, State::Enough),
         ] {
-            let next = before.next(Some(Reading { used, limit: 100 }), open, now);
-            assert_eq!(next, expected, "{before:?} {used} of 100, {open} connections");
+            let next = before.next(Some(Reading { used, limit: 100 }), now);
+            assert_eq!(next, expected, "{before:?} {used} of 100");
         }
-        for before in [State::Enough, short(1), State::Resigned] {
-            assert_eq!(before.next(None, 0, now), State::Enough, "{before:?} without a limit");
+        for before in [State::Enough, short(1), resigned(86)] {
+            assert_eq!(before.next(None, now), State::Enough, "{before:?} without a limit");
         }
     }
 

@@ -14,16 +14,18 @@ use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, timeout};
+use tokio_rustls::server::TlsStream;
 use tower::{Layer, Service};
 
 use super::headers::Vouched;
 use super::io::{Meter, Socket};
-use super::observe::{ObserveLayer, RequestIdLayer};
+use super::observe::{ObserveLayer, RequestIdLayer, Trace};
 use super::peer::Peer;
 use super::proxy_protocol::Header;
 use super::tls::{Protocol, Tls};
-use super::worker::Worker;
+use super::worker::{Registered, Worker};
 use crate::live::limit::Open;
 
 /// Longest handshake, from the first byte to the last.
@@ -83,10 +85,10 @@ pub(super) struct Link {
     /// Whether it is to end in favour of another.
     shed: Cell<bool>,
     given_up: Cell<u32>,
-    /// Answers under way whose last piece is in the client's hands: nobody asks us for the next.
-    handed: Cell<u32>,
-    /// Whether a piece of any answer was handed over since somebody looked.
-    moved: Cell<bool>,
+    /// The request that just came, until hyper has made a task of it; of HTTP/2.
+    begun: RefCell<Option<Rc<Trace>>>,
+    /// The streams of HTTP/2 under way and what ends each, all of which know their place here.
+    streams: RefCell<Vec<(Rc<Trace>, AbortHandle)>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -105,32 +107,70 @@ impl Link {
             answered: Cell::new(false),
             shed: Cell::new(false),
             given_up: Cell::new(0),
-            handed: Cell::new(0),
-            moved: Cell::new(false),
+            begun: RefCell::default(),
+            streams: RefCell::default(),
             waker: RefCell::new(None),
         })
     }
 
-    pub(super) fn begin_request(&self) {
+    pub(super) fn begin_request(&self, trace: &Rc<Trace>) {
+        if self.h2.get() {
+            *self.begun.borrow_mut() = Some(trace.clone());
+        }
         self.under_way.set(self.under_way.get() + 1);
         self.used.set(true);
-        self.moved.set(true);
         self.meter.begin_request();
         self.meter.pay(REQUEST);
         self.worker.begin_request();
     }
 
-    /// A piece of an answer was handed over; `before` says whether the piece before it still counted so.
-    pub(super) fn hand_over(&self, before: bool) {
-        self.handed.set(self.handed.get() + u32::from(!before));
-        self.moved.set(true);
+    /// A piece of an answer was handed over.
+    pub(super) fn hand_over(&self) {
         self.answered.set(true);
         self.meter.pay(HANDED);
     }
 
-    /// An answer is asked for its next piece again, or is over.
-    pub(super) fn take_back(&self) {
-        self.handed.set(self.handed.get().saturating_sub(1));
+    /// The request that just came has a task, which `task` ends.
+    fn run(&self, task: AbortHandle) {
+        if let Some(trace) = self.begun.take() {
+            let mut streams = self.streams.borrow_mut();
+            trace.place.set(Some(streams.len()));
+            streams.push((trace, task));
+        }
+    }
+
+    /// A request's stream is over, or in other hands.
+    pub(super) fn release(&self, trace: &Trace) {
+        let Some(place) = trace.place.take() else { return };
+        let mut streams = self.streams.borrow_mut();
+        streams.swap_remove(place);
+        if let Some((moved, _)) = streams.get(place) {
+            moved.place.set(Some(place));
+        }
+    }
+
+    /// Since when the client has taken nothing of the answer that has waited for it longest.
+    fn waiting_since(&self) -> Option<Instant> {
+        self.streams.borrow().iter().filter_map(|(it, _)| it.handed_since.get()).min()
+    }
+
+    /// Ends each stream whose client has taken nothing for too long; `false` when that is all there is under
+    /// way.
+    fn end_stalled(&self, now: Instant) -> bool {
+        let streams = self.streams.borrow();
+        let is_stalled = |it: &Trace| it.handed_since.get().is_some_and(|it| it + STALLED <= now);
+        let stalled = || streams.iter().filter(|(trace, _)| is_stalled(trace));
+        if stalled().count() == self.under_way.get() as usize {
+            return false;
+        }
+        for (trace, task) in stalled() {
+            tracing::debug!(client = %self.peer.address, "a stream's client takes nothing");
+            trace.handed_since.set(None);
+            // hyper asks for the next piece only when there is room for it, so that no error of ours would
+            // reach the stream. Without its task h2 resets it, and all that it holds is let go.
+            task.abort();
+        }
+        true
     }
 
     pub(super) fn end_request(&self, now: Instant, given_up: bool) {
@@ -154,7 +194,13 @@ impl Link {
     /// even the head of another one; before, the client is whoever it is.
     pub(super) fn is_idle(&self, then: Instant) -> bool {
         let head = self.used.get() && !self.h2.get() && self.meter.head_since().is_some();
-        self.under_way.get() == 0 && !self.shed.get() && !head && self.idle_since.get() <= then
+        self.is_quiet() && !self.shed.get() && !head && self.idle_since.get() <= then
+    }
+
+    /// Whether no request is under way, nor the end of an answer: hyper is done with a body once its last
+    /// piece is in its buffer, which a slow client may still have to take.
+    fn is_quiet(&self) -> bool {
+        self.under_way.get() == 0 && self.meter.stalled_since().is_none()
     }
 
     /// The least of several gives way first: one that never asked for anything, then the one that has been
@@ -184,12 +230,41 @@ impl Link {
     }
 }
 
-/// Serves one accepted connection to its end.
+/// Serves one accepted connection to its end. Each phase is an allocation of its own that ends with it: most
+/// of a connection's life it waits for the next request, and there are many of them.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, peer: Peer) {
+    let begun = Box::pin(begin(worker, stream, open, peer)).await;
+    let Some((registered, stream, protocol)) = begun else { return };
+    let link = &registered.link;
+    match (stream, protocol) {
+        (Stream::Tls(stream), Protocol::H1) => Box::pin(h1(link, stream)).await,
+        (Stream::Tls(stream), Protocol::H2) => Box::pin(h2(link, stream)).await,
+        (Stream::Plain(stream), Protocol::H1) => Box::pin(h1(link, stream)).await,
+        (Stream::Plain(stream), Protocol::H2) => Box::pin(h2(link, stream)).await,
+    }
+}
+
+/// What HTTP is spoken over.
+enum Stream {
+    Tls(Box<TlsStream<Socket>>),
+    Plain(Socket),
+}
+
+/// Brings a connection to where HTTP begins; `None` when it ends before.
+async fn begin(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    open: Open,
+    peer: Peer,
+) -> Option<(Registered, Stream, Protocol)> {
     // Fails on a socket that is gone already, which the first read will tell.
     let _ = stream.set_nodelay(true);
     let meter = Arc::new(Meter::new(Instant::now()));
     let mut socket = Socket::new(stream, meter.clone(), open);
+    let dropped = |reason| {
+        worker.dropped(reason);
+        None
+    };
     let peer = match proxy_header_patience(&worker, &peer) {
         None => peer,
         Some(patience) => {
@@ -197,45 +272,43 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, open: Open, pee
             let link = Link::new(&worker, peer, &meter);
             let _registered = worker.register(&link);
             match greeted(&link, named(&worker, &mut socket, peer, patience)).await {
-                None => return worker.dropped("shed"),
-                Some(None) => return,
-                Some(Some(peer)) => peer,
+                None => return dropped("shed"),
+                Some(named) => named?,
             }
         }
     };
     let Some(of_address) = worker.limits().of_address(peer.address.ip()) else {
-        return worker.dropped("address");
+        return dropped("address");
     };
     socket.count(of_address);
     let link = Link::new(&worker, peer, &meter);
-    let _registered = worker.register(&link);
+    let registered = worker.register(&link);
     if peer.tls {
         let Some(handshake) = worker.limits().handshake() else {
-            return worker.dropped("handshakes");
+            return dropped("handshakes");
         };
         let accepted = greeted(&link, timeout(HANDSHAKE, worker.tls.accept(socket))).await;
         drop(handshake);
-        let Some(accepted) = accepted else { return worker.dropped("shed") };
+        let Some(accepted) = accepted else { return dropped("shed") };
         match accepted {
-            Ok(Ok(Tls { stream, protocol: Protocol::H1 })) => h1(&link, *stream).await,
-            Ok(Ok(Tls { stream, protocol: Protocol::H2 })) => h2(&link, *stream).await,
+            Ok(Ok(Tls { stream, protocol })) => Some((registered, Stream::Tls(stream), protocol)),
             Ok(Err(error)) => {
-                worker.dropped("handshake");
                 tracing::debug!(client = %peer.address, %error, "no TLS handshake");
+                dropped("handshake")
             }
-            Err(_) => worker.dropped("handshake_timeout"),
+            Err(_) => dropped("handshake_timeout"),
         }
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
         let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         let Some(first) = greeted(&link, timeout(HEAD, first)).await else {
-            return worker.dropped("shed");
+            return dropped("shed");
         };
         match first {
-            Ok(Ok(true)) => h2(&link, socket).await,
-            Ok(Ok(false)) => h1(&link, socket).await,
-            Ok(Err(_)) => {}
-            Err(_) => worker.dropped("silent"),
+            Ok(Ok(true)) => Some((registered, Stream::Plain(socket), Protocol::H2)),
+            Ok(Ok(false)) => Some((registered, Stream::Plain(socket), Protocol::H1)),
+            Ok(Err(_)) => None,
+            Err(_) => dropped("silent"),
         }
     }
 }
@@ -303,7 +376,7 @@ async fn h2<T>(link: &Rc<Link>, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let connection = http2::Builder::new(Local)
+    let connection = http2::Builder::new(Streams(link.clone()))
         .timer(TokioTimer::new())
         // RFC 8441: WebSockets.
         .enable_connect_protocol()
@@ -396,7 +469,17 @@ where
     }
 }
 
-/// Runs the streams of an HTTP/2 connection on the worker it belongs to.
+/// Runs the streams of a client's HTTP/2 connection, each of which can be ended alone.
+#[derive(Clone)]
+struct Streams(Rc<Link>);
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for Streams {
+    fn execute(&self, future: F) {
+        self.0.run(tokio::task::spawn_local(future).abort_handle());
+    }
+}
+
+/// Runs what belongs to an HTTP/2 connection on the worker that has it.
 #[derive(Clone, Copy)]
 pub(super) struct Local;
 
@@ -416,8 +499,8 @@ struct Watch<'a> {
     finishing: Option<Instant>,
     /// Since when we drain.
     draining: Option<Instant>,
-    /// Since when every answer of an HTTP/2 connection waits for the client.
-    stuck: Option<Instant>,
+    /// Up to when no answer of an HTTP/2 connection can have waited too long for the client.
+    patient: Instant,
     /// When an HTTP/2 connection is old.
     old: Option<Instant>,
     /// Up to when time has paid for what was read.
@@ -445,7 +528,7 @@ impl<'a> Watch<'a> {
             timer: Box::pin(tokio::time::sleep(idle)),
             finishing: None,
             draining: None,
-            stuck: None,
+            patient: now,
             old: head.is_none().then(|| now + link.worker.jitter(AGE_H2)),
             paid: now,
         }
@@ -483,7 +566,11 @@ impl<'a> Watch<'a> {
                 return Verdict::Go;
             }
             if deadline <= Instant::now() {
-                return if matches!(verdict, Verdict::Finish) { self.finish() } else { verdict };
+                match verdict {
+                    Verdict::Go => {}
+                    Verdict::Finish => return self.finish(),
+                    verdict => return verdict,
+                }
             }
         }
     }
@@ -512,7 +599,7 @@ impl<'a> Watch<'a> {
     /// Why it is to give way now, while nothing is under way.
     fn shed(&self) -> Option<&'static str> {
         let asked = self.link.shed.take();
-        if self.link.under_way.get() > 0 {
+        if !self.link.is_quiet() {
             return None;
         }
         if asked {
@@ -543,23 +630,14 @@ impl<'a> Watch<'a> {
 
     /// The same, of what the client does not do.
     fn silence(&mut self) -> Option<(Instant, Verdict)> {
-        let Link { meter, under_way, idle_since, used, handed, moved, .. } = self.link;
+        let Link { meter, under_way, idle_since, used, .. } = self.link;
         if let Some(since) = meter.stalled_since() {
             return Some((since + STALLED, Verdict::Cut("stalled")));
         }
         if under_way.get() > 0 {
             // Of HTTP/1.1 the socket tells; of HTTP/2 a window may be closed while the socket is not.
-            if self.head.is_some() || handed.get() < under_way.get() {
-                self.stuck = None;
-                return None;
-            }
-            if moved.take() {
-                self.stuck = None;
-            }
-            let since = *self.stuck.get_or_insert_with(Instant::now);
-            return Some((since + STALLED, Verdict::Cut("stalled")));
+            return self.head.is_none().then(|| self.waiting());
         }
-        self.stuck = None;
         if let Some(since) = self.draining
             && self.finishing.is_none()
         {
@@ -575,6 +653,19 @@ impl<'a> Watch<'a> {
             (Some(_), Some(_)) => Some((since + self.idle + FAREWELL, Verdict::Finish)),
             (_, None) => Some((since + self.idle, Verdict::Finish)),
         }
+    }
+
+    /// Ends streams whose client takes nothing; when to look again, unless it takes nothing of any.
+    fn waiting(&mut self) -> (Instant, Verdict) {
+        let now = Instant::now();
+        if self.patient <= now {
+            if !self.link.end_stalled(now) {
+                return (now, Verdict::Cut("stalled"));
+            }
+            // What is handed over from now on has as long at least.
+            self.patient = self.link.waiting_since().unwrap_or(now) + STALLED;
+        }
+        (self.patient, Verdict::Go)
     }
 }
 
@@ -628,6 +719,24 @@ mod tests {
         let address = ([192, 0, 2, 1], 1).into();
         let peer = Peer::new(address, true, 443);
         Link::new(&worker, peer, &Arc::new(Meter::new(Instant::now())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_has_its_answer_gives_way() {
+        let link = link();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for (case, under_way, written, expected) in [
+            ("nothing to do", 0, Poll::Ready(()), true),
+            ("a request under way", 1, Poll::Ready(()), false),
+            ("the end of an answer that the client does not take", 0, Poll::Pending, false),
+        ] {
+            link.under_way.set(under_way);
+            link.meter.was_written(&written);
+            assert_eq!(link.is_idle(Instant::now()), expected, "{case}");
+            link.shed();
+            let reason = Watch::new(&link, Some(HEAD), IDLE).shed();
+            assert_eq!(reason.is_some(), expected, "{case}");
+        }
     }
 
     /// A client over HTTP/2 that acknowledges what has to be.
@@ -730,6 +839,35 @@ mod tests {
             let mut client = Client::start().await;
             client.request().await;
             assert_eq!(client.end().await, 180, "no second stream");
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_takes_ends_alone() {
+        const RST_STREAM: u8 = 3;
+        // Windows of 0 bytes for all streams.
+        const CLOSED: &[u8] =
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0";
+        let test = async {
+            let mut client = Client::silent(CLOSED).await;
+            let mut ended = Vec::new();
+            for at in 0..20 {
+                client.request().await;
+                let until = client.begun + Duration::from_secs(10) * (at + 1);
+                while let Ok(Some(frame)) = tokio::time::timeout_at(until, client.frame()).await {
+                    if frame == RST_STREAM {
+                        ended.push(client.begun.elapsed().as_secs());
+                    }
+                }
+                assert!(client.link.under_way.get() <= 6, "{}", client.link.under_way.get());
+                assert_eq!(
+                    client.link.streams.borrow().len(),
+                    client.link.under_way.get() as usize
+                );
+            }
+            assert_eq!(ended, (6..20).map(|it| it * 10).collect::<Vec<_>>());
+            assert_eq!(client.end().await, 250, "nothing else is under way at last");
         };
         LocalSet::new().run_until(test).await;
     }

@@ -114,7 +114,7 @@ impl Meter {
         }
     }
 
-    fn was_written<T>(&self, result: &Poll<T>) {
+    pub(super) fn was_written<T>(&self, result: &Poll<T>) {
         if result.is_ready() {
             self.stalled_since.store(0, Ordering::Relaxed);
         } else if self.stalled_since.load(Ordering::Relaxed) == 0 {

@@ -215,9 +215,6 @@ async fn walk(
 ) -> Result<Response<ReplyBody>, Failure> {
     let Link { worker, .. } = &**link;
     let live = &*trace.seen.live;
-    if worker.is_overloaded() {
-        return Err(Failure::Overloaded);
-    }
     let settings = &live.plan.settings;
     let (head, body) = request.into_parts();
 
@@ -241,6 +238,9 @@ async fn walk(
     if let Some(answer) = challenge::answer(live, &head.method, asked.host(), path) {
         worker.challenged();
         return Ok(answer);
+    }
+    if worker.is_overloaded() {
+        return Err(Failure::Overloaded);
     }
 
     // Before the first plan nobody can say whether a rule takes it.

@@ -24,7 +24,7 @@ use super::forwarded::Told;
 use super::headers::X_REQUEST_ID;
 use super::peer::Peer;
 use super::upgrade::{Carried, Tunnel};
-use super::upload::Progress;
+use super::upload::{Fault, Progress};
 use super::worker::Seen;
 use crate::live::WayId;
 
@@ -55,6 +55,10 @@ pub(super) struct Trace {
     pub(super) tunnel: RefCell<Option<Tunnel>>,
     /// How much that carried.
     pub(super) carried: Carried,
+    /// Since when the last piece of the answer is in the client's hands, and nobody asks us for the next.
+    pub(super) handed_since: Cell<Option<Instant>>,
+    /// Its place among the streams of an HTTP/2 connection.
+    pub(super) place: Cell<Option<usize>>,
 }
 
 impl Trace {
@@ -69,6 +73,8 @@ impl Trace {
             progress: RefCell::default(),
             tunnel: RefCell::default(),
             carried: Carried::default(),
+            handed_since: Cell::default(),
+            place: Cell::default(),
         }
     }
 }
@@ -169,7 +175,7 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let response = ready!(self.inner.as_mut().poll(cx))?;
         let mut record = self.record.take();
-        if let Some(record) = &mut record {
+        if let Some(record) = record.as_mut().filter(|it| !it.is_deserted()) {
             record.answered(response.status());
         }
         if let Some(tunnel) = record.as_ref().and_then(|it| it.trace.tunnel.take())
@@ -178,13 +184,19 @@ where
             let own = record.version != Version::HTTP_2;
             record.link.worker.clone().tunnel(own, record.carry(tunnel));
         }
-        Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, record })))
+        Poll::Ready(Ok(response.map(|inner| ObservedBody { inner, rest: Bytes::new(), record })))
     }
 }
+
+/// Up to how many bytes are handed to HTTP/2 at once: a client that takes so few in time takes something.
+/// As large as its frames, unless the client says more (RFC 9113 section 6.5.2).
+const PIECE: usize = 16 << 10;
 
 /// An answer's body that counts what is sent.
 pub(super) struct ObservedBody {
     inner: ReplyBody,
+    /// Of the last piece, what is still to be handed over.
+    rest: Bytes,
     record: Option<Box<Record>>,
 }
 
@@ -196,26 +208,41 @@ impl Body for ObservedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Some(record) = &mut self.record {
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    record.sent += frame.data_ref().map_or(0, |it| it.len() as u64);
-                    record.hand_over();
+        let this = &mut *self;
+        let mut polled = if this.rest.is_empty() {
+            Pin::new(&mut this.inner).poll_frame(cx)
+        } else {
+            Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))))
+        };
+        let Some(record) = &mut this.record else { return polled };
+        match &mut polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_mut() {
+                    if data.len() > PIECE && record.version == Version::HTTP_2 {
+                        this.rest = data.split_off(PIECE);
+                    }
+                    record.sent += data.len() as u64;
                 }
-                Poll::Ready(_) => {}
-                Poll::Pending => record.take_back(),
+                record.hand_over();
             }
+            Poll::Ready(_) => {}
+            Poll::Pending => record.take_back(),
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.rest.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        let (inner, rest) = (self.inner.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower().saturating_add(rest));
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint
     }
 }
 
@@ -235,13 +262,11 @@ pub(super) struct Record {
     pub(super) status: StatusCode,
     pub(super) trace: Rc<Trace>,
     sent: u64,
-    /// Whether the last piece of the answer is in the client's hands.
-    pub(super) handed: bool,
 }
 
 impl Record {
     fn new(link: &Rc<Link>, request: &Request<Incoming>, trace: Rc<Trace>) -> Self {
-        link.begin_request();
+        link.begin_request(&trace);
         let fields = request.headers();
         let headers = match &trace.seen.live.plan.settings.log {
             Some(log) => log.headers.iter().map(|it| fields.get(&**it).cloned()).collect(),
@@ -264,7 +289,6 @@ impl Record {
             status: CLIENT_LEFT,
             trace,
             sent: 0,
-            handed: false,
         }
     }
 
@@ -274,21 +298,29 @@ impl Record {
         self.hand_over();
     }
 
-    fn hand_over(&mut self) {
-        self.link.hand_over(self.handed);
-        self.handed = true;
+    /// Whether nobody is there for the answer. Over HTTP/1.1 an answer in time is dropped with its
+    /// connection; over HTTP/2 the first to tell is the request's body, which is broken when its stream is
+    /// over, and only then.
+    fn is_deserted(&self) -> bool {
+        let body = self.trace.progress.borrow();
+        let fault = body.as_ref().and_then(|it| it.fault.get());
+        self.version == Version::HTTP_2 && fault == Some(Fault::Broken)
     }
 
-    fn take_back(&mut self) {
-        if std::mem::take(&mut self.handed) {
-            self.link.take_back();
-        }
+    fn hand_over(&self) {
+        self.link.hand_over();
+        self.trace.handed_since.set(Some(Instant::now()));
+    }
+
+    /// The answer is asked for its next piece again.
+    fn take_back(&self) {
+        self.trace.handed_since.set(None);
     }
 
     /// Carries the WebSocket that the request became; it lasts as long, and is logged at its end.
-    async fn carry(mut self: Box<Self>, tunnel: Tunnel) {
+    async fn carry(self: Box<Self>, tunnel: Tunnel) {
         // No piece of an answer is waited for any more.
-        self.take_back();
+        self.link.release(&self.trace);
         let leaving = async {
             self.link.worker.closing().await;
             // What the client sends still must not cost it the farewell.
@@ -336,7 +368,7 @@ impl Drop for Record {
         self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });
-        self.take_back();
+        self.link.release(&self.trace);
         self.link.end_request(now, self.head_ended.is_none());
     }
 }

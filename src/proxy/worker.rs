@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
+use prometheus::IntCounter;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -84,6 +85,14 @@ pub(super) struct Worker {
     /// Whether memory was short at the last tick.
     short: Cell<bool>,
     tunnels: Cell<usize>,
+    refused: Refused,
+}
+
+/// Counts requests that there is no room for: most of them come when there is no time to look counters up,
+/// which takes a lock.
+struct Refused {
+    memory: IntCounter,
+    overload: IntCounter,
 }
 
 /// A [`Live`] as one worker sees it, with the meters of its routes.
@@ -245,6 +254,8 @@ async fn tick(worker: Rc<Worker>) {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let now = (shared.wall)();
+        let refused = |reason| shared.metrics.refused.with_label_values(&[reason]);
+        let refused = Refused { memory: refused("memory"), overload: refused("overload") };
         Rc::new(Self {
             pool: Rc::default(),
             resolver: Resolver::default(),
@@ -260,6 +271,7 @@ impl Worker {
             under_way: Cell::new(0),
             short: Cell::new(false),
             tunnels: Cell::new(0),
+            refused,
             shared,
         })
     }
@@ -352,12 +364,12 @@ impl Worker {
 
     /// Whether a new request is more than can be served; counts it if so.
     pub(super) fn is_overloaded(&self) -> bool {
-        let reason = match () {
-            () if self.is_short() => "memory",
-            () if self.under_way.get() > MOST_REQUESTS => "overload",
+        let refused = match () {
+            () if self.is_short() => &self.refused.memory,
+            () if self.under_way.get() > MOST_REQUESTS => &self.refused.overload,
             () => return false,
         };
-        self.shared.metrics.refused.with_label_values(&[reason]).inc();
+        refused.inc();
         true
     }
 
@@ -481,7 +493,7 @@ impl Drop for Worker {
 /// Keeps a connection noted.
 pub(super) struct Registered {
     worker: Rc<Worker>,
-    link: Rc<Link>,
+    pub(super) link: Rc<Link>,
 }
 
 impl Drop for Registered {

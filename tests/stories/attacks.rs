@@ -32,6 +32,8 @@ const MIB: u64 = 1 << 20;
 const SENT: usize = 16 << 20;
 /// `ENHANCE_YOUR_CALM`, RFC 9113 section 7.
 const CALM: u32 = 11;
+/// `CANCEL` of the same section.
+const CANCEL: u32 = 8;
 
 /// The host `a.test` with and without TLS, without a limit for bodies, and somebody who uses it.
 struct Siege {
@@ -300,6 +302,25 @@ async fn a_bomb_of_streams_stays_small() {
     eprintln!("20 connections: {grown} MiB");
     assert!(grown <= 150, "{grown} MiB");
     drop(attackers);
+    siege.end().await;
+}
+
+/// A request that its client resets, before its body or an answer is there, is logged as nginx logs it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_over_http2_is_logged_so() {
+    let siege = Siege::begin().await;
+    let mut h2 = siege.h2().await;
+    h2.headers(1, &pseudo("POST", "/left"), false).await;
+    // By the time of this answer the first request is there.
+    h2.request(3, &pseudo("GET", "/")).await;
+    h2.frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes()).await;
+    eventually("the line", SOON, async || {
+        let log = siege.lockgate.stdout();
+        let left = log.lines().any(|it| it.contains("\"POST /left HTTP/2.0\" 499 "));
+        if left { Ok(()) } else { Err(log) }
+    })
+    .await;
+    drop(h2);
     siege.end().await;
 }
 
