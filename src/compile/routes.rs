@@ -42,6 +42,8 @@ pub(super) fn read<'a>(
     problems: &mut Vec<Problem>,
 ) -> Vec<Ours<'a>> {
     let mut ours = Vec::new();
+    // Most Ingresses change nothing, and have these in common.
+    let usual = Arc::new(settings.options.clone());
     for (name, ingress) in class::ours(objects, policy) {
         let Reading { options, refusal, unread_tls, skip, problems: found } =
             annotation::read(ingress, policy, &settings.options);
@@ -59,7 +61,8 @@ pub(super) fn read<'a>(
         }
         if skip.is_none() {
             let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
-            ours.push(Ours { name, ingress, options: options.into(), refusal, unread_tls });
+            let options = if options == *usual { usual.clone() } else { options.into() };
+            ours.push(Ours { name, ingress, options, refusal, unread_tls });
         }
     }
     ours
