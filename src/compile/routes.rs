@@ -155,8 +155,8 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
                 report("KubeLego", text);
                 continue;
             }
-            let raw = if it.path.is_empty() { "/" } else { &*it.path };
-            let canonical = match path::canonical(raw) {
+            let raw = if it.path.is_empty() { Arc::from("/") } else { it.path.clone() };
+            let canonical = match path::canonical(&raw) {
                 Ok(canonical) => canonical.path,
                 Err(error) => {
                     report("BadRule", format!("path {raw:?} of {host} ignored: {error}"));
@@ -199,7 +199,7 @@ impl Ours<'_> {
             || plan.hosts.get(host).is_none_or(|it| it.owner.namespace == self.name.namespace)
     }
 
-    fn route(&self, host: &HostPattern, path: &str, target: Target) -> Route {
+    fn route(&self, host: &HostPattern, path: impl Into<Arc<str>>, target: Target) -> Route {
         Route {
             ingress: self.name.clone(),
             host: match host {
