@@ -187,8 +187,8 @@ impl Admin {
         let problems = problems.iter().map(|it| {
             json!({
                 "kind": it.kind.as_str(),
-                "namespace": it.object.namespace,
-                "name": it.object.name,
+                "namespace": &*it.object.namespace,
+                "name": &*it.object.name,
                 "reason": it.reason,
                 "text": it.text,
             })
@@ -202,7 +202,7 @@ impl Admin {
             json!({
                 "backend": id.to_string(),
                 "service": id.service.to_string(),
-                "port": id.port,
+                "port": &*id.port,
                 "addresses": addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "external": external.as_ref().map(|(name, port)| format!("{name}:{port}")),
             })

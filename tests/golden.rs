@@ -341,20 +341,21 @@ fn annotation() -> impl Strategy<Value = (Box<str>, Box<str>)> {
 fn backend() -> impl Strategy<Value = Option<ServicePort>> {
     let service = text(&["web", "api", "kube-lego-nginx"]);
     let port = text(&["80", "http", "8080", "0", "65536"]);
-    let both = (service, port).prop_map(|(service, port)| ServicePort { service, port });
+    let both = (service, port)
+        .prop_map(|(service, port)| ServicePort { service: service.into(), port: port.into() });
     prop::option::of(both)
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
     let path = (text(&PATHS), any::<bool>(), backend())
-        .prop_map(|(path, exact, backend)| RulePath { path, exact, backend });
+        .prop_map(|(path, exact, backend)| RulePath { path: path.into(), exact, backend });
     let paths = prop::option::of(prop::collection::vec(path, 0..4));
     (text(&HOSTS), paths).prop_map(|(host, paths)| Rule { host, paths })
 }
 
 fn ingress() -> impl Strategy<Value = Ingress> {
     let tls = (prop::collection::vec(text(&HOSTS), 0..3), prop::option::of(text(&["tls", "x"])))
-        .prop_map(|(hosts, secret)| Tls { hosts, secret });
+        .prop_map(|(hosts, secret)| Tls { hosts, secret: secret.map(Into::into) });
     (
         prop::option::of(0..3_i64),
         prop::collection::btree_map(text(&["x"]), text(&VALUES), 0..2),

@@ -3,17 +3,14 @@
 //! Keys, values and defaults are ingress-nginx's. As with annotations, a key that protects something
 //! and is not built makes every path answer 503 rather than be open.
 
-use super::annotation::Instead;
+use super::Policy;
+use super::annotation::{self, Instead};
 use super::objects::Objects;
-use super::{BUFFER, NUMBER, ON_OR_OFF, Policy, SECONDS};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::{Coding, Hsts, MediaTypes, Settings};
 use crate::model::template::Template;
-use crate::model::upstream::RetryOn;
-use crate::model::value::{
-    boolean, bytes, duration, positive_bytes, positive_seconds, switch as on_or_off,
-};
+use crate::model::value::{boolean, duration, positive_seconds};
 
 const LENGTH: &str = "a whole number of bytes";
 const TYPES: &str = "media types such as text/css with spaces between them, or *";
@@ -24,85 +21,38 @@ pub struct Key {
     pub name: &'static str,
     /// Value and meaning, for people.
     pub help: &'static str,
-    /// Reads the value; the error says what it should have been, and the default holds.
-    read: fn(&str, &mut Settings) -> Result<(), &'static str>,
+    read: Read,
+}
+
+/// How a value is read; the error says what it should have been, and the default holds.
+enum Read {
+    /// As that of the annotation of the same name, for which it is the default.
+    Default,
+    /// Into the settings.
+    Setting(fn(&str, &mut Settings) -> Result<(), &'static str>),
 }
 
 /// Keys that are honoured.
 pub const KEYS: &[Key] = &[
-    key("ssl-redirect", "Default of the annotation.", |value, it| {
-        it.options.ssl_redirect = truth(value)?;
-        Ok(())
-    }),
-    key("force-ssl-redirect", "Default of the annotation.", |value, it| {
-        it.options.force_ssl_redirect = truth(value)?;
-        Ok(())
-    }),
-    key("use-port-in-redirects", "Default of the annotation.", |value, it| {
-        it.options.port_in_redirects = truth(value)?;
-        Ok(())
-    }),
-    key("proxy-body-size", "Default of the annotation.", |value, it| {
-        let size = bytes(value).ok_or("a size such as 512k or 8m")?;
-        it.options.body_limit = (size > 0).then_some(size);
-        Ok(())
-    }),
-    key("proxy-connect-timeout", "Default of the annotation.", |value, it| {
-        it.options.connect_timeout = positive_seconds(value).ok_or(SECONDS)?;
-        Ok(())
-    }),
-    key("proxy-read-timeout", "Default of the annotation.", |value, it| {
-        it.options.read_timeout = positive_seconds(value).ok_or(SECONDS)?;
-        Ok(())
-    }),
-    key("proxy-send-timeout", "Default of the annotation.", |value, it| {
-        it.options.send_timeout = positive_seconds(value).ok_or(SECONDS)?;
-        Ok(())
-    }),
-    key("proxy-request-buffering", "Default of the annotation.", |value, it| {
-        it.options.request_buffering = switch(value)?;
-        Ok(())
-    }),
-    key("proxy-next-upstream", "Default of the annotation.", |value, it| {
-        it.options.retry.on = RetryOn::parse(value).ok_or("a list of nginx's conditions")?;
-        Ok(())
-    }),
+    default_of("ssl-redirect"),
+    default_of("force-ssl-redirect"),
+    default_of("use-port-in-redirects"),
+    default_of("proxy-body-size"),
+    default_of("proxy-connect-timeout"),
+    default_of("proxy-read-timeout"),
+    default_of("proxy-send-timeout"),
+    default_of("proxy-request-buffering"),
+    default_of("proxy-next-upstream"),
     key("retry-non-idempotent", "Ask another endpoint for POST, too.", |value, it| {
         it.options.retry.on.non_idempotent |= truth(value)?;
         Ok(())
     }),
-    key("proxy-next-upstream-tries", "Default of the annotation.", |value, it| {
-        let tries: u32 = value.parse().map_err(|_| "a whole number")?;
-        it.options.retry.tries = (tries > 0).then_some(tries);
-        Ok(())
-    }),
-    key("proxy-next-upstream-timeout", "Default of the annotation.", |value, it| {
-        it.options.retry.timeout = match value {
-            "0" => None,
-            some => Some(positive_seconds(some).ok_or(SECONDS)?),
-        };
-        Ok(())
-    }),
-    key("load-balance", "Default of the annotation.", |value, it| {
-        it.options.ewma = match value {
-            "round_robin" => false,
-            "ewma" => true,
-            _ => return Err("round_robin or ewma"),
-        };
-        Ok(())
-    }),
-    key("proxy-buffering", "Default of the annotation.", |value, it| {
-        it.options.buffers.on = switch(value)?;
-        Ok(())
-    }),
-    key("proxy-buffers-number", "Default of the annotation.", |value, it| {
-        it.options.buffers.number = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
-        Ok(())
-    }),
-    key("proxy-buffer-size", "Default of the annotation.", |value, it| {
-        it.options.buffers.size = positive_bytes(value).ok_or(BUFFER)?;
-        Ok(())
-    }),
+    default_of("proxy-next-upstream-tries"),
+    default_of("proxy-next-upstream-timeout"),
+    default_of("load-balance"),
+    default_of("proxy-buffering"),
+    default_of("proxy-buffers-number"),
+    default_of("proxy-buffer-size"),
     key("use-gzip", "Compress answers with gzip.", |value, it| {
         it.compression.gzip = truth(value)?.then(Coding::gzip);
         Ok(())
@@ -379,7 +329,20 @@ const fn key(
     help: &'static str,
     read: fn(&str, &mut Settings) -> Result<(), &'static str>,
 ) -> Key {
-    Key { name, help, read }
+    Key { name, help, read: Read::Setting(read) }
+}
+
+const fn default_of(name: &'static str) -> Key {
+    Key { name, help: "Default of the annotation.", read: Read::Default }
+}
+
+impl Key {
+    fn read(&self, value: &str, settings: &mut Settings) -> Result<(), &'static str> {
+        match self.read {
+            Read::Default => annotation::set(self.name, value, &mut settings.options),
+            Read::Setting(read) => read(value, settings),
+        }
+    }
 }
 
 /// Whether a name is a key of the ConfigMap, honoured or not.
@@ -415,7 +378,7 @@ pub(super) fn settings(
     // In the table's order, so that a key which builds on another finds it read.
     for key in KEYS {
         let Some(value) = map.data.get(key.name) else { continue };
-        if let Err(wanted) = (key.read)(value.trim(), &mut settings) {
+        if let Err(wanted) = key.read(value.trim(), &mut settings) {
             report("BadSetting", format!("{}: {value:?} is not {wanted}", key.name));
         }
     }
@@ -458,10 +421,6 @@ fn truth(value: &str) -> Result<bool, &'static str> {
     boolean(value).ok_or("true or false")
 }
 
-fn switch(value: &str) -> Result<bool, &'static str> {
-    on_or_off(value).ok_or(ON_OR_OFF)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -470,6 +429,7 @@ mod tests {
     use http::HeaderName;
 
     use super::*;
+    use crate::compile::annotation::Effect;
     use crate::compile::objects::ConfigMap;
     use crate::model::name::ObjectName;
     use crate::model::network::Networks;
@@ -496,6 +456,14 @@ mod tests {
             Options { body_limit: None, ssl_redirect: false, ..Options::default() }
         );
         assert_eq!(settings.hsts, None);
+    }
+
+    #[test]
+    fn every_default_is_one_of_an_annotation_that_is_built() {
+        for key in KEYS.iter().filter(|it| matches!(it.read, Read::Default)) {
+            let row = annotation::TABLE.iter().find(|it| it.name == key.name);
+            assert!(matches!(row.map(|it| it.effect), Some(Effect::Sets(_))), "{}", key.name);
+        }
     }
 
     #[test]

@@ -18,15 +18,6 @@ use crate::model::problem::Problem;
 
 use objects::Objects;
 
-/// What a value in seconds should have been.
-const SECONDS: &str = "a whole number of seconds, at least 1";
-/// What a switch of nginx's should have been.
-const ON_OR_OFF: &str = "on or off";
-/// What a number of buffers should have been.
-const NUMBER: &str = "a whole number, at least 1";
-/// What a buffer's size should have been.
-const BUFFER: &str = "a size such as 4k or 16k";
-
 /// What the flags say about reading objects.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of ingress-nginx")]

@@ -1,8 +1,8 @@
 //! A snapshot: every object as last seen, in types of our own.
 //!
 //! They hold what serving needs and nothing else; with ten thousand Ingresses, ten thousand TLS
-//! Secrets and fifty thousand endpoints that is a third of what the API's own types take. The one
-//! conversion per kind stands in `store`.
+//! Secrets and fifty thousand endpoints that is a third of what the API's own types take. Texts that
+//! plans hold, too, are shared with them. The one conversion per kind stands in `store`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -53,8 +53,8 @@ pub struct Ingress {
 #[expect(missing_docs, reason = "the fields are the API's own")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServicePort {
-    pub service: Box<str>,
-    pub port: Box<str>,
+    pub service: Arc<str>,
+    pub port: Arc<str>,
 }
 
 /// An element of `spec.tls`.
@@ -62,7 +62,7 @@ pub struct ServicePort {
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
     pub hosts: Vec<Box<str>>,
-    pub secret: Option<Box<str>>,
+    pub secret: Option<Arc<str>>,
 }
 
 /// An element of `spec.rules`.
@@ -78,7 +78,7 @@ pub struct Rule {
 #[derive(Clone, Debug)]
 pub struct Path {
     /// Empty counts as `/`.
-    pub path: Box<str>,
+    pub path: Arc<str>,
     /// `pathType: Exact`; everything else is a prefix, as in ingress-nginx.
     pub exact: bool,
     /// `None` for a `resource` backend.
@@ -118,7 +118,7 @@ pub struct Port {
 #[expect(missing_docs, reason = "the fields are the API's own")]
 #[derive(Clone, Debug, Default)]
 pub struct Slice {
-    pub service: Box<str>,
+    pub service: Arc<str>,
     /// TCP ports: name (empty for none) and number; `None` where the slice lists no ports at all.
     pub ports: Option<Vec<(Box<str>, u16)>>,
     pub endpoints: Vec<Endpoint>,

@@ -42,6 +42,8 @@ pub(super) fn read<'a>(
     problems: &mut Vec<Problem>,
 ) -> Vec<Ours<'a>> {
     let mut ours = Vec::new();
+    // Most Ingresses change nothing, and have these in common.
+    let usual = Arc::new(settings.options.clone());
     for (name, ingress) in class::ours(objects, policy) {
         let Reading { options, refusal, unread_tls, skip, problems: found } =
             annotation::read(ingress, policy, &settings.options);
@@ -59,7 +61,8 @@ pub(super) fn read<'a>(
         }
         if skip.is_none() {
             let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
-            ours.push(Ours { name, ingress, options: options.into(), refusal, unread_tls });
+            let options = if options == *usual { usual.clone() } else { options.into() };
+            ours.push(Ours { name, ingress, options, refusal, unread_tls });
         }
     }
     ours
@@ -152,8 +155,8 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
                 report("KubeLego", text);
                 continue;
             }
-            let raw = if it.path.is_empty() { "/" } else { &*it.path };
-            let canonical = match path::canonical(raw) {
+            let raw = if it.path.is_empty() { Arc::from("/") } else { it.path.clone() };
+            let canonical = match path::canonical(&raw) {
                 Ok(canonical) => canonical.path,
                 Err(error) => {
                     report("BadRule", format!("path {raw:?} of {host} ignored: {error}"));
@@ -196,7 +199,7 @@ impl Ours<'_> {
             || plan.hosts.get(host).is_none_or(|it| it.owner.namespace == self.name.namespace)
     }
 
-    fn route(&self, host: &HostPattern, path: &str, target: Target) -> Route {
+    fn route(&self, host: &HostPattern, path: impl Into<Arc<str>>, target: Target) -> Route {
         Route {
             ingress: self.name.clone(),
             host: match host {

@@ -2,19 +2,22 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// `namespace/name`, the way `kubectl` and ingress-nginx's flags write it.
+///
+/// Snapshots and plans hold each name many times over, so copies share the text.
 #[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ObjectName {
     /// The namespace; empty for objects of the whole cluster.
-    pub namespace: Box<str>,
+    pub namespace: Arc<str>,
     /// The name inside the namespace.
-    pub name: Box<str>,
+    pub name: Arc<str>,
 }
 
 impl ObjectName {
     /// Puts the two halves together.
-    pub fn new(namespace: impl Into<Box<str>>, name: impl Into<Box<str>>) -> Self {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 }

@@ -79,7 +79,7 @@ pub struct Route {
     /// The host of its rule, as metrics show it.
     pub host: Box<str>,
     /// The path of its rule, as metrics show it.
-    pub path: Box<str>,
+    pub path: Arc<str>,
     /// What answers.
     pub target: Target,
     /// Whether and how plain HTTP is sent to HTTPS.
@@ -109,7 +109,7 @@ pub struct BackendId {
     /// The Service.
     pub service: ObjectName,
     /// The port as the Ingress names it: a number or a name.
-    pub port: Box<str>,
+    pub port: Arc<str>,
 }
 
 impl fmt::Display for BackendId {

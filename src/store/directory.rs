@@ -122,8 +122,8 @@ impl Directory {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
-                "namespace": name.namespace,
-                "name": name.name,
+                "namespace": &*name.namespace,
+                "name": &*name.name,
                 "annotations": annotations,
                 "labels": labels,
             },

@@ -102,6 +102,15 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
     reading
 }
 
+/// Reads a value into the options as the annotation of that name would; one that is not built sets
+/// nothing.
+pub(super) fn set(name: &str, value: &str, options: &mut Options) -> Result<(), &'static str> {
+    match TABLE.iter().find(|it| it.name == name).map(|it| it.effect) {
+        Some(Effect::Sets(read) | Effect::Guards(read)) => read(value, options),
+        _ => Ok(()),
+    }
+}
+
 /// The annotations under our prefixes without these; the newer prefix wins over the legacy one.
 fn named<'a>(ingress: &'a Ingress, policy: &Policy) -> BTreeMap<&'a str, &'a str> {
     let mut named = BTreeMap::new();

@@ -3,13 +3,16 @@
 use rustls::pki_types::ServerName;
 
 use super::{Annotation, Effect, Instead};
-use crate::compile::{BUFFER, NUMBER, ON_OR_OFF, SECONDS};
 use crate::model::options::Options;
 use crate::model::phrase::Phrase;
 use crate::model::upstream::{Protocol, RetryOn, TlsVersions};
 use crate::model::value::{boolean, bytes, positive_bytes, positive_seconds, switch};
 
 const TRUTH: &str = "true or false";
+const SECONDS: &str = "a whole number of seconds, at least 1";
+const ON_OR_OFF: &str = "on or off";
+const NUMBER: &str = "a whole number, at least 1";
+const BUFFER: &str = "a size such as 4k or 16k";
 
 /// Every annotation of ingress-nginx 1.15, and some that older manifests still hold.
 pub const TABLE: &[Annotation] = &[
