@@ -13,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // The allocator asks for huge pages, which take memory for buffers that nobody has written to: half as
+    // much again for each idle connection. Where the kernel does not know the word there are none.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("lockgate: the crypto provider is installed twice");
         return ExitCode::FAILURE;
