@@ -44,7 +44,7 @@ pub struct Metrics {
     /// HTTP/2), `shed` (idle, and in the place of a new one), `memory` (idle while it is short).
     pub dropped: IntCounterVec,
     /// Requests answered 503 because there was too much, by reason: `overload` or `memory`.
-    pub refused: IntCounterVec,
+    refused: IntCounterVec,
     /// Access-log lines that nobody took in time.
     pub log_lost: IntCounter,
     /// HTTP-01 challenges that were answered.
@@ -120,6 +120,14 @@ impl RequestMeters {
         self.request_bytes.flush();
         self.response_bytes.flush();
     }
+}
+
+/// Requests that were answered 503 for lack of room, by what there was too little of.
+#[expect(missing_docs, reason = "the names are the reasons")]
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub memory: IntCounter,
+    pub overload: IntCounter,
 }
 
 impl Metrics {
@@ -236,6 +244,12 @@ impl Metrics {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.entry(ingress.clone()).or_default().insert(labels);
         meters
+    }
+
+    /// Counters of refused requests, to be kept: finding one takes a lock.
+    pub fn refused(&self) -> Refused {
+        let of = |reason| self.refused.with_label_values(&[reason]);
+        Refused { memory: of("memory"), overload: of("overload") }
     }
 
     /// Forgets the series of Ingresses that are no longer ours.

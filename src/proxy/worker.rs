@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode};
-use prometheus::IntCounter;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -29,7 +28,7 @@ use super::tls::Acceptors;
 use super::{Phase, Ports};
 use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
-use crate::metrics::{Metrics, RequestMeters};
+use crate::metrics::{Metrics, Refused, RequestMeters};
 
 /// How often the log is handed on, meters are added up and old connections are let go.
 const TICK: Duration = Duration::from_millis(100);
@@ -86,13 +85,6 @@ pub(super) struct Worker {
     short: Cell<bool>,
     tunnels: Cell<usize>,
     refused: Refused,
-}
-
-/// Counts requests that there is no room for: most of them come when there is no time to look counters up,
-/// which takes a lock.
-struct Refused {
-    memory: IntCounter,
-    overload: IntCounter,
 }
 
 /// A [`Live`] as one worker sees it, with the meters of its routes.
@@ -254,8 +246,6 @@ async fn tick(worker: Rc<Worker>) {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
         let now = (shared.wall)();
-        let refused = |reason| shared.metrics.refused.with_label_values(&[reason]);
-        let refused = Refused { memory: refused("memory"), overload: refused("overload") };
         Rc::new(Self {
             pool: Rc::default(),
             resolver: Resolver::default(),
@@ -271,7 +261,7 @@ impl Worker {
             under_way: Cell::new(0),
             short: Cell::new(false),
             tunnels: Cell::new(0),
-            refused,
+            refused: shared.metrics.refused(),
             shared,
         })
     }
