@@ -118,7 +118,8 @@ impl Balancer {
         Turns { balancer: self, now, first, step: 0, resting: Vec::new() }
     }
 
-    /// An endpoint could not be connected to, or did not answer in time: it rests. Requests that learn this together count once.
+    /// An endpoint could not be connected to, or did not answer in time: it rests. Requests that learn this
+    /// together count once.
     pub fn failed(&self, endpoint: &Endpoint, now: Instant) {
         if endpoint.rests(self.time(now)) {
             return;
