@@ -603,8 +603,7 @@ async fn long_slow_clients_are_gone_in_time() {
             "a closed window",
             [preface(), closed.clone(), head(1, "GET", "/bytes/50000000", true)].concat(),
             true,
-            // The endpoint's patience may come first.
-            135,
+            75,
         ),
     ] {
         let mut raw = siege.raw().await;
