@@ -660,7 +660,8 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         if self.patient <= now {
             if !self.link.end_stalled(now) {
-                return (now, Verdict::Cut("stalled"));
+                // A time that stays: one that moved with the clock would never be reached.
+                return (self.patient, Verdict::Cut("stalled"));
             }
             // What is handed over from now on has as long at least.
             self.patient = self.link.waiting_since().unwrap_or(now) + STALLED;

@@ -55,8 +55,7 @@ pub(super) struct Trace {
     pub(super) tunnel: RefCell<Option<Tunnel>>,
     /// How much that carried.
     pub(super) carried: Carried,
-    /// Since when the last piece of the answer is in the client's hands, and nobody asks us for the next; while
-    /// an endpoint is asked for it, when that has to be over.
+    /// Since when the last piece of the answer is in the client's hands, and nobody asks us for the next.
     pub(super) handed_since: Cell<Option<Instant>>,
     /// Its place among the streams of an HTTP/2 connection.
     pub(super) place: Cell<Option<usize>>,
@@ -313,12 +312,9 @@ impl Record {
         self.trace.handed_since.set(Some(Instant::now()));
     }
 
-    /// The answer is asked for its next piece again, for which the endpoint has its patience. hyper fetches
-    /// the piece only when the client has room for it: after that it is the client who is waited for.
+    /// The answer is asked for its next piece again.
     fn take_back(&self) {
-        let way = self.trace.way.get().map(|it| self.trace.seen.live.way(it));
-        let patience = way.map(|it| it.route.options.read_timeout).unwrap_or_default();
-        self.trace.handed_since.set(Some(Instant::now() + patience));
+        self.trace.handed_since.set(None);
     }
 
     /// Carries the WebSocket that the request became; it lasts as long, and is logged at its end.
