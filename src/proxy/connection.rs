@@ -1,10 +1,12 @@
 //! The life of a client's connection: handshake, requests, deadlines, end.
 
+mod watch;
+
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use http::Request;
@@ -15,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, Sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::{Layer, Service};
 
@@ -27,6 +29,7 @@ use super::proxy_protocol::Header;
 use super::tls::{Protocol, Tls};
 use super::worker::{Registered, Worker};
 use crate::live::limit::Open;
+use watch::{Verdict, Watch};
 
 /// Longest handshake, from the first byte to the last.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -486,187 +489,6 @@ pub(super) struct Local;
 impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
-    }
-}
-
-/// Watches a connection's deadlines and the worker's end.
-struct Watch<'a> {
-    link: &'a Link,
-    head: Option<Duration>,
-    idle: Duration,
-    timer: Pin<Box<Sleep>>,
-    /// Since when it is asked to end.
-    finishing: Option<Instant>,
-    /// Since when we drain.
-    draining: Option<Instant>,
-    /// Up to when no answer of an HTTP/2 connection can have waited too long for the client.
-    patient: Instant,
-    /// When an HTTP/2 connection is old.
-    old: Option<Instant>,
-    /// Up to when time has paid for what was read.
-    paid: Instant,
-}
-
-enum Verdict {
-    Go,
-    /// Serve what is under way, then close.
-    Finish,
-    /// Nothing is under way: say so, and close now.
-    Shed(&'static str),
-    /// Close now.
-    Cut(&'static str),
-}
-
-impl<'a> Watch<'a> {
-    /// `head` is that of HTTP/1; HTTP/2 has none.
-    fn new(link: &'a Link, head: Option<Duration>, idle: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            link,
-            head,
-            idle,
-            timer: Box::pin(tokio::time::sleep(idle)),
-            finishing: None,
-            draining: None,
-            patient: now,
-            old: head.is_none().then(|| now + link.worker.jitter(AGE_H2)),
-            paid: now,
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Verdict {
-        let link = self.link;
-        link.note(cx.waker());
-        if self.is_flooded() {
-            return Verdict::Cut("flood");
-        }
-        if let Some(reason) = self.shed() {
-            return Verdict::Shed(reason);
-        }
-        if link.worker.is_draining() {
-            self.draining.get_or_insert_with(Instant::now);
-        }
-        if self.finishing.is_none() && self.is_to_go() {
-            return self.finish();
-        }
-        if self.head.is_none() && link.given_up.get() > MOST_GIVEN_UP {
-            if link.given_up.get() > MOST_GIVEN_UP + MOST_GIVEN_UP / 2 {
-                return Verdict::Cut("resets");
-            }
-            if self.finishing.is_none() {
-                return self.finish();
-            }
-        }
-        loop {
-            let Some((deadline, verdict)) = self.deadline() else { return Verdict::Go };
-            if deadline < self.timer.deadline() || self.timer.is_elapsed() {
-                self.timer.as_mut().reset(deadline);
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Verdict::Go;
-            }
-            if deadline <= Instant::now() {
-                match verdict {
-                    Verdict::Go => {}
-                    Verdict::Finish => return self.finish(),
-                    verdict => return verdict,
-                }
-            }
-        }
-    }
-
-    fn finish(&mut self) -> Verdict {
-        if self.finishing.is_some() {
-            return Verdict::Cut("idle");
-        }
-        self.finishing = Some(Instant::now());
-        Verdict::Finish
-    }
-
-    /// Whether far more was read than anything came of. Time pays, too, but it is looked at only then.
-    fn is_flooded(&mut self) -> bool {
-        let meter = &self.link.meter;
-        if self.head.is_some() || meter.unpaid() <= FLOOD {
-            return false;
-        }
-        let now = Instant::now();
-        let passed = u64::try_from((now - self.paid).as_millis()).unwrap_or(u64::MAX);
-        meter.pay(passed.saturating_mul(SECOND) / 1000);
-        self.paid = now;
-        meter.unpaid() > FLOOD
-    }
-
-    /// Why it is to give way now, while nothing is under way.
-    fn shed(&self) -> Option<&'static str> {
-        let asked = self.link.shed.take();
-        if !self.link.is_quiet() {
-            return None;
-        }
-        if asked {
-            return Some("shed");
-        }
-        self.link.worker.is_short().then_some("memory")
-    }
-
-    /// Whether the worker's end is this connection's. Who has just come gets an answer first, which says
-    /// that the connection ends. Over HTTP/1.1 every answer says so from the moment we leave; HTTP/2 has
-    /// GOAWAY for it.
-    fn is_to_go(&self) -> bool {
-        let Link { worker, used, answered, .. } = self.link;
-        let leaves = self.head.is_none() && worker.is_leaving() && answered.get();
-        leaves || self.draining.is_some() && used.get()
-    }
-
-    /// The next deadline and what happens then.
-    fn deadline(&mut self) -> Option<(Instant, Verdict)> {
-        let next = self.silence();
-        let old = self.old.filter(|_| self.finishing.is_none()).map(|it| (it, Verdict::Finish));
-        match (next, old) {
-            (Some(next), Some(old)) if old.0 < next.0 => Some(old),
-            (None, old) => old,
-            (next, _) => next,
-        }
-    }
-
-    /// The same, of what the client does not do.
-    fn silence(&mut self) -> Option<(Instant, Verdict)> {
-        let Link { meter, under_way, idle_since, used, .. } = self.link;
-        if let Some(since) = meter.stalled_since() {
-            return Some((since + STALLED, Verdict::Cut("stalled")));
-        }
-        if under_way.get() > 0 {
-            // Of HTTP/1.1 the socket tells; of HTTP/2 a window may be closed while the socket is not.
-            return self.head.is_none().then(|| self.waiting());
-        }
-        if let Some(since) = self.draining
-            && self.finishing.is_none()
-        {
-            return Some((since + FIRST_WHILE_DRAINING, Verdict::Finish));
-        }
-        if let (Some(patience), Some(since)) = (self.head, meter.head_since()) {
-            return Some((since + patience, Verdict::Cut("slow_head")));
-        }
-        let since = idle_since.get();
-        match (self.head, self.finishing) {
-            (None, Some(asked)) => Some((since.max(asked) + FAREWELL, Verdict::Finish)),
-            (None, None) if !used.get() => Some((since + FIRST_H2, Verdict::Finish)),
-            (Some(_), Some(_)) => Some((since + self.idle + FAREWELL, Verdict::Finish)),
-            (_, None) => Some((since + self.idle, Verdict::Finish)),
-        }
-    }
-
-    /// Ends streams whose client takes nothing; when to look again, unless it takes nothing of any.
-    fn waiting(&mut self) -> (Instant, Verdict) {
-        let now = Instant::now();
-        if self.patient <= now {
-            if !self.link.end_stalled(now) {
-                // A time that stays: one that moved with the clock would never be reached.
-                return (self.patient, Verdict::Cut("stalled"));
-            }
-            // What is handed over from now on has as long at least.
-            self.patient = self.link.waiting_since().unwrap_or(now) + STALLED;
-        }
-        (self.patient, Verdict::Go)
     }
 }
 
