@@ -25,7 +25,7 @@ use std::sync::{Arc, LazyLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use expect_test::expect_file;
-use lockgate::compile::annotation::TABLE;
+use lockgate::compile::annotation;
 use lockgate::compile::objects::{
     ConfigMap, Endpoint, Ingress, Objects, Path as RulePath, Port, Rule, Secret, Service,
     ServicePort, Slice, Tls,
@@ -199,7 +199,7 @@ const KNOWN: &str = "
 #[test]
 fn every_annotation_of_ingress_nginx_has_a_row() {
     for name in KNOWN.split_whitespace() {
-        assert!(TABLE.iter().any(|it| it.name == name), "{name}");
+        assert!(annotation::row(name).is_some(), "{name}");
     }
 }
 
@@ -329,7 +329,7 @@ fn text(known: &'static [&'static str]) -> impl Strategy<Value = Box<str>> {
 
 fn annotation() -> impl Strategy<Value = (Box<str>, Box<str>)> {
     let rows: Vec<String> =
-        TABLE.iter().map(|it| format!("nginx.ingress.kubernetes.io/{}", it.name)).collect();
+        annotation::rows().map(|it| format!("nginx.ingress.kubernetes.io/{}", it.name)).collect();
     let name = prop_oneof![
         2 => prop::sample::select(rows),
         2 => prop::sample::select(&OTHERS[..]).prop_map(str::to_owned),

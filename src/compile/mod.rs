@@ -112,6 +112,15 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
     upstreams::add(&ours, objects, &mut plan, &mut problems);
+
+    // PLACE client_tls
+
+    // PLACE access
+
+    // PLACE answering
+
+    // PLACE sharing
+
     backends::add(&ours, objects, policy, &mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {

@@ -200,18 +200,7 @@ impl Ours<'_> {
     }
 
     fn route(&self, host: &HostPattern, path: impl Into<Arc<str>>, target: Target) -> Route {
-        Route {
-            ingress: self.name.clone(),
-            host: match host {
-                HostPattern::Any => "_".into(),
-                named => named.to_string().into(),
-            },
-            path: path.into(),
-            target,
-            to_https: false,
-            options: self.options.clone(),
-            upstream_tls: None,
-        }
+        Route::new(self.name.clone(), host, path, target, self.options.clone())
     }
 
     fn target(&self, backend: Option<&ServicePort>) -> Target {
@@ -251,15 +240,8 @@ pub(super) fn fallback(service: &ObjectName, port: u16, settings: &Settings) -> 
             Target::Backend(BackendId { service: service.clone(), port: port.to_string().into() })
         }
     };
-    Arc::new(Route {
-        ingress: ObjectName::default(),
-        host: "_".into(),
-        path: "/".into(),
-        target,
-        to_https: false,
-        options: Arc::new(settings.options.clone()),
-        upstream_tls: None,
-    })
+    let options = Arc::new(settings.options.clone());
+    Arc::new(Route::new(ObjectName::default(), &HostPattern::Any, "/", target, options))
 }
 
 /// Decides for each route whether plain HTTP is redirected, now that certificates are known.

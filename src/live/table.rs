@@ -127,15 +127,14 @@ mod tests {
 
     fn paths(patterns: &[PathPattern]) -> Numbered {
         let route = |path: &str| {
-            Arc::new(Route {
-                ingress: ObjectName::default(),
-                host: "_".into(),
-                path: path.into(),
-                target: Target::Nothing,
-                to_https: false,
-                options: Arc::new(Options::default()),
-                upstream_tls: None,
-            })
+            let options = Arc::new(Options::default());
+            Arc::new(Route::new(
+                ObjectName::default(),
+                &HostPattern::Any,
+                path,
+                Target::Nothing,
+                options,
+            ))
         };
         let host = Host {
             owner: ObjectName::default(),

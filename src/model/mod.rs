@@ -3,6 +3,10 @@
 //! Floor 0: no Kubernetes, no async, no clock, no I/O. A text is parsed once, here, into a type that
 //! cannot hold a bad value; whoever holds the type needs no check of its own.
 
+pub mod access;
+pub mod answering;
+pub mod client_tls;
+pub mod copies;
 pub mod host;
 pub mod keypair;
 pub mod name;
@@ -12,7 +16,10 @@ pub mod path;
 pub mod phrase;
 pub mod plan;
 pub mod problem;
+pub mod rate;
+pub mod routing;
 pub mod settings;
+pub mod sharing;
 pub mod template;
 pub mod upstream;
 pub mod value;

@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
+use super::access::Access;
+use super::answering::Answering;
+use super::client_tls::ClientTls;
+use super::copies::Copies;
 use super::phrase::Phrase;
+use super::rate::Rates;
+use super::routing::Routing;
+use super::sharing::Sharing;
 use super::upstream::{Protocol, ProxySsl, Retry};
 
 /// The settings of one route; defaults are ingress-nginx's, which its ConfigMap changes for all and
@@ -38,6 +45,20 @@ pub struct Options {
     pub hash_by: Option<Box<Phrase>>,
     /// Whether and how far answers are read ahead of the client.
     pub buffers: Buffers,
+    /// Redirects other than to HTTPS, regular expressions and rewrites.
+    pub routing: Option<Box<Routing>>,
+    /// Who may ask.
+    pub access: Option<Box<Access>>,
+    /// What is done to answers.
+    pub answering: Option<Box<Answering>>,
+    /// Canaries and affinity.
+    pub sharing: Option<Box<Sharing>>,
+    /// Client certificates, and TLS that is handed on.
+    pub client_tls: Option<Box<ClientTls>>,
+    /// How much one client may ask for.
+    pub rates: Option<Box<Rates>>,
+    /// Mirrors and the access log.
+    pub copies: Option<Box<Copies>>,
 }
 
 /// How far an answer is read ahead of a slow client: `proxy-buffering`, `proxy-buffers-number` and
@@ -102,6 +123,13 @@ impl Default for Options {
             ewma: false,
             hash_by: None,
             buffers: Buffers::default(),
+            routing: None,
+            access: None,
+            answering: None,
+            sharing: None,
+            client_tls: None,
+            rates: None,
+            copies: None,
         }
     }
 }

@@ -18,8 +18,24 @@ pub enum Word {
     Argument(Box<str>),
     /// `$cookie_NAME`
     Cookie(Box<str>),
+    /// `$escaped_request_uri`: `$request_uri` with all but unreserved characters escaped.
+    EscapedRequestUri,
     /// `$host`: without its port.
     Host,
+    /// `$ingress_name`
+    Ingress,
+    /// `$is_args`: `?` where there is a query.
+    IsArgs,
+    /// `$namespace`
+    Namespace,
+    /// `$request_id`, `$req_id`
+    RequestId,
+    /// `$server_port`, `$pass_server_port`: the port the client asked for.
+    ServerPort,
+    /// `$service_name`
+    Service,
+    /// `$service_port`
+    ServicePort,
     /// `$http_NAME`: a header field; the name with hyphens.
     Header(Box<str>),
     /// `$remote_addr`, `$binary_remote_addr`, `$the_real_ip`
@@ -28,7 +44,7 @@ pub enum Word {
     Method,
     /// `$request_uri`: path and query as the client wrote them.
     RequestUri,
-    /// `$scheme`
+    /// `$scheme`, `$pass_access_scheme`
     Scheme,
     /// `$uri`, `$document_uri`: the canonical path.
     Uri,
@@ -65,11 +81,20 @@ impl Word {
         let named = |prefix: &str| name.strip_prefix(prefix).filter(|it| !it.is_empty());
         Some(match name {
             "args" | "query_string" => Self::Args,
+            "escaped_request_uri" => Self::EscapedRequestUri,
+            "ingress_name" => Self::Ingress,
+            "is_args" => Self::IsArgs,
+            "namespace" => Self::Namespace,
+            "request_id" | "req_id" => Self::RequestId,
+            "server_port" | "pass_server_port" => Self::ServerPort,
+            "service_name" => Self::Service,
+            "service_port" => Self::ServicePort,
             "host" => Self::Host,
+            "best_http_host" => Self::Header("host".into()),
             "remote_addr" | "binary_remote_addr" | "the_real_ip" => Self::RemoteAddr,
             "request_method" => Self::Method,
             "request_uri" => Self::RequestUri,
-            "scheme" => Self::Scheme,
+            "scheme" | "pass_access_scheme" => Self::Scheme,
             "uri" | "document_uri" => Self::Uri,
             _ => {
                 if let Some(it) = named("arg_") {

@@ -90,6 +90,30 @@ pub struct Route {
     pub upstream_tls: Option<Arc<UpstreamTls>>,
 }
 
+impl Route {
+    /// A route that does nothing on the way but what `options` say by themselves.
+    pub fn new(
+        ingress: ObjectName,
+        host: &HostPattern,
+        path: impl Into<Arc<str>>,
+        target: Target,
+        options: Arc<Options>,
+    ) -> Self {
+        Self {
+            ingress,
+            host: match host {
+                HostPattern::Any => "_".into(),
+                named => named.to_string().into(),
+            },
+            path: path.into(),
+            target,
+            to_https: false,
+            options,
+            upstream_tls: None,
+        }
+    }
+}
+
 /// What answers a matched request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Target {

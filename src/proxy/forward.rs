@@ -15,22 +15,17 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
+use super::Visit;
 use super::body::ReplyBody;
-use super::canonical::Asked;
-use super::connection::Link;
-use super::headers::{self, Vouched};
-use super::observe::Trace;
-use super::peer::Peer;
+use super::headers;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
 use super::upgrade::{self, Switch};
 use super::upload::{Progress, RequestBody};
-use crate::live::Way;
 use crate::live::balance::{Balancer, Endpoint};
 use crate::live::transport::Transport;
 use crate::model::options::Options;
-use crate::model::settings::Settings;
 use crate::model::upstream::Balance;
 
 /// How much of a request's body is taken before an endpoint is asked, in bytes (`proxy-request-buffering`):
@@ -40,14 +35,8 @@ const GATHERED: usize = 64 << 10;
 
 /// A request on its way.
 pub(super) struct Outbound<'a> {
-    pub(super) link: &'a Rc<Link>,
-    pub(super) settings: &'a Settings,
-    pub(super) way: &'a Way,
+    pub(super) visit: Visit<'a>,
     pub(super) balancer: &'a Balancer,
-    pub(super) asked: &'a Asked,
-    pub(super) peer: &'a Peer,
-    pub(super) vouched: &'a Vouched,
-    pub(super) trace: &'a Trace,
 }
 
 /// What is sent, to one endpoint after the other.
@@ -78,10 +67,10 @@ impl Outbound<'_> {
         body: Incoming,
     ) -> Result<Response<ReplyBody>, Failure> {
         let options = self.options();
-        let transport = self.way.transports.of(self.peer.https);
+        let transport = self.visit.way.transports.of(self.visit.peer.https);
         let mut began = Instant::now();
-        let progress = Progress::new(began, body, options.body_limit, &self.link.meter);
-        self.trace.progress.replace(Some(progress.clone()));
+        let progress = Progress::new(began, body, options.body_limit, &self.visit.link.meter);
+        self.visit.trace.progress.replace(Some(progress.clone()));
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;
             // That took the client's time, not an endpoint's.
@@ -93,7 +82,7 @@ impl Outbound<'_> {
         let (found, mut failure) = match &self.balancer.backend.external {
             None => (None, Failure::NoEndpoint),
             Some((name, port)) => {
-                let resolver = &self.link.worker.resolver;
+                let resolver = &self.visit.link.worker.resolver;
                 (Some(Box::pin(resolver.resolve(name, *port)).await), Failure::Unreachable)
             }
         };
@@ -121,7 +110,7 @@ impl Outbound<'_> {
     }
 
     fn options(&self) -> &Options {
-        &self.way.route.options
+        &self.visit.way.route.options
     }
 
     /// Takes a body that is small, as far as it says.
@@ -137,10 +126,10 @@ impl Outbound<'_> {
     fn key(&self, head: &request::Parts) -> u64 {
         match &self.balancer.backend.balance {
             Balance::RoundRobin => 0,
-            Balance::Ewma => self.link.worker.random(),
+            Balance::Ewma => self.visit.link.worker.random(),
             Balance::Hash(phrase) => {
                 let mut hasher = DefaultHasher::new();
-                phrase::fill(phrase, head, self.asked, self.peer, &mut |it| hasher.write(it));
+                phrase::fill(phrase, head, &self.visit, &mut |it| hasher.write(it));
                 hasher.finish()
             }
         }
@@ -153,7 +142,7 @@ impl Outbound<'_> {
         progress: Rc<Progress>,
         transport: &Transport,
     ) -> Result<Outgoing, Failure> {
-        let worker = &self.link.worker;
+        let worker = &self.visit.link.worker;
         let websocket = Switch::by(&mut head, || {
             let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
             random.to_ne_bytes()
@@ -164,7 +153,7 @@ impl Outbound<'_> {
         let body = RequestBody::new(progress);
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
-        let Outbound { asked, vouched, settings, .. } = self;
+        let Visit { asked, vouched, settings, .. } = self.visit;
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
         if says_empty {
@@ -213,10 +202,10 @@ impl Outbound<'_> {
         more: &dyn Fn() -> bool,
     ) -> Result<Response<ReplyBody>, Missed> {
         let on = self.options().retry.on;
-        let pool = &self.link.worker.pool;
+        let pool = &self.visit.link.worker.pool;
         let destination = Destination { address, transport: transport.id };
-        self.trace.address.set(Some(address));
-        if self.asked.authority.is_none()
+        self.visit.trace.address.set(Some(address));
+        if self.visit.asked.authority.is_none()
             && !transport.h2
             && let Ok(host) = HeaderValue::try_from(address.to_string())
         {
@@ -245,14 +234,14 @@ impl Outbound<'_> {
                     failure.missed(if slow { on.timeout } else { on.error })
                 })?
             };
-            self.trace.sent_at.set(Some(sent_at));
+            self.visit.trace.sent_at.set(Some(sent_at));
             let failed = match self.exchange(&mut sender, outgoing, sent_at).await {
                 Ok(answer) => {
                     if let Some(endpoint) = endpoint {
                         self.balancer.answered(endpoint, sent_at.into_std());
                     }
                     outgoing.progress.answered.set(true);
-                    self.trace.status.set(Some(answer.status()));
+                    self.visit.trace.status.set(Some(answer.status()));
                     let again = outgoing.repeatable && outgoing.progress.is_whole();
                     if again && on.status(answer.status().as_u16()) && more() {
                         return Err(Missed::Next(Failure::Broken));
@@ -391,7 +380,7 @@ impl Outbound<'_> {
             return Err(Failure::Broken);
         }
         let (mut head, body) = answer.into_parts();
-        headers::to_client(&mut head.headers, self.settings)
+        headers::to_client(&mut head.headers, self.visit.settings)
             .map_err(|headers::BadFraming| Failure::Broken)?;
         head.version = Version::default();
         head.extensions.clear();
@@ -399,7 +388,7 @@ impl Outbound<'_> {
             lease.release();
             head.headers.remove(CONTENT_LENGTH);
             let tunnel = websocket.join(upstream, idle, &mut head);
-            self.trace.tunnel.replace(Some(tunnel));
+            self.visit.trace.tunnel.replace(Some(tunnel));
             return Ok(Response::from_parts(head, ReplyBody::empty()));
         }
         Ok(Response::from_parts(head, ReplyBody::upstream(body, lease, idle)))

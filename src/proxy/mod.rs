@@ -45,18 +45,21 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use crate::live::Current;
 use crate::live::limit::Limits;
 use crate::live::table::Match;
+use crate::live::{Current, Live, Way};
 use crate::metrics::Metrics;
 use crate::model::plan::Target;
+use crate::model::settings::Settings;
 
 use body::ReplyBody;
 use canonical::Asked;
 use connection::Link;
 use forward::Outbound;
+use headers::Vouched;
 use log::LogSink;
 use observe::{Trace, Traced};
+use peer::Peer;
 use reply::Failure;
 use tls::Acceptors;
 use upload::Fault;
@@ -180,6 +183,19 @@ fn most_connections() -> usize {
     (soft.saturating_sub(KEPT) / 2).max(1)
 }
 
+/// A request at its rule: what the steps look at.
+#[derive(Clone, Copy)]
+struct Visit<'a> {
+    link: &'a Rc<Link>,
+    live: &'a Live,
+    settings: &'a Settings,
+    way: &'a Way,
+    asked: &'a Asked,
+    peer: &'a Peer,
+    vouched: &'a Vouched,
+    trace: &'a Trace,
+}
+
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
@@ -195,6 +211,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
         response = compress::encode(response, taken, compression, &link.worker.room);
     }
     let headers = response.headers_mut();
+    trace.extras.take().into_iter().for_each(|it| it.put(headers));
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
         headers.remove(CONNECTION);
@@ -256,37 +273,62 @@ async fn walk(
         None => live.fallback.ok_or(Failure::NotFound)?,
     };
     trace.way.set(Some(found));
-    let mut found = live.way(found);
-    if let Target::Refused(_) = found.route.target {
+    let mut way = live.way(found);
+    let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
+
+    // PLACE client_tls: 421 where the handshake was for another policy; the client's certificate.
+
+    // PLACE access: agents, referers and networks that the ConfigMap blocks.
+
+    // PLACE routing: app-root.
+
+    if let Target::Refused(_) = way.route.target {
         return Err(Failure::Denied);
     }
 
+    // PLACE answering: the answer to a preflight (CORS).
+
+    // PLACE routing: permanent-redirect and temporal-redirect; then what a rewrite makes of the target.
+
     // To HTTPS, where the rule says so.
-    if let Some(answer) =
-        redirect::to_https(&found.route, settings, &asked, &head.uri, peer, worker.ports)
-    {
+    if let Some(answer) = redirect::to_https(&visit, &head.uri) {
         return Ok(answer);
     }
-    if found.route.target == Target::Fallback {
-        found = live.way(live.fallback.ok_or(Failure::NotFound)?);
+
+    // PLACE rate: limit-connections and limit-rps.
+
+    // PLACE access: networks, passwords, the external judge.
+
+    if way.route.target == Target::Fallback {
+        way = live.way(live.fallback.ok_or(Failure::NotFound)?);
     }
-    let Some(balancer) = &found.balancer else { return Err(Failure::NotFound) };
+    let visit = Visit { way, ..visit };
+
+    // PLACE sharing: the canary's balancer, the endpoint that a cookie names.
+
+    let Some(balancer) = &way.balancer else { return Err(Failure::NotFound) };
 
     // A body that says it is too long; one that does not say is counted on its way.
-    let options = &*found.route.options;
+    let options = &*way.route.options;
     if let (Some(length), Some(limit)) = (headers::length(&head.headers), options.body_limit)
         && length > limit
     {
         return Err(Failure::Body(Fault::Large));
     }
-    let outbound =
-        Outbound { link, settings, way: found, balancer, asked: &asked, peer, vouched, trace };
-    let mut answer = outbound.send(head, body).await?;
+
+    // PLACE copies: the mirror's copy.
+
+    let mut answer = Outbound { visit, balancer }.send(head, body).await?;
+
+    // PLACE answering: statuses that the default backend answers for; Location and cookies rewritten.
 
     // Ahead of a slow client, where the rule or the endpoint says so.
     let said = headers::take_accel(answer.headers_mut());
     if said.unwrap_or(options.buffers.on) {
         answer = answer.map(|it| it.ahead(options.buffers.bytes()));
     }
+
+    // PLACE rate: limit-rate.
+
     Ok(answer)
 }

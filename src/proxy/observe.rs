@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -59,6 +61,25 @@ pub(super) struct Trace {
     pub(super) handed_since: Cell<Option<Instant>>,
     /// Its place among the streams of an HTTP/2 connection.
     pub(super) place: Cell<Option<usize>>,
+    /// Header fields that steps on the way want in the answer, whoever gives it.
+    pub(super) extras: RefCell<Vec<Extra>>,
+}
+
+/// A header field for the answer.
+pub(super) enum Extra {
+    /// In place of what the answer has of that name.
+    Set(HeaderName, HeaderValue),
+    /// Beside it.
+    Add(HeaderName, HeaderValue),
+}
+
+impl Extra {
+    pub(super) fn put(self, headers: &mut HeaderMap) {
+        match self {
+            Self::Set(name, value) => drop(headers.insert(name, value)),
+            Self::Add(name, value) => drop(headers.append(name, value)),
+        }
+    }
 }
 
 impl Trace {
@@ -75,6 +96,7 @@ impl Trace {
             carried: Carried::default(),
             handed_since: Cell::default(),
             place: Cell::default(),
+            extras: RefCell::default(),
         }
     }
 }

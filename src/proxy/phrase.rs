@@ -1,20 +1,45 @@
 //! What the variables of a text come to for one request.
 
 use http::header::COOKIE;
-use http::request;
+use http::{HeaderValue, request};
 
+use super::Visit;
 use super::canonical::Asked;
+use super::headers::X_REQUEST_ID;
 use super::peer::Peer;
 use crate::model::phrase::{Phrase, Word};
+use crate::model::plan::{Route, Target};
 
 /// Hands each part of a phrase to `put`, as bytes; what a request does not have is nothing.
 pub(super) fn fill(
     phrase: &Phrase,
     head: &request::Parts,
-    asked: &Asked,
-    peer: &Peer,
+    visit: &Visit<'_>,
     put: &mut dyn FnMut(&[u8]),
 ) {
+    fill_from(phrase, head, visit.asked, visit.peer, &visit.way.route, put);
+}
+
+/// What a phrase comes to, as text; bytes that are not UTF-8 are replaced.
+pub(super) fn text(phrase: &Phrase, head: &request::Parts, visit: &Visit<'_>) -> String {
+    let mut bytes = Vec::new();
+    fill(phrase, head, visit, &mut |it| bytes.extend_from_slice(it));
+    String::from_utf8(bytes).unwrap_or_else(|it| String::from_utf8_lossy(it.as_bytes()).into())
+}
+
+fn fill_from(
+    phrase: &Phrase,
+    head: &request::Parts,
+    asked: &Asked,
+    peer: &Peer,
+    route: &Route,
+    put: &mut dyn FnMut(&[u8]),
+) {
+    let raw = || head.uri.path_and_query().map_or("", |it| it.as_str());
+    let backend = match &route.target {
+        Target::Backend(id) => Some(id),
+        _ => None,
+    };
     for word in &phrase.0 {
         match word {
             Word::Text(text) => put(text.as_bytes()),
@@ -36,7 +61,25 @@ pub(super) fn fill(
                 let crumbs = fields.flat_map(|it| it.as_bytes().split(|it| *it == b';'));
                 let _ = { crumbs }.find_map(named);
             }
+            Word::EscapedRequestUri => {
+                for byte in raw().bytes() {
+                    if matches!(byte, b'-' | b'.' | b'_' | b'~') || byte.is_ascii_alphanumeric() {
+                        put(&[byte]);
+                    } else {
+                        put(format!("%{byte:02X}").as_bytes());
+                    }
+                }
+            }
             Word::Host => put(asked.host().as_bytes()),
+            Word::Ingress => put(route.ingress.name.as_bytes()),
+            Word::IsArgs => put(if head.uri.query().is_some() { b"?" } else { b"" }),
+            Word::Namespace => put(route.ingress.namespace.as_bytes()),
+            Word::RequestId => {
+                put(head.headers.get(X_REQUEST_ID).map_or(b"", HeaderValue::as_bytes));
+            }
+            Word::ServerPort => put(peer.port.to_string().as_bytes()),
+            Word::Service => put(backend.map_or(b"", |it| it.service.name.as_bytes())),
+            Word::ServicePort => put(backend.map_or(b"", |it| it.port.as_bytes())),
             Word::Header(name) => {
                 for value in head.headers.get_all(&**name) {
                     put(value.as_bytes());
@@ -46,9 +89,7 @@ pub(super) fn fill(
                 put(peer.address.ip().to_canonical().to_string().as_bytes());
             }
             Word::Method => put(head.method.as_str().as_bytes()),
-            Word::RequestUri => {
-                put(head.uri.path_and_query().map_or("", |it| it.as_str()).as_bytes());
-            }
+            Word::RequestUri => put(raw().as_bytes()),
             Word::Scheme => put(peer.scheme().as_bytes()),
             Word::Uri => put(asked.path(&head.uri).as_bytes()),
         }
@@ -57,9 +98,14 @@ pub(super) fn fill(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::Request;
 
     use super::*;
+    use crate::model::host::HostPattern;
+    use crate::model::name::ObjectName;
+    use crate::model::plan::BackendId;
 
     #[test]
     fn variables_are_what_the_request_says() {
@@ -70,6 +116,14 @@ mod tests {
         let (head, ()) = request.body(()).expect("a request").into_parts();
         let peer = Peer::new(([10, 0, 0, 9], 5).into(), false, 80);
         let asked = Asked::read(&head, &peer).expect("canonical");
+        let backend = BackendId { service: ObjectName::new("team", "app"), port: "http".into() };
+        let route = Route::new(
+            ObjectName::new("team", "web"),
+            &HostPattern::Any,
+            "/",
+            Target::Backend(backend),
+            Arc::default(),
+        );
         for (text, expected) in [
             ("$request_uri", "/a/../b?x=1&id=7&id=8"),
             ("$uri", "/b"),
@@ -79,10 +133,17 @@ mod tests {
             ("$http_x_user $http_x_no.", "you ."),
             ("$host $scheme", "a.test http"),
             ("$remote_addr $request_method", "10.0.0.9 GET"),
+            ("$escaped_request_uri", "%2Fa%2F..%2Fb%3Fx%3D1%26id%3D7%26id%3D8"),
+            ("$uri$is_args$args", "/b?x=1&id=7&id=8"),
+            ("$namespace/$ingress_name", "team/web"),
+            ("$service_name:$service_port", "app:http"),
+            ("$http_host $server_port", "a.test:81 80"),
         ] {
             let phrase = Phrase::parse(text).expect("a phrase");
             let mut filled = Vec::new();
-            fill(&phrase, &head, &asked, &peer, &mut |it| filled.extend_from_slice(it));
+            fill_from(&phrase, &head, &asked, &peer, &route, &mut |it| {
+                filled.extend_from_slice(it);
+            });
             assert_eq!(String::from_utf8_lossy(&filled), expected, "{text}");
         }
     }

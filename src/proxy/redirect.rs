@@ -2,35 +2,27 @@
 
 use http::{Response, StatusCode, Uri};
 
-use super::Ports;
+use super::Visit;
 use super::body::ReplyBody;
 use super::canonical::Asked;
 use super::peer::Peer;
 use super::reply;
-use crate::model::plan::Route;
-use crate::model::settings::Settings;
 
 /// Sends plain HTTP to HTTPS where the route says so.
 ///
 /// The target is ingress-nginx's: the host without its port, the request target without one trailing
 /// slash.
-pub(super) fn to_https(
-    route: &Route,
-    settings: &Settings,
-    asked: &Asked,
-    uri: &Uri,
-    peer: &Peer,
-    ports: Ports,
-) -> Option<Response<ReplyBody>> {
-    if !route.to_https || peer.https {
+pub(super) fn to_https(visit: &Visit<'_>, uri: &Uri) -> Option<Response<ReplyBody>> {
+    let Visit { way, asked, settings, link, .. } = *visit;
+    if !way.route.to_https || visit.peer.https {
         return None;
     }
     let host = asked.host();
     let target = asked.target(uri);
     let target = target.as_str();
     let target = target.strip_suffix('/').unwrap_or(target);
-    let location = if route.options.port_in_redirects {
-        format!("https://{host}:{}{target}", ports.https)
+    let location = if way.route.options.port_in_redirects {
+        format!("https://{host}:{}{target}", link.worker.ports.https)
     } else {
         format!("https://{host}{target}")
     };

@@ -8,7 +8,7 @@ mod table;
 
 use std::collections::BTreeMap;
 
-pub use table::TABLE;
+pub use table::{Chapter, TABLE, row, rows};
 
 use super::Policy;
 use super::objects::Ingress;
@@ -21,10 +21,25 @@ const LEGACY: &str = "ingress.kubernetes.io";
 pub struct Annotation {
     /// As `proxy-body-size`.
     pub name: &'static str,
+    /// What holds where it is not set, as it would be written; empty for nothing.
+    pub default: &'static str,
     /// Value and meaning, for people.
     pub help: &'static str,
+    /// What it holds for.
+    pub scope: Scope,
     /// What is done with it.
     pub effect: Effect,
+}
+
+/// What an annotation holds for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// The paths of the Ingress that has it.
+    Path,
+    /// The whole host: of several Ingresses the oldest that has it decides.
+    Host,
+    /// The Service's port, whoever names it.
+    Backend,
 }
 
 /// What is done with an annotation.
@@ -85,7 +100,7 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
             // As ingress-nginx has it: not set.
             continue;
         }
-        match TABLE.iter().find(|it| it.name == name) {
+        match row(name) {
             Some(row) => reading.apply(row, value.trim()),
             None => reading.problems.push(("UnknownAnnotation", unknown(name))),
         }
@@ -105,7 +120,7 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
 /// Reads a value into the options as the annotation of that name would; one that is not built sets
 /// nothing.
 pub(super) fn set(name: &str, value: &str, options: &mut Options) -> Result<(), &'static str> {
-    match TABLE.iter().find(|it| it.name == name).map(|it| it.effect) {
+    match row(name).map(|it| it.effect) {
         Some(Effect::Sets(read) | Effect::Guards(read)) => read(value, options),
         _ => Ok(()),
     }
@@ -283,7 +298,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names: Vec<_> = TABLE.iter().map(|it| it.name).collect();
+        let mut names: Vec<_> = rows().map(|it| it.name).collect();
         names.sort_unstable();
         assert!(names.windows(2).all(|it| it[0] != it[1]));
     }

@@ -1,0 +1,5 @@
+//! Keys about logs, mirrors and traces.
+
+use super::Key;
+
+pub(super) const KEYS: &[Key] = &[];
