@@ -335,7 +335,7 @@ fn listening(args: &Serve) -> Listening {
     }
 }
 
-fn policy(args: &Serve) -> Policy {
+pub(crate) fn policy(args: &Serve) -> Policy {
     Policy {
         ingress_class: args.ingress_class.clone(),
         controller_class: args.controller_class.clone(),
@@ -359,7 +359,7 @@ fn policy(args: &Serve) -> Policy {
     }
 }
 
-async fn store(
+pub(crate) async fn store(
     args: &Serve,
     source: Source,
     policy: &Policy,

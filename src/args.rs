@@ -28,6 +28,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve the Ingresses of a cluster, or of a directory (the default).
     Serve(Box<Serve>),
+    /// Say of each object what works, what differs from ingress-nginx, and what is refused.
+    Check(Box<Check>),
     /// Show everything on this machine: sample objects, sample backends, local certificates.
     Demo(Demo),
 }
@@ -344,6 +346,29 @@ pub struct Serve {
     pub without_effect: Vec<String>,
 }
 
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct Check {
+    /// Files or directories with objects, or - for standard input; the cluster when none is given.
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
+    pub files: Vec<PathBuf>,
+    /// How to say it.
+    #[arg(short = 'o', long, value_enum, default_value = "text", value_name = "HOW")]
+    pub output: Output,
+    /// What `serve` is started with.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// `--output`
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
 /// Flags of `demo`.
 #[derive(Args, Clone, Debug)]
 pub struct Demo {
@@ -489,7 +514,12 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
     let all = ["lockgate".to_owned()].into_iter().chain(serve).chain(rest);
     let matches = Cli::command().try_get_matches_from(all).map_err(|it| told(&it))?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|it| told(&it))?;
-    if let Command::Serve(serve) = &mut cli.command {
+    let serve = match &mut cli.command {
+        Command::Serve(serve) => Some(&mut **serve),
+        Command::Check(check) => Some(&mut check.serve),
+        Command::Demo(_) => None,
+    };
+    if let Some(serve) = serve {
         serve.without_effect = without_effect;
         serve.take_kube_legos_environment();
     }
@@ -591,7 +621,7 @@ mod tests {
         let argv = ["lockgate"].iter().chain(argv).map(|it| (*it).to_owned());
         match parse(argv)?.command {
             Command::Serve(serve) => Ok(serve),
-            Command::Demo(_) => panic!("not the demo"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -57,6 +57,21 @@ impl Directory {
         Self { read: read.into(), write: write.into() }
     }
 
+    /// What is in files and directories, and in a text in YAML or JSON, right now.
+    pub fn once(paths: impl IntoIterator<Item = PathBuf>, text: Option<&str>) -> Objects {
+        let directory = Self { read: paths.into_iter().collect(), write: Path::new("").into() };
+        let mut files = Files::new();
+        directory.look(&mut files);
+        if let Some(text) = text {
+            let seen = match parse(text, false) {
+                Ok(objects) => Seen { objects, ..Seen::default() },
+                Err(trouble) => Seen { trouble: Some(trouble), ..Seen::default() },
+            };
+            files.insert(PathBuf::from("-"), seen);
+        }
+        gather(&files.iter().collect::<Vec<_>>())
+    }
+
     pub(super) fn snapshots(&self) -> Snapshots {
         let (sender, receiver) = watch::channel(None);
         let directory = self.clone();
@@ -291,13 +306,17 @@ fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
         return Err(format!("larger than {} MiB", LARGEST >> 20));
     }
     let text = std::fs::read_to_string(path).map_err(|it| it.to_string())?;
-    let documents: Vec<Value> = if path.extension().is_some_and(|it| it == "json") {
-        serde_json::Deserializer::from_str(&text)
+    parse(&text, path.extension().is_some_and(|it| it == "json"))
+}
+
+fn parse(text: &str, json: bool) -> Result<Vec<Value>, String> {
+    let documents: Vec<Value> = if json {
+        serde_json::Deserializer::from_str(text)
             .into_iter()
             .collect::<Result<_, _>>()
             .map_err(|it| discreet(&it.to_string()))?
     } else {
-        serde_saphyr::from_multiple_with_options(&text, generous())
+        serde_saphyr::from_multiple_with_options(text, generous())
             .map_err(|it| discreet(&it.to_string()))?
     };
     Ok(documents.into_iter().flat_map(unfold).collect())

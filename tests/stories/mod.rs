@@ -3,6 +3,7 @@
 mod attacks;
 mod bluegreen;
 mod certificates;
+mod check;
 mod cluster;
 mod coding;
 mod demo;

@@ -88,22 +88,9 @@ pub(super) struct Reading {
 
 /// Reads the annotations of an Ingress on top of what the ConfigMap set.
 pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
-    let mut reading = Reading {
-        options: base.clone(),
-        refusal: None,
-        unread_tls: None,
-        skip: None,
-        problems: Vec::new(),
-    };
+    let mut reading = Reading::of(base);
     for (name, value) in named(ingress, policy) {
-        if value.trim().is_empty() {
-            // As ingress-nginx has it: not set.
-            continue;
-        }
-        match row(name) {
-            Some(row) => reading.apply(row, value.trim()),
-            None => reading.problems.push(("UnknownAnnotation", unknown(name))),
-        }
+        reading.take(name, value);
     }
     if reading.options.buffers != base.buffers
         && let Some(text) = reading.options.buffers.shortened()
@@ -115,6 +102,58 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
         reading.problems = vec![("NotSupported", skip.clone())];
     }
     reading
+}
+
+/// What comes of one annotation by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Judged<'a> {
+    /// Without its prefix.
+    pub name: &'a str,
+    /// As it is written.
+    pub value: &'a str,
+    /// What comes of it.
+    pub verdict: Verdict,
+    /// What is wrong and what happens instead; empty where nothing is.
+    pub text: String,
+}
+
+/// What comes of a setting.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Verdict {
+    /// It does what it does in ingress-nginx, or there is nothing for it to do.
+    Works,
+    /// It is served otherwise than was asked for.
+    Differs,
+    /// Something is not served because of it.
+    Refused,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Works => "works",
+            Self::Differs => "differs",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// Judges each annotation of an Ingress that is under our prefixes, on top of what the ConfigMap set.
+pub fn judge<'a>(ingress: &'a Ingress, policy: &Policy, base: &Options) -> Vec<Judged<'a>> {
+    let judged = |(name, value): (&'a str, &'a str)| {
+        let mut reading = Reading::of(base);
+        reading.take(name, value);
+        let verdict = if reading.refusal.is_some() || reading.skip.is_some() {
+            Verdict::Refused
+        } else if reading.problems.is_empty() {
+            Verdict::Works
+        } else {
+            Verdict::Differs
+        };
+        let text = reading.problems.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+        Judged { name, value, verdict, text: text.join("; ") }
+    };
+    named(ingress, policy).into_iter().map(judged).collect()
 }
 
 /// Reads a value into the options as the annotation of that name would; one that is not built sets
@@ -152,6 +191,27 @@ fn unknown(name: &str) -> String {
 }
 
 impl Reading {
+    fn of(base: &Options) -> Self {
+        Self {
+            options: base.clone(),
+            refusal: None,
+            unread_tls: None,
+            skip: None,
+            problems: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, name: &str, value: &str) {
+        // One that is empty is not set, as ingress-nginx has it.
+        if value.trim().is_empty() {
+            return;
+        }
+        match row(name) {
+            Some(row) => self.apply(row, value.trim()),
+            None => self.problems.push(("UnknownAnnotation", unknown(name))),
+        }
+    }
+
     fn apply(&mut self, row: &Annotation, value: &str) {
         let Annotation { name, effect, .. } = row;
         match effect {

@@ -12,8 +12,8 @@ mod rate;
 mod routing;
 
 use super::Policy;
-use super::annotation::{self, Instead};
-use super::objects::Objects;
+use super::annotation::{self, Instead, Judged, Verdict};
+use super::objects::{ConfigMap, Objects};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::Settings;
@@ -262,6 +262,35 @@ pub(super) fn settings(
         }
     }
     settings
+}
+
+/// Judges each key of a ConfigMap.
+pub fn judge(map: &ConfigMap) -> Vec<Judged<'_>> {
+    let mut settings = Settings::default();
+    // In the order in which they are read, those that are not honoured last.
+    let place = |name: &str| keys().position(|it| it.name == name).unwrap_or(usize::MAX);
+    let mut data: Vec<(&str, &str)> = map.data.iter().map(|(k, v)| (&**k, &**v)).collect();
+    data.sort_by_key(|(name, _)| place(name));
+    let judged = data.into_iter().map(|(name, value)| {
+        let (verdict, text) = match honoured(name) {
+            Some(key) => match key.read(value.trim(), &mut settings) {
+                Ok(()) => (Verdict::Works, String::new()),
+                Err(wanted) => (Verdict::Differs, format!("{value:?} is not {wanted}")),
+            },
+            None => match instead(name, value.trim()) {
+                None => (Verdict::Works, String::new()),
+                Some(Instead::Refuse) => {
+                    (Verdict::Refused, "is not supported yet: every path answers 503".to_owned())
+                }
+                Some(_) if is_known(name) => {
+                    (Verdict::Differs, "is not supported yet: served without it".to_owned())
+                }
+                Some(_) => (Verdict::Differs, "is not known and has no effect".to_owned()),
+            },
+        };
+        Judged { name, value, verdict, text }
+    });
+    judged.collect()
 }
 
 fn instead(name: &str, value: &str) -> Option<Instead> {
