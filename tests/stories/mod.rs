@@ -11,6 +11,7 @@ mod directory;
 mod framing;
 mod grpc;
 mod outages;
+mod overload;
 mod page;
 mod peer;
 mod registry;
