@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Floors of the modules, as the crate's documentation gives them.
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("model", 0),
     ("args", 1),
     ("compile", 1),
@@ -17,7 +17,8 @@ const FLOORS: [(&str, u8); 13] = [
     ("status", 4),
     ("admin", 5),
     ("app", 6),
-    ("demo", 6),
+    ("check", 7),
+    ("demo", 7),
 ];
 
 fn root() -> PathBuf {

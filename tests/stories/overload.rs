@@ -124,6 +124,6 @@ async fn long_three_times_what_can_be_served() {
     })
     .await;
     let after = usual().await;
-    assert!(after > most * 0.9, "{after} of {most} afterwards");
+    assert!(after > most * 0.75, "{after} of {most} afterwards");
     drop(lockgate);
 }

@@ -205,6 +205,16 @@ impl Key {
     }
 }
 
+/// Keys that tune nginx itself; `*` stands for any ending.
+pub fn without_effect() -> impl Iterator<Item = &'static str> {
+    MOOT.iter().copied()
+}
+
+/// Keys that are known and not built.
+pub fn not_built() -> impl Iterator<Item = &'static str> {
+    PROTECTING.iter().map(|it| it.0).chain(MISSING.iter().map(|it| it.0))
+}
+
 /// Whether a name is a key of the ConfigMap, honoured or not.
 pub(super) fn is_known(name: &str) -> bool {
     honoured(name).is_some()
