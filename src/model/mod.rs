@@ -20,6 +20,7 @@ pub mod rate;
 pub mod routing;
 pub mod settings;
 pub mod sharing;
+pub mod snippet;
 pub mod template;
 pub mod upstream;
 pub mod value;
