@@ -30,6 +30,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Say of each object what works, what differs from ingress-nginx, and what is refused.
     Check(Box<Check>),
+    /// Turn manifests of old clusters, kube-lego's too, into those of today.
+    Convert(Convert),
     /// Show everything on this machine: sample objects, sample backends, local certificates.
     Demo(Demo),
 }
@@ -360,6 +362,14 @@ pub struct Check {
     pub serve: Serve,
 }
 
+/// Flags of `convert`.
+#[derive(Args, Clone, Debug)]
+pub struct Convert {
+    /// Files or directories with objects, or - for standard input.
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
 /// `--output`
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Output {
@@ -517,7 +527,7 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
     let serve = match &mut cli.command {
         Command::Serve(serve) => Some(&mut **serve),
         Command::Check(check) => Some(&mut check.serve),
-        Command::Demo(_) => None,
+        Command::Convert(_) | Command::Demo(_) => None,
     };
     if let Some(serve) = serve {
         serve.without_effect = without_effect;

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,26 +49,7 @@ async fn objects(args: &args::Check, policy: &Policy) -> anyhow::Result<Arc<Obje
         let listed = listed.await.context("the API server takes too long")??;
         return Ok(listed.clone().unwrap_or_default());
     }
-    let mut typed = None;
-    let mut paths = Vec::new();
-    for path in &args.files {
-        if path.as_os_str() == "-" {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).context("standard input")?;
-            typed = Some(text);
-            continue;
-        }
-        let meta = std::fs::metadata(path).with_context(|| path.display().to_string())?;
-        let known =
-            path.extension().is_some_and(|it| ["yaml", "yml", "json"].iter().any(|k| it == *k));
-        anyhow::ensure!(
-            meta.is_dir() || known,
-            "{}: neither a directory nor .yaml, .yml or .json",
-            path.display()
-        );
-        paths.push(path.clone());
-    }
-    let mut objects = Directory::once(paths, typed.as_deref());
+    let mut objects = Directory::once(&args.files)?;
     if objects.classes.is_empty() {
         // Files rarely hold the class that their Ingresses name.
         let class = IngressClass { controller: policy.controller_class.as_str().into() };

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lockgate::args::{self, Command, Told};
-use lockgate::{app, check, demo};
+use lockgate::{app, check, convert, demo};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     let (level, json) = match &command {
         Command::Serve(serve) => (serve.log.clone(), serve.log_json),
-        Command::Check(_) | Command::Demo(_) => ("warn".to_owned(), false),
+        Command::Check(_) | Command::Convert(_) | Command::Demo(_) => ("warn".to_owned(), false),
     };
     log_to_stderr(&level, json);
     // The control plane: a storm there must not slow the threads that serve.
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
                         app::serve(serve, app::Source::Flags, CancellationToken::new()).await?;
                     }
                     Command::Check(check) => return check::run(check).await,
+                    Command::Convert(args) => return convert::run(args),
                     Command::Demo(demo) => demo::run(demo).await?,
                 }
                 Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Floors of the modules, as the crate's documentation gives them.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("model", 0),
     ("args", 1),
     ("compile", 1),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("admin", 5),
     ("app", 6),
     ("check", 7),
+    ("convert", 7),
     ("demo", 7),
 ];
 
