@@ -9,6 +9,7 @@ pub mod client_tls;
 pub mod copies;
 pub mod host;
 pub mod keypair;
+pub mod location;
 pub mod name;
 pub mod network;
 pub mod options;
