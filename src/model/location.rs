@@ -32,11 +32,6 @@ impl Location {
         Self { begin: beginning(path).into(), pattern }
     }
 
-    /// Takes a whole element: `/a/` and what is below it.
-    pub fn below(path: &str) -> Self {
-        Self { begin: format!("{}/", path.trim_end_matches('/')).into(), pattern: None }
-    }
-
     /// Whether it takes a canonical path. Costs a comparison where the path begins otherwise.
     pub fn takes(&self, path: &str) -> bool {
         let begin = self.begin.as_bytes();
@@ -86,12 +81,12 @@ pub struct Rewrite {
     /// The rule's path, wherever it is found; `None` for one without groups, which is found always.
     pub pattern: Option<Pattern>,
     /// What the path becomes.
-    pub target: Target,
+    pub target: RewriteTarget,
 }
 
 /// `rewrite-target`, with the meaning of nginx's `rewrite ... break`.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Target {
+pub struct RewriteTarget {
     /// As it was written.
     pub text: Box<str>,
     /// Whether it is a URL to redirect to.
@@ -107,7 +102,7 @@ enum Part {
     Group(u8),
 }
 
-impl Target {
+impl RewriteTarget {
     /// Reads a path or URL with `$1` to `$9` and variables.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = |it: u8| it.is_ascii_alphanumeric() || b"-._~/:$?&=%{}@!*+,()".contains(&it);
@@ -243,7 +238,8 @@ mod tests {
             ("/y?", Some("x=1"), ("/y", None)),
             ("/$host/$20", None, ("/<Host>/a&b+c0", None)),
         ] {
-            let filled = Target::parse(target).expect(target).fill(Some(&groups), query, &fill);
+            let filled =
+                RewriteTarget::parse(target).expect(target).fill(Some(&groups), query, &fill);
             assert_eq!((&*filled.0, filled.1.as_deref()), expected, "{target} {query:?}");
         }
     }
@@ -262,7 +258,7 @@ mod tests {
             ("/$nope", None),
             ("/$0", None),
         ] {
-            assert_eq!(Target::parse(text).map(|it| it.is_url), expected, "{text:?}");
+            assert_eq!(RewriteTarget::parse(text).map(|it| it.is_url), expected, "{text:?}");
         }
     }
 }

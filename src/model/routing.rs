@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use super::host::{Authority, HostPattern};
-use super::location::Target;
+use super::location::RewriteTarget;
 use super::pattern::Pattern;
 use super::phrase::{Phrase, Word};
 
@@ -15,7 +15,7 @@ pub struct Routing {
     /// Every path of the host is a regular expression.
     pub use_regex: bool,
     /// What a path becomes; makes every path of the host a regular expression, too.
-    pub rewrite: Option<Target>,
+    pub rewrite: Option<RewriteTarget>,
     /// `X-Forwarded-Prefix` of what is rewritten.
     pub prefix: Option<HeaderValue>,
     /// The host that endpoints see.

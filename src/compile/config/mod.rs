@@ -104,7 +104,6 @@ const MISSING: &[(&str, &str)] = &[
     ("allow-cross-namespace-resources", "false"),
     ("global-allowed-response-headers", ""),
     ("proxy-add-original-uri-header", "false"),
-    ("relative-redirects", "false"),
     ("proxy-ssl-location-only", "false"),
     ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
