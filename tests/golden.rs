@@ -668,7 +668,11 @@ fn answer(live: &Live, question: &str) -> String {
         let route = &live.way(id).route;
         format!("{} {} of {} -> {}", route.host, route.path, route.ingress, target(&route.target))
     };
-    match live.table.host(&host.host).and_then(|it| it.find(&path)) {
+    let paths = live.table.host(&host.host);
+    if let Some(to) = paths.and_then(|it| it.moved.as_ref()) {
+        return format!("a redirect to {to}");
+    }
+    match paths.and_then(|it| it.find(&path)) {
         Some(Match::Exact(id) | Match::Prefix(id) | Match::Expression(id)) => way(id),
         Some(Match::Slash(_)) => "301 to the path with a slash".to_owned(),
         None => "the default backend".to_owned(),

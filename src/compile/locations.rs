@@ -14,7 +14,7 @@ use crate::model::host::HostPattern;
 use crate::model::location::{Location, Rewrite, is_literal};
 use crate::model::path::{self, PathPattern};
 use crate::model::pattern::Pattern;
-use crate::model::plan::{Host, Plan};
+use crate::model::plan::{Host, Plan, Route, Target};
 
 /// What the paths of an Ingress come to as regular expressions. Making one costs far more than all else
 /// there is to compile, so it is kept with the Ingress for as long as that does not change.
@@ -30,11 +30,11 @@ struct Expression {
 
 /// A path that cannot be read as a regular expression.
 #[derive(Clone, Debug)]
-pub(super) struct Unfit {
+struct Unfit {
     /// What is wrong with it, and what to write instead.
-    pub(super) why: String,
-    /// Takes at least what it would take.
-    pub(super) location: Arc<Location>,
+    why: String,
+    /// Takes at least what it would take, unless nobody knows what that is.
+    location: Option<Arc<Location>>,
 }
 
 impl Made {
@@ -51,16 +51,40 @@ impl Made {
 impl Expression {
     fn new(path: &str) -> Self {
         let location = Location::parse(path).map(Arc::new);
-        let unfit = |why| Unfit { why, location: Arc::new(Location::widened(path)) };
+        let unfit = |why| Unfit { why, location: Location::widened(path).map(Arc::new) };
         Self { location: location.map_err(unfit), loose: OnceLock::new() }
     }
 }
 
-/// A path of an Ingress as regular expression.
-pub(super) fn location(ingress: &Ingress, path: &str) -> Result<Arc<Location>, Unfit> {
-    match ingress.made.expression(ingress, path) {
-        Some(made) => made.location.clone(),
-        None => Expression::new(path).location,
+/// Adds a path to those that are tried, where they are regular expressions. The error says why it cannot
+/// be one: its route answers 503 then.
+pub(super) fn place(
+    ingress: &Ingress,
+    host: &mut Host,
+    pattern: &PathPattern,
+    route: &mut Route,
+) -> Result<(), String> {
+    if host.locations.is_none() {
+        return Ok(());
+    }
+    let path = pattern.as_str();
+    let made = ingress.made.expression(ingress, path).map(|it| it.location.clone());
+    match made.unwrap_or_else(|| Expression::new(path).location) {
+        Ok(location) => {
+            host.try_location(pattern, location);
+            Ok(())
+        }
+        Err(Unfit { why, location }) => {
+            let what = if let Some(location) = location {
+                host.try_location(pattern, location);
+                "what it might take answers 503"
+            } else {
+                "it takes nothing"
+            };
+            let text = format!("path {path} of {}: {why}: {what}", route.host);
+            route.target = Target::Refused(text.as_str().into());
+            Err(text)
+        }
     }
 }
 
@@ -93,17 +117,28 @@ pub(super) fn hosts(ours: &[Ours<'_>], policy: &Policy) -> BTreeSet<HostPattern>
     if !ours.iter().any(|it| wants(it).is_some()) {
         return hosts;
     }
-    let mut owners: HashMap<HostPattern, &str> = HashMap::new();
+    let mut owners: HashMap<HostPattern, &Ours<'_>> = HashMap::new();
+    let mut rooted = BTreeSet::new();
     for it in ours {
         for rule in &it.ingress.rules {
             let Ok(host) = rule.host.parse::<HostPattern>() else { continue };
-            let namespace = &*it.name.namespace;
-            let owner = *owners.entry(host.clone()).or_insert(namespace);
-            if (!policy.strict_hosts || owner == namespace) && switches(it, rule) {
+            let owner = *owners.entry(host.clone()).or_insert(it);
+            if policy.strict_hosts && owner.name.namespace != it.name.namespace {
+                continue;
+            }
+            if rule.paths.iter().flatten().any(|it| matches!(&*it.path, "" | "/")) {
+                rooted.insert(host.clone());
+            }
+            if switches(it, rule) {
                 hosts.insert(host);
             }
         }
     }
+    // Where nobody has a rule for `/`, the owner of the host has.
+    let implied = owners
+        .into_iter()
+        .filter(|(host, it)| !rooted.contains(host) && wants(it).is_some_and(|it| it != Some("/")));
+    hosts.extend(implied.map(|(host, _)| host));
     hosts
 }
 
@@ -117,10 +152,10 @@ fn wants<'a>(ours: &'a Ours<'_>) -> Option<Option<&'a str>> {
 /// A target that is the path itself rewrites nothing, and makes nothing an expression.
 fn switches(ours: &Ours<'_>, rule: &Rule) -> bool {
     let Some(target) = wants(ours) else { return false };
-    let mut paths = rule.paths.iter().flatten().map(|it| &*it.path).peekable();
-    target.is_none_or(|target| match paths.peek() {
-        None => target != "/",
-        Some(_) => paths.any(|it| it != target && !(it.is_empty() && target == "/")),
+    let mut paths = rule.paths.iter().flatten();
+    paths.any(|it| {
+        let path = if it.path.is_empty() { "/" } else { &*it.path };
+        target.is_none_or(|target| path != target)
     })
 }
 

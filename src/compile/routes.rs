@@ -1,7 +1,6 @@
 //! Ingress rules → hosts and paths, merged the way ingress-nginx merges them.
 
 use std::collections::BTreeSet;
-use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use super::annotation::{self, Reading};
@@ -179,9 +178,9 @@ fn add_rules(
             };
             let pattern =
                 if it.exact { PathPattern::Exact(text) } else { PathPattern::Prefix(text) };
-            match entry.paths.entry(pattern.clone()) {
-                Entry::Occupied(first) => {
-                    let older = &first.get().ingress;
+            match entry.paths.get(&pattern) {
+                Some(first) => {
+                    let older = &first.ingress;
                     let who = if older == ours.name {
                         "an earlier rule of it".to_owned()
                     } else {
@@ -189,26 +188,13 @@ fn add_rules(
                     };
                     report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
                 }
-                Entry::Vacant(free) => {
+                None => {
                     let target = ours.target(it.backend.as_ref());
                     let mut route = ours.route(&host, raw, target);
-                    if expressions {
-                        let location = locations::location(ours.ingress, pattern.as_str());
-                        let location =
-                            location.unwrap_or_else(|locations::Unfit { why, location }| {
-                                let text = format!(
-                                    "path {} of {host}: {why}: what it might take answers 503",
-                                    route.path
-                                );
-                                route.target = Target::Refused(text.as_str().into());
-                                report("BadPattern", text);
-                                location
-                            });
-                        free.insert(Arc::new(route));
-                        entry.try_location(&pattern, location);
-                    } else {
-                        free.insert(Arc::new(route));
+                    if let Err(text) = locations::place(ours.ingress, entry, &pattern, &mut route) {
+                        report("BadPattern", text);
                     }
+                    entry.paths.insert(pattern, Arc::new(route));
                 }
             }
         }

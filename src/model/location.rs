@@ -26,10 +26,12 @@ impl Location {
         Ok(Self { begin: beginning(path).into(), pattern })
     }
 
-    /// Takes at least all that a path would take which cannot be read.
-    pub fn widened(path: &str) -> Self {
+    /// Takes at least all that a path would take which cannot be read; where nobody knows what that is,
+    /// what begins alike. `None` where that would be everything.
+    pub fn widened(path: &str) -> Option<Self> {
+        let begin = beginning(path);
         let pattern = Pattern::widened_of_path(&format!("^{path}"));
-        Self { begin: beginning(path).into(), pattern }
+        (pattern.is_some() || begin.len() > 1).then(|| Self { begin: begin.into(), pattern })
     }
 
     /// Whether it takes a canonical path. Costs a comparison where the path begins otherwise.
@@ -211,9 +213,11 @@ mod tests {
             (r"/(a|b)/\1$", "/c/c", false),
             ("/x/(?(1)a|b)", "/x/y", true),
             ("/x/(?(1)a|b)", "/y", false),
+            ("/(a", "/a", false),
         ] {
             assert!(Location::parse(location).is_err(), "{location}");
-            assert_eq!(Location::widened(location).takes(path), expected, "{location} {path}");
+            let widened = Location::widened(location);
+            assert_eq!(widened.is_some_and(|it| it.takes(path)), expected, "{location} {path}");
         }
     }
 
