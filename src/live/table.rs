@@ -205,31 +205,35 @@ impl Paths {
 mod tests {
     use super::*;
     use crate::model::name::ObjectName;
-    use crate::model::options::Options;
     use crate::model::plan::Target;
 
     /// Paths whose ways are numbered in the order of the patterns.
     struct Numbered(Paths, Vec<String>);
 
+    impl Numbered {
+        fn new(host: &Host) -> Self {
+            let mut names = Vec::new();
+            let paths = Paths::new(host, &mut |route| {
+                names.push(route.path.to_string());
+                WayId(u32::try_from(names.len() - 1).expect("few routes"))
+            });
+            Self(paths, names)
+        }
+    }
+
     fn paths(patterns: &[PathPattern]) -> Numbered {
-        let route = |path: &str| {
-            let options = Arc::new(Options::default());
-            Arc::new(Route::new(
-                ObjectName::default(),
-                &HostPattern::Any,
-                path,
-                Target::Nothing,
-                options,
-            ))
-        };
+        Numbered::new(&host(patterns))
+    }
+
+    fn host(patterns: &[PathPattern]) -> Host {
         let mut host = Host::new(ObjectName::default());
         host.paths = patterns.iter().map(|it| (it.clone(), route(&it.to_string()))).collect();
-        let mut names = Vec::new();
-        let paths = Paths::new(&host, &mut |route| {
-            names.push(route.path.to_string());
-            WayId(u32::try_from(names.len() - 1).expect("few routes"))
-        });
-        Numbered(paths, names)
+        host
+    }
+
+    fn route(path: &str) -> Arc<Route> {
+        let (name, options) = (ObjectName::default(), Arc::default());
+        Arc::new(Route::new(name, &HostPattern::Any, path, Target::Nothing, options))
     }
 
     fn found<'a>(Numbered(paths, names): &'a Numbered, path: &str) -> Option<&'a str> {
@@ -276,6 +280,29 @@ mod tests {
         for (path, expected) in
             [("/a", "301"), ("/a/", "/a/"), ("/a/x", "/a/"), ("/e", "/"), ("/b", "=/b")]
         {
+            assert_eq!(found(&paths, path), Some(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_first_expression_that_takes_a_path_has_it() {
+        let patterns =
+            ["/id/[0-9]+", "/a.c", "/", "/never"].map(|it| PathPattern::Prefix(it.into()));
+        let token = "/.well-known/acme-challenge/token";
+        let mut host = host(&patterns);
+        let solver = PathPattern::Exact(token.into());
+        host.paths.insert(solver, route("solver"));
+        let location = |it: &PathPattern| Location::parse(it.as_str()).expect("a location").into();
+        host.locations = Some(patterns.iter().map(|it| (location(it), it.clone())).collect());
+        let paths = Numbered::new(&host);
+        for (path, expected) in [
+            ("/ID/1x", "/id/[0-9]+"),
+            ("/id/x", "/"),
+            ("/abcd", "/a.c"),
+            ("/never", "/"),
+            (token, "solver"),
+            ("/.well-known/acme-challenge/token2", "/"),
+        ] {
             assert_eq!(found(&paths, path), Some(expected), "{path}");
         }
     }

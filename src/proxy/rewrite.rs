@@ -16,8 +16,9 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 
 /// Rewrites the target as the route says, or redirects to what becomes of it.
 ///
-/// What is rewritten is the canonical path, and what becomes of it is made canonical again: what a group
-/// took cannot lead out of the target by `..`, and is refused where readers would disagree.
+/// What is rewritten is the canonical path, and what becomes of it is made canonical again. That path had no
+/// dot segment; where one comes about, as `/in/../admin` of `/api../admin`, it would lead out of the target
+/// and is refused, as is what readers would disagree on.
 pub(super) fn apply(
     visit: &Visit<'_>,
     head: &request::Parts,
@@ -38,8 +39,9 @@ pub(super) fn apply(
         return Ok(Some(reply::redirect(StatusCode::FOUND, &location)));
     }
     let rooted = if path.starts_with('/') { path } else { format!("/{path}") };
-    let Ok(canonical) = path::canonical(&rooted) else {
-        return refuse("what the path is rewritten to is not a path");
+    let canonical = match path::canonical(&rooted) {
+        Ok(it) if !it.resolved => it,
+        _ => return refuse("what the path is rewritten to is not a path"),
     };
     match PathAndQuery::try_from(format!("{}{query}", canonical.path)) {
         Ok(target) => drop(visit.asked.rewritten.set(target.into())),

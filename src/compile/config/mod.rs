@@ -319,6 +319,15 @@ mod tests {
     }
 
     #[test]
+    fn redirects_are_relative_and_keep_a_slash_by_the_keys() {
+        let (settings, problems) =
+            read(&[("relative-redirects", "true"), ("preserve-trailing-slash", "true")]);
+        assert_eq!(problems, []);
+        let routing = settings.options.routing.expect("something is set");
+        assert!(routing.relative && routing.keep_slash);
+    }
+
+    #[test]
     fn every_default_is_one_of_an_annotation_that_is_built() {
         for key in keys().filter(|it| matches!(it.read, Read::Default)) {
             let row = annotation::row(key.name);
