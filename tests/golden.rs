@@ -38,7 +38,8 @@ use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
 use lockgate::model::options::Options;
 use lockgate::model::path::{PathPattern, canonical};
-use lockgate::model::plan::{Backend, BackendId, Certificate, Plan, Route, Target, Wanted};
+use lockgate::model::phrase::Phrase;
+use lockgate::model::plan::{Backend, BackendId, Certificate, Host, Plan, Route, Target, Wanted};
 use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
 use lockgate::store::{Directory, Store};
@@ -107,8 +108,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
         ("modsecurity-snippet", "SecRuleEngine On"),
-        ("use-regex", "true"),
-        ("rewrite-target", "/$1"),
         ("configuration-snippet", "deny all;"),
         ("server-snippet", "deny all;"),
         ("stream-snippet", "deny all;"),
@@ -669,9 +668,13 @@ fn answer(live: &Live, question: &str) -> String {
         let route = &live.way(id).route;
         format!("{} {} of {} -> {}", route.host, route.path, route.ingress, target(&route.target))
     };
-    match live.table.host(&host.host).and_then(|it| it.find(&path)) {
-        Some(Match::Exact(id) | Match::Prefix(id)) => way(id),
-        Some(Match::Slash) => "301 to the path with a slash".to_owned(),
+    let paths = live.table.host(&host.host);
+    if let Some(to) = paths.and_then(|it| it.moved.as_ref()) {
+        return format!("a redirect to {to}");
+    }
+    match paths.and_then(|it| it.find(&path)) {
+        Some(Match::Exact(id) | Match::Prefix(id) | Match::Expression(id)) => way(id),
+        Some(Match::Slash(_)) => "301 to the path with a slash".to_owned(),
         None => "the default backend".to_owned(),
     }
 }
@@ -698,6 +701,7 @@ fn plan_text(plan: &Plan) -> String {
         text.push_str(if host.tls { ", tls" } else { "" });
         text.push_str(if host.acme { ", acme" } else { "" });
         text.push('\n');
+        host_text(&mut text, host);
         for (pattern, route) in &host.paths {
             writeln!(text, "  {pattern} of {}", route_text(route)).unwrap();
         }
@@ -724,6 +728,23 @@ fn plan_text(plan: &Plan) -> String {
         writeln!(text, "to be read by name: {}", list(&plan.unlisted)).unwrap();
     }
     text
+}
+
+/// What holds for a host as a whole.
+fn host_text(text: &mut String, host: &Host) {
+    for (alias, secure) in &host.aliases {
+        let certificate = if *secure { ", with its certificate" } else { "" };
+        writeln!(text, "  also {alias}{certificate}").unwrap();
+    }
+    if let Some(from) = &host.www {
+        writeln!(text, "  redirected to from {from}").unwrap();
+    }
+    if let Some(Phrase(words)) = host.app_root.as_deref() {
+        writeln!(text, "  begins at {words:?}").unwrap();
+    }
+    if let Some(locations) = &host.locations {
+        writeln!(text, "  tries {}", list(locations.iter().map(|(_, it)| it))).unwrap();
+    }
 }
 
 fn settings_text(text: &mut String, settings: &Settings) {
@@ -772,6 +793,9 @@ fn route_text(route: &Route) -> String {
     let mut text = format!("{ingress} -> {}", target(&route.target));
     if route.to_https {
         text.push_str(", to https");
+    }
+    if let Some(rewrite) = &route.rewrite {
+        write!(text, ", rewritten to {}", rewrite.target.text).unwrap();
     }
     let usual = Options::default();
     if options.port_in_redirects {

@@ -8,6 +8,8 @@ mod backends;
 mod certificates;
 mod class;
 pub mod config;
+pub mod locations;
+mod names;
 pub mod objects;
 mod routes;
 mod upstreams;
@@ -110,6 +112,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     plan.settings = settings.into();
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
+    names::add(&ours, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
     upstreams::add(&ours, objects, &mut plan, &mut problems);
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::locations::Made;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -47,6 +48,8 @@ pub struct Ingress {
     pub rules: Vec<Rule>,
     /// Addresses in `status.loadBalancer.ingress`, to write them only when they differ.
     pub addresses: Vec<Box<str>>,
+    /// What its paths come to where they are regular expressions: made when it is first asked for.
+    pub made: Made,
 }
 
 /// `service.name` and `service.port` of a backend, the port as text.

@@ -11,9 +11,12 @@ use std::sync::Arc;
 
 use super::host::HostPattern;
 use super::keypair::Keypair;
+use super::location::{Location, Rewrite};
 use super::name::ObjectName;
 use super::options::Options;
 use super::path::PathPattern;
+use super::phrase::Phrase;
+use super::routing::Alias;
 use super::settings::Settings;
 use super::upstream::{Balance, UpstreamTls};
 
@@ -69,6 +72,31 @@ pub struct Host {
     pub tls: bool,
     /// Its rules; always holds one for `/`, unless the host is [`HostPattern::Any`].
     pub paths: BTreeMap<PathPattern, Arc<Route>>,
+    /// The same as regular expressions, in the order in which they are tried; `None` where paths are
+    /// what they look like. A path that answers one challenge is not among them.
+    pub locations: Option<Vec<(Arc<Location>, PathPattern)>>,
+    /// Where `/` is redirected to.
+    pub app_root: Option<Arc<Phrase>>,
+    /// More names of it, each with whether its certificate is for that name, too.
+    pub aliases: Vec<(Alias, bool)>,
+    /// The name, with or without `www.`, whose requests are redirected to this one.
+    pub www: Option<Box<str>>,
+}
+
+impl Host {
+    /// A host without rules.
+    pub fn new(owner: ObjectName) -> Self {
+        Self {
+            owner,
+            acme: false,
+            tls: false,
+            paths: BTreeMap::new(),
+            locations: None,
+            app_root: None,
+            aliases: Vec::new(),
+            www: None,
+        }
+    }
 }
 
 /// Where a matched request goes and what is done to it on the way.
@@ -88,6 +116,8 @@ pub struct Route {
     pub options: Arc<Options>,
     /// TLS towards endpoints, for a protocol that has it.
     pub upstream_tls: Option<Arc<UpstreamTls>>,
+    /// What becomes of the path.
+    pub rewrite: Option<Arc<Rewrite>>,
 }
 
 impl Route {
@@ -110,6 +140,7 @@ impl Route {
             to_https: false,
             options,
             upstream_tls: None,
+            rewrite: None,
         }
     }
 }

@@ -21,6 +21,7 @@ use super::headers;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
+use super::rewrite;
 use super::upgrade::{self, Switch};
 use super::upload::{Progress, RequestBody};
 use crate::live::balance::{Balancer, Endpoint};
@@ -154,13 +155,15 @@ impl Outbound<'_> {
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         let Visit { asked, vouched, settings, .. } = self.visit;
+        let host = rewrite::host(&self.visit, &head)?;
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
+        rewrite::name(&mut head.headers, host, &self.visit);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let target = asked.target(&head.uri);
+        let target = asked.outbound(&head.uri);
         if transport.h2 {
             head.uri = absolute(target, &mut head, transport);
             head.version = Version::HTTP_2;
@@ -205,7 +208,9 @@ impl Outbound<'_> {
         let pool = &self.visit.link.worker.pool;
         let destination = Destination { address, transport: transport.id };
         self.visit.trace.address.set(Some(address));
+        let named = self.options().routing.as_ref().is_some_and(|it| it.upstream_host.is_some());
         if self.visit.asked.authority.is_none()
+            && !named
             && !transport.h2
             && let Ok(host) = HeaderValue::try_from(address.to_string())
         {

@@ -29,6 +29,7 @@ mod proxy_protocol;
 mod redirect;
 mod reply;
 mod resolve;
+mod rewrite;
 mod tls;
 mod upgrade;
 mod upload;
@@ -266,10 +267,16 @@ async fn walk(
     }
 
     // Which rule takes it.
-    let found = live.table.host(asked.host()).and_then(|paths| paths.find(path));
-    let found = match found {
-        Some(Match::Slash) => return Ok(redirect::add_slash(&asked, &head.uri, peer)),
-        Some(Match::Exact(found) | Match::Prefix(found)) => found,
+    let paths = live.table.host(asked.host());
+    if let Some(to) = paths.and_then(|it| it.moved.as_deref()) {
+        return Ok(redirect::to_name(to, &asked, &head.uri, peer, settings.redirect_code));
+    }
+    let found = match paths.and_then(|it| it.find(path)) {
+        Some(Match::Slash(found)) => {
+            let options = &live.way(found).route.options;
+            return Ok(redirect::add_slash(&asked, &head.uri, peer, options));
+        }
+        Some(Match::Exact(found) | Match::Prefix(found) | Match::Expression(found)) => found,
         None => live.fallback.ok_or(Failure::NotFound)?,
     };
     trace.way.set(Some(found));
@@ -280,7 +287,10 @@ async fn walk(
 
     // PLACE access: agents, referers and networks that the ConfigMap blocks.
 
-    // PLACE routing: app-root.
+    // From `/` to where the application begins.
+    if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {
+        return Ok(answer);
+    }
 
     if let Target::Refused(_) = way.route.target {
         return Err(Failure::Denied);
@@ -288,7 +298,13 @@ async fn walk(
 
     // PLACE answering: the answer to a preflight (CORS).
 
-    // PLACE routing: permanent-redirect and temporal-redirect; then what a rewrite makes of the target.
+    // Elsewhere, where the rule says so; else to what it makes of the target.
+    if let Some(answer) = redirect::elsewhere(&visit, &head) {
+        return Ok(answer);
+    }
+    if let Some(answer) = rewrite::apply(&visit, &head)? {
+        return Ok(answer);
+    }
 
     // To HTTPS, where the rule says so.
     if let Some(answer) = redirect::to_https(&visit, &head.uri) {

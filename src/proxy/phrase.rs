@@ -91,7 +91,7 @@ fn fill_from(
             Word::Method => put(head.method.as_str().as_bytes()),
             Word::RequestUri => put(raw().as_bytes()),
             Word::Scheme => put(peer.scheme().as_bytes()),
-            Word::Uri => put(asked.path(&head.uri).as_bytes()),
+            Word::Uri => put(asked.uri(&head.uri).as_bytes()),
         }
     }
 }

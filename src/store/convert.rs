@@ -10,6 +10,7 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::compile::locations::Made;
 use crate::compile::objects::{
     ConfigMap, Endpoint, Ingress, IngressClass, Path, Port, Rule, Secret, Service, ServicePort,
     Slice, Tls, keeps_annotation,
@@ -55,6 +56,7 @@ pub(super) fn ingress(it: networking::Ingress) -> Ingress {
             .filter_map(|it| it.ip.or(it.hostname))
             .map(Into::into)
             .collect(),
+        made: Made::default(),
     }
 }
 

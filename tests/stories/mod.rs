@@ -17,6 +17,7 @@ mod peer;
 mod registry;
 mod replicas;
 mod resumption;
+mod routing;
 mod soak;
 mod upstreams;
 mod websockets;

@@ -300,9 +300,11 @@ mod tests {
             ("enable-modsecurity", "true", true),
             ("enable-modsecurity", "false", false),
             ("enable-modsecurity", "maybe", true),
-            ("use-regex", "true", true),
+            ("use-regex", "true", false),
             ("use-regex", "false", false),
-            ("rewrite-target", "/$1", true),
+            ("use-regex", "yes", true),
+            ("rewrite-target", "/$1", false),
+            ("rewrite-target", "/$nope", true),
             ("configuration-snippet", "deny all;", true),
             ("backend-protocol", "HTTPS", false),
             ("backend-protocol", "http", false),
@@ -328,6 +330,38 @@ mod tests {
             let reading = reading(&[(&format!("nginx.ingress.kubernetes.io/{name}"), value)]);
             assert_eq!(reading.options, Options::default(), "{name}");
             assert_eq!(reading.problems.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn routing_is_set_as_it_is_written_and_only_then() {
+        for (name, good, bad) in [
+            ("preserve-trailing-slash", "true", "on"),
+            ("app-root", "/app", "https://a.test/"),
+            ("permanent-redirect", "https://a.test$request_uri", "a.test"),
+            ("permanent-redirect-code", "308", "309"),
+            ("temporal-redirect", "/a", "/$nope"),
+            ("temporal-redirect-code", "307", "308"),
+            ("from-to-www-redirect", "true", "yes"),
+            ("relative-redirects", "true", "yes"),
+            ("use-regex", "true", "yes"),
+            ("rewrite-target", "/$1", "/a b"),
+            ("x-forwarded-prefix", "/api", "/a b"),
+            ("server-alias", "b.test, ~^c", "~("),
+            ("upstream-vhost", "b.test", "b test"),
+        ] {
+            let name = format!("nginx.ingress.kubernetes.io/{name}");
+            let good = reading(&[(&name, good)]);
+            assert_eq!(good.problems, [], "{name}");
+            assert!(good.options.routing.is_some(), "{name}");
+            assert_eq!(good.refusal, None, "{name}");
+            let bad = reading(&[(&name, bad)]);
+            assert_eq!(bad.options, Options::default(), "{name}");
+            assert_eq!(bad.problems.len(), 1, "{name}");
+        }
+        for name in ["use-regex", "from-to-www-redirect", "relative-redirects"] {
+            let off = reading(&[(&format!("nginx.ingress.kubernetes.io/{name}"), "false")]);
+            assert_eq!((off.options, off.problems), (Options::default(), vec![]), "{name}");
         }
     }
 

@@ -104,7 +104,6 @@ const MISSING: &[(&str, &str)] = &[
     ("allow-cross-namespace-resources", "false"),
     ("global-allowed-response-headers", ""),
     ("proxy-add-original-uri-header", "false"),
-    ("relative-redirects", "false"),
     ("proxy-ssl-location-only", "false"),
     ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
@@ -356,6 +355,15 @@ mod tests {
             Options { body_limit: None, ssl_redirect: false, ..Options::default() }
         );
         assert_eq!(settings.hsts, None);
+    }
+
+    #[test]
+    fn redirects_are_relative_and_keep_a_slash_by_the_keys() {
+        let (settings, problems) =
+            read(&[("relative-redirects", "true"), ("preserve-trailing-slash", "true")]);
+        assert_eq!(problems, []);
+        let routing = settings.options.routing.expect("something is set");
+        assert!(routing.relative && routing.keep_slash);
     }
 
     #[test]

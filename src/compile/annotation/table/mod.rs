@@ -15,6 +15,7 @@ mod upstreams;
 
 use super::{Annotation, Effect, Instead, Scope};
 use crate::model::options::Options;
+use crate::model::routing::Routing;
 use crate::model::value::boolean;
 
 const TRUTH: &str = "true or false";
@@ -104,6 +105,21 @@ const fn missing(
 
 const fn moot(name: &'static str, default: &'static str, help: &'static str) -> Annotation {
     Annotation { name, default, help, scope: Scope::Path, effect: Effect::Moot }
+}
+
+/// Sets a truth value of the routing; what is false by default and set to false stays unset.
+fn switch(
+    value: &str,
+    options: &mut Options,
+    place: fn(&mut Routing) -> &mut bool,
+) -> Result<(), &'static str> {
+    let on = boolean(value).ok_or(TRUTH)?;
+    if on {
+        *place(options.routing.get_or_insert_default()) = true;
+    } else if let Some(routing) = &mut options.routing {
+        *place(routing) = false;
+    }
+    Ok(())
 }
 
 fn never(_: &str) -> bool {
