@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::guard::Guard;
 use super::host::HostPattern;
 use super::keypair::Keypair;
 use super::name::ObjectName;
@@ -41,6 +42,8 @@ pub struct Plan {
     pub ours: BTreeSet<ObjectName>,
     /// Secrets that Ingresses name and no list of TLS Secrets held: to be read one by one.
     pub unlisted: BTreeSet<ObjectName>,
+    /// ConfigMaps that Ingresses name: to be read one by one.
+    pub unlisted_maps: BTreeSet<ObjectName>,
 }
 
 impl Plan {
@@ -88,6 +91,8 @@ pub struct Route {
     pub options: Arc<Options>,
     /// TLS towards endpoints, for a protocol that has it.
     pub upstream_tls: Option<Arc<UpstreamTls>>,
+    /// Who may ask.
+    pub guard: Option<Arc<Guard>>,
 }
 
 impl Route {
@@ -110,6 +115,7 @@ impl Route {
             to_https: false,
             options,
             upstream_tls: None,
+            guard: None,
         }
     }
 }
