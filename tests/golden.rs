@@ -33,6 +33,7 @@ use lockgate::compile::objects::{
 use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
+use lockgate::model::guard::{Basic, Guard, Judge};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
@@ -78,20 +79,6 @@ fn every_text_has_its_manifests() {
 #[test]
 fn every_security_annotation_without_an_implementation_refuses() {
     for (name, value) in [
-        ("auth-type", "basic"),
-        ("auth-secret", "passwords"),
-        ("auth-secret-type", "auth-map"),
-        ("auth-realm", "staff"),
-        ("auth-url", "http://auth.test/"),
-        ("auth-signin", "http://auth.test/start"),
-        ("auth-signin-redirect-param", "back"),
-        ("auth-response-headers", "x-user"),
-        ("auth-method", "POST"),
-        ("auth-request-redirect", "/"),
-        ("auth-proxy-set-headers", "headers"),
-        ("auth-always-set-cookie", "true"),
-        ("auth-cache-key", "$cookie_session"),
-        ("auth-cache-duration", "200 5m"),
         ("auth-snippet", "proxy_set_header a b;"),
         ("auth-tls-secret", "shop/ca"),
         ("auth-tls-verify-client", "on"),
@@ -100,10 +87,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("auth-tls-error-page", "http://auth.test/error"),
         ("auth-tls-pass-certificate-to-upstream", "true"),
         ("auth-tls-match-cn", "CN=me"),
-        ("allowlist-source-range", "10.0.0.0/8"),
-        ("whitelist-source-range", "10.0.0.0/8"),
-        ("denylist-source-range", "10.0.0.0/8"),
-        ("satisfy", "any"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
@@ -130,12 +113,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
 #[test]
 fn every_security_setting_without_an_implementation_refuses() {
     for (key, value) in [
-        ("whitelist-source-range", "10.0.0.0/8"),
-        ("denylist-source-range", "10.0.0.0/8"),
-        ("block-cidrs", "10.0.0.0/8"),
-        ("block-user-agents", "curl"),
-        ("block-referers", "spam.test"),
-        ("global-auth-url", "http://auth.test/"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-modsecurity-crs", "true"),
         ("modsecurity-snippet", "SecRuleEngine On"),
@@ -425,6 +402,8 @@ prop_compose! {
                 keypair,
                 authorities: None,
                 annotations: BTreeMap::new(),
+                htpasswd: None,
+                users: None,
                 thumbprint: None,
             };
             objects.secrets.insert(ObjectName::new("a", "tls"), Arc::new(secret));
@@ -727,6 +706,9 @@ fn plan_text(plan: &Plan) -> String {
     if !plan.unlisted.is_empty() {
         writeln!(text, "to be read by name: {}", list(&plan.unlisted)).unwrap();
     }
+    if !plan.unlisted_maps.is_empty() {
+        writeln!(text, "ConfigMaps to be read: {}", list(&plan.unlisted_maps)).unwrap();
+    }
     text
 }
 
@@ -814,7 +796,35 @@ fn route_text(route: &Route) -> String {
             write!(text, ", {name} within {own:?}").unwrap();
         }
     }
+    if let Some(guard) = &route.guard {
+        guard_text(&mut text, guard);
+    }
     text
+}
+
+fn guard_text(text: &mut String, guard: &Guard) {
+    text.push_str(if guard.any { ", any of" } else { ", all of" });
+    for (what, networks) in [("not from", &guard.deny), ("from", &guard.allow)] {
+        if let Some(networks) = networks {
+            write!(text, " [{what} {networks}]").unwrap();
+        }
+    }
+    if let Some(Basic { challenge, users }) = &guard.basic {
+        write!(text, " [{challenge:?} {users:?}]").unwrap();
+    }
+    if let Some(judge) = &guard.judge {
+        let Judge { url, signin, headers, cache, always_set_cookie, .. } = &**judge;
+        write!(text, " [judge {:?}{:?}", url.authority.0, url.target.0).unwrap();
+        if let Some(signin) = signin {
+            write!(text, ", signin {:?}", signin.0).unwrap();
+        }
+        if !headers.is_empty() {
+            write!(text, ", told {headers:?}").unwrap();
+        }
+        text.push_str(if *always_set_cookie { ", cookies always" } else { "" });
+        text.push_str(if cache.is_some() { ", remembered" } else { "" });
+        text.push(']');
+    }
 }
 
 fn target(target: &Target) -> String {

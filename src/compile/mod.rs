@@ -3,6 +3,7 @@
 //! Floor 1. No clock, no I/O, no async, no error: whatever is wrong with an object becomes a
 //! [`Problem`] and a plan without it. Equal objects give equal plans, in whatever order they arrived.
 
+mod access;
 pub mod annotation;
 mod backends;
 mod certificates;
@@ -118,7 +119,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
 
     // PLACE client_tls
 
-    // PLACE access
+    access::add(objects, &mut plan, &mut problems);
 
     // PLACE answering
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::locations::Made;
+use crate::model::htpasswd::Users;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -139,7 +140,7 @@ pub struct Endpoint {
 }
 
 /// `v1` Secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Secret {
     /// `tls.crt` and `tls.key`, read when the Secret arrived.
     pub keypair: Result<Arc<Keypair>, KeypairError>,
@@ -147,12 +148,16 @@ pub struct Secret {
     pub authorities: Option<Result<Arc<Authorities>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+    /// The entry `auth`, where it is there, as an htpasswd file.
+    pub htpasswd: Option<Arc<Users>>,
+    /// Its entries as users with their passwords' hashes; `None` for a Secret of the type for TLS.
+    pub users: Option<Arc<Users>>,
     /// The entry `thumbprint` of our account Secret.
     pub thumbprint: Option<Box<str>>,
 }
 
 /// `v1` ConfigMap.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ConfigMap {
     /// Its entries.
     pub data: BTreeMap<Box<str>, Box<str>>,

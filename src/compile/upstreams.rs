@@ -181,6 +181,8 @@ mod tests {
             keypair: Err(KeypairError::Missing("tls.crt")),
             authorities: Some(Ok(Arc::new(Authorities(Vec::new())))),
             annotations: std::collections::BTreeMap::new(),
+            htpasswd: None,
+            users: None,
             thumbprint: None,
         };
         objects.secrets.insert(ObjectName::new("demo", "ca"), Arc::new(ca));

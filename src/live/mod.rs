@@ -5,6 +5,7 @@
 //! became unreadable. It is swapped in with one pointer; a request sees one `Live` from its start to
 //! its end. What clients take of the process as a whole, [`limit`] and [`memory`] tell, whatever is served.
 
+pub mod auth_cache;
 pub mod balance;
 pub mod keys;
 pub mod limit;
@@ -21,6 +22,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::model::plan::{BackendId, Plan, Route, Target};
 
+use auth_cache::Verdicts;
 use balance::Balancer;
 use keys::Keys;
 use table::Table;
@@ -41,6 +43,8 @@ pub struct Live {
     pub fallback: Option<WayId>,
     /// `Strict-Transport-Security` of answers over TLS.
     pub hsts: Option<HeaderValue>,
+    /// What was found out about who asks.
+    pub verdicts: Arc<Verdicts>,
     /// Whether no plan was there yet: nobody knows what is to be served.
     pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
@@ -74,6 +78,7 @@ impl Live {
             ways: Vec::new(),
             fallback: None,
             hsts: None,
+            verdicts: Arc::default(),
             starting: true,
             balancers: BTreeMap::new(),
             transports: Known::default(),
@@ -109,6 +114,7 @@ impl Live {
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
             ways,
+            verdicts: previous.verdicts.clone(),
             starting: false,
             balancers,
             transports,

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::guard::Guard;
 use super::host::HostPattern;
 use super::keypair::Keypair;
 use super::location::{Location, Rewrite};
@@ -44,6 +45,8 @@ pub struct Plan {
     pub ours: BTreeSet<ObjectName>,
     /// Secrets that Ingresses name and no list of TLS Secrets held: to be read one by one.
     pub unlisted: BTreeSet<ObjectName>,
+    /// ConfigMaps that Ingresses name: to be read one by one.
+    pub unlisted_maps: BTreeSet<ObjectName>,
 }
 
 impl Plan {
@@ -118,6 +121,8 @@ pub struct Route {
     pub upstream_tls: Option<Arc<UpstreamTls>>,
     /// What becomes of the path.
     pub rewrite: Option<Arc<Rewrite>>,
+    /// Who may ask.
+    pub guard: Option<Arc<Guard>>,
 }
 
 impl Route {
@@ -141,6 +146,7 @@ impl Route {
             options,
             upstream_tls: None,
             rewrite: None,
+            guard: None,
         }
     }
 }

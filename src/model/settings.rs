@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::access::Shared;
 use super::network::Networks;
 use super::options::Options;
 use super::template::Template;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub log: Option<Template>,
     /// How answers are compressed.
     pub compression: Compression,
+    /// Who may ask for anything at all, and what of access all Ingresses share.
+    pub access: Shared,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -228,6 +231,7 @@ impl Default for Settings {
             trust: Trust::default(),
             log: Some(Template::default()),
             compression: Compression::default(),
+            access: Shared::default(),
             refusal: None,
         }
     }

@@ -159,6 +159,7 @@ impl Outbound<'_> {
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
         rewrite::name(&mut head.headers, host, &self.visit);
+        headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

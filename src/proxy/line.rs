@@ -4,11 +4,10 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, Version};
 use tokio::time::Instant;
 
+use super::access::user;
 use super::observe::Record;
 use crate::model::template::{Piece, Template, Variable};
 
@@ -96,17 +95,6 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
-}
-
-/// The name in a `Basic` authorization; the password is dropped unread.
-fn user(authorization: &HeaderValue) -> Option<String> {
-    let (scheme, rest) = authorization.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = BASE64_STANDARD.decode(rest.trim()).ok()?;
-    let name = decoded.split(|it| *it == b':').next()?;
-    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// A number, `-` for none. Here and below `core::fmt` would take most of a line's time.
@@ -246,12 +234,5 @@ mod tests {
             assert_eq!(written(&|line| socket(line, Some(parsed))), address);
             assert_eq!(written(&|line| ip(line, parsed.ip())), parsed.ip().to_string());
         }
-    }
-
-    #[test]
-    fn only_the_name_of_a_user_is_read() {
-        let basic = HeaderValue::from_static("Basic YWxpY2U6c2VjcmV0");
-        assert_eq!(user(&basic).as_deref(), Some("alice"));
-        assert_eq!(user(&HeaderValue::from_static("Bearer x")), None);
     }
 }

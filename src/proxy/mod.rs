@@ -4,6 +4,7 @@
 //! of its own that looks, edits or answers. What is the same for every request, an id, a log line, a
 //! count, is a tower layer in `observe`; what differs by route is a plain function here.
 
+mod access;
 mod ahead;
 mod body;
 mod canonical;
@@ -211,8 +212,9 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     if let Some(taken) = taken {
         response = compress::encode(response, taken, compression, &link.worker.room);
     }
+    let status = response.status();
     let headers = response.headers_mut();
-    trace.extras.take().into_iter().for_each(|it| it.put(headers));
+    trace.extras.take().into_iter().for_each(|it| it.put(status, headers));
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
         headers.remove(CONNECTION);
@@ -234,7 +236,7 @@ async fn walk(
     let Link { worker, .. } = &**link;
     let live = &*trace.seen.live;
     let settings = &live.plan.settings;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
 
     // Who asks: the connection's peer, or the client that a trusted proxy there speaks for.
     let told = trace
@@ -266,6 +268,13 @@ async fn walk(
         return Err(Failure::NoEndpoint);
     }
 
+    // Whom the ConfigMap blocks, whatever is asked for.
+    if let Some(blocked) = &settings.access.blocked
+        && access::is_blocked(blocked, peer.address.ip(), &head.headers)
+    {
+        return Err(Failure::Blocked);
+    }
+
     // Which rule takes it.
     let paths = live.table.host(asked.host());
     if let Some(to) = paths.and_then(|it| it.moved.as_deref()) {
@@ -285,13 +294,10 @@ async fn walk(
 
     // PLACE client_tls: 421 where the handshake was for another policy; the client's certificate.
 
-    // PLACE access: agents, referers and networks that the ConfigMap blocks.
-
     // From `/` to where the application begins.
     if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {
         return Ok(answer);
     }
-
     if let Target::Refused(_) = way.route.target {
         return Err(Failure::Denied);
     }
@@ -313,7 +319,12 @@ async fn walk(
 
     // PLACE rate: limit-connections and limit-rps.
 
-    // PLACE access: networks, passwords, the external judge.
+    // Networks, passwords, the external judge.
+    if let Some(guard) = &way.route.guard
+        && let Some(answer) = Box::pin(access::check(guard, &visit, &mut head)).await?
+    {
+        return Ok(answer);
+    }
 
     if way.route.target == Target::Fallback {
         way = live.way(live.fallback.ok_or(Failure::NotFound)?);

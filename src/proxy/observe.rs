@@ -63,6 +63,9 @@ pub(super) struct Trace {
     pub(super) place: Cell<Option<usize>>,
     /// Header fields that steps on the way want in the answer, whoever gives it.
     pub(super) extras: RefCell<Vec<Extra>>,
+    /// Header fields that others than the client fill for the endpoint: `None` takes away what is there, a
+    /// value is put beside it.
+    pub(super) onward: RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
 }
 
 /// A header field for the answer.
@@ -71,11 +74,19 @@ pub(super) enum Extra {
     Set(HeaderName, HeaderValue),
     /// Beside it.
     Add(HeaderName, HeaderValue),
+    /// Likewise, with a status for which nginx's `add_header` does so.
+    AddToSuccess(HeaderName, HeaderValue),
 }
 
 impl Extra {
-    pub(super) fn put(self, headers: &mut HeaderMap) {
+    pub(super) fn put(self, status: StatusCode, headers: &mut HeaderMap) {
+        const SUCCESS: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
         match self {
+            Self::AddToSuccess(name, value) => {
+                if SUCCESS.contains(&status.as_u16()) {
+                    headers.append(name, value);
+                }
+            }
             Self::Set(name, value) => drop(headers.insert(name, value)),
             Self::Add(name, value) => drop(headers.append(name, value)),
         }
@@ -97,6 +108,7 @@ impl Trace {
             handed_since: Cell::default(),
             place: Cell::default(),
             extras: RefCell::default(),
+            onward: RefCell::default(),
         }
     }
 }

@@ -22,8 +22,12 @@ pub(super) enum Failure {
     NoTunnel,
     /// Nobody's: no rule takes the request.
     NotFound,
+    /// The client's: the ConfigMap blocks it.
+    Blocked,
     /// The owner's: a security setting is not honoured, so nothing is served.
     Denied,
+    /// The judge's: it says neither yes nor no.
+    Unjudged,
     /// Ours: more is asked for than can be served.
     Overloaded,
     /// The backend's: nobody is ready.
@@ -47,6 +51,8 @@ impl Failure {
             Self::Loops => StatusCode::LOOP_DETECTED,
             Self::NoTunnel => StatusCode::NOT_IMPLEMENTED,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Blocked => StatusCode::FORBIDDEN,
+            Self::Unjudged => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Denied | Self::Overloaded | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,
@@ -82,7 +88,7 @@ impl Failure {
 }
 
 /// A page that says its status, as nginx's do, and perhaps why.
-fn page(status: StatusCode, why: &str) -> Response<ReplyBody> {
+pub(super) fn page(status: StatusCode, why: &str) -> Response<ReplyBody> {
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
     let text = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<h1>{title}</h1>\r\n\

@@ -90,7 +90,21 @@ impl Progress {
         meter: &Arc<Meter>,
     ) -> Rc<Self> {
         let incoming = Some(incoming).filter(|it| !it.is_end_stream());
-        Rc::new(Self {
+        Rc::new(Self::whole(now, incoming, limit, meter))
+    }
+
+    /// Of a request of ours that has no body.
+    pub(super) fn without_body(now: Instant, meter: &Arc<Meter>) -> Rc<Self> {
+        Rc::new(Self::whole(now, None, None, meter))
+    }
+
+    fn whole(
+        now: Instant,
+        incoming: Option<Incoming>,
+        limit: Option<u64>,
+        meter: &Arc<Meter>,
+    ) -> Self {
+        Self {
             moved: Cell::new(now),
             done: Cell::new(incoming.is_none()),
             waiting: Cell::new(false),
@@ -107,7 +121,7 @@ impl Progress {
                 limit,
                 patience: Patience::new(CLIENT_BODY),
             }),
-        })
+        }
     }
 
     /// Whether there is a body at all that is still to come.

@@ -15,6 +15,7 @@ use crate::compile::objects::{
     ConfigMap, Endpoint, Ingress, IngressClass, Path, Port, Rule, Secret, Service, ServicePort,
     Slice, Tls, keeps_annotation,
 };
+use crate::model::htpasswd::Users;
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::upstream::Authorities;
@@ -159,6 +160,8 @@ pub(super) fn slice(it: EndpointSlice) -> Slice {
 pub(super) fn secret(it: core::Secret) -> Secret {
     let data = it.data.unwrap_or_default();
     let entry = |name: &str| data.get(name).map(|it| it.0.as_slice());
+    let is_tls = it.type_.as_deref() == Some("kubernetes.io/tls");
+    let entries = || data.iter().map(|(name, value)| (name.as_str(), value.0.as_slice()));
     let thumbprint = entry("thumbprint").and_then(|it| std::str::from_utf8(it).ok());
     Secret {
         keypair: Keypair::parse(entry("tls.crt"), entry("tls.key")).map(Arc::new),
@@ -167,6 +170,8 @@ pub(super) fn secret(it: core::Secret) -> Secret {
             .filter(|it| !it.is_empty())
             .map(|it| Authorities::parse(it).map(Arc::new)),
         annotations: annotations(&it.metadata),
+        htpasswd: entry("auth").map(|it| Arc::new(Users::file(it))),
+        users: (!is_tls).then(|| Arc::new(Users::map(entries()))),
         thumbprint: thumbprint.map(Into::into),
     }
 }

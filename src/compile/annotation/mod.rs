@@ -8,6 +8,7 @@ mod table;
 
 use std::collections::BTreeMap;
 
+pub(super) use table::access;
 pub use table::{Chapter, TABLE, row, rows};
 
 use super::Policy;
@@ -286,12 +287,17 @@ mod tests {
     #[test]
     fn every_row_that_protects_refuses_and_lets_pass_what_asks_for_nothing() {
         for (name, value, refused) in [
-            ("auth-url", "http://auth/", true),
+            ("auth-url", "http://auth/", false),
+            ("auth-url", "http://au..th/", true),
             ("auth-tls-secret", "a/b", true),
-            ("allowlist-source-range", "10.0.0.0/8", true),
-            ("whitelist-source-range", "10.0.0.0/8", true),
-            ("denylist-source-range", "10.0.0.0/8", true),
-            ("satisfy", "any", true),
+            ("allowlist-source-range", "10.0.0.0/8", false),
+            ("allowlist-source-range", "10.0.0.0/33", true),
+            ("whitelist-source-range", "10.0.0.0/8", false),
+            ("whitelist-source-range", ",", true),
+            ("denylist-source-range", "10.0.0.0/8", false),
+            ("denylist-source-range", "all", true),
+            ("satisfy", "any", false),
+            ("satisfy", "some", true),
             ("satisfy", "all", false),
             ("proxy-ssl-verify", "on", false),
             ("proxy-ssl-verify", "off", false),

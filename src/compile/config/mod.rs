@@ -59,12 +59,6 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
 
 /// Keys that protect something and are not built: any value but these makes every path answer 503.
 const PROTECTING: &[(&str, &[&str])] = &[
-    ("whitelist-source-range", &[""]),
-    ("denylist-source-range", &[""]),
-    ("block-cidrs", &[""]),
-    ("block-user-agents", &[""]),
-    ("block-referers", &[""]),
-    ("global-auth-url", &[""]),
     ("enable-modsecurity", &["false"]),
     ("enable-owasp-modsecurity-crs", &["false"]),
     ("modsecurity-snippet", &[""]),
@@ -73,7 +67,6 @@ const PROTECTING: &[(&str, &[&str])] = &[
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("no-auth-locations", "/.well-known/acme-challenge"),
     ("add-headers", ""),
     ("proxy-set-headers", ""),
     ("hide-headers", ""),
@@ -82,14 +75,6 @@ const MISSING: &[(&str, &str)] = &[
     ("limit-conn-status-code", "503"),
     ("limit-rate", "0"),
     ("limit-rate-after", "0"),
-    ("global-auth-method", ""),
-    ("global-auth-signin", ""),
-    ("global-auth-signin-redirect-param", ""),
-    ("global-auth-response-headers", ""),
-    ("global-auth-request-redirect", ""),
-    ("global-auth-cache-key", ""),
-    ("global-auth-cache-duration", ""),
-    ("global-auth-always-set-cookie", "false"),
     ("use-http2", "true"),
     ("service-upstream", "false"),
     ("ssl-protocols", "TLSv1.2 TLSv1.3"),
@@ -101,7 +86,6 @@ const MISSING: &[(&str, &str)] = &[
     ("access-log-params", ""),
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
-    ("allow-cross-namespace-resources", "false"),
     ("global-allowed-response-headers", ""),
     ("proxy-add-original-uri-header", "false"),
     ("proxy-ssl-location-only", "false"),
@@ -468,11 +452,50 @@ mod tests {
 
     #[test]
     fn what_protects_and_is_not_built_refuses_everything() {
-        let (settings, problems) = read(&[("global-auth-url", "http://auth/")]);
+        let (settings, problems) = read(&[("enable-modsecurity", "true")]);
         assert!(settings.refusal.is_some());
         assert_eq!(problems.len(), 1);
         let (settings, problems) = read(&[("enable-modsecurity", "false")]);
         assert_eq!((settings.refusal, problems), (None, vec![]));
+    }
+
+    #[test]
+    fn what_protects_and_cannot_be_read_refuses_everything() {
+        for (name, value) in [
+            ("whitelist-source-range", "10.0.0.0/33"),
+            ("denylist-source-range", "all"),
+            ("block-cidrs", "10.0.0/8"),
+            ("block-user-agents", "~*["),
+            ("block-referers", "~(?=a)"),
+            ("global-auth-url", "auth.test"),
+            ("global-auth-method", "get"),
+            ("global-auth-signin", "/$nope"),
+            ("global-auth-response-headers", "Host"),
+            ("global-auth-cache-duration", "long"),
+        ] {
+            let (settings, problems) = read(&[(name, value)]);
+            assert!(settings.refusal.is_some(), "{name}: {value}");
+            assert_eq!(problems.len(), 1, "{name}: {value}");
+            let (settings, problems) = read(&[(name, "")]);
+            assert_eq!((settings, problems), (Settings::default(), vec![]), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_may_ask_is_set_for_all() {
+        let (settings, problems) = read(&[
+            ("whitelist-source-range", "10.0.0.0/8"),
+            ("no-auth-locations", "/health, /open"),
+            ("allow-cross-namespace-resources", "true"),
+            ("block-user-agents", "~*bot"),
+            ("global-auth-url", "http://auth.test/"),
+        ]);
+        assert_eq!((problems, settings.refusal), (vec![], None));
+        assert_eq!(settings.access.open, ["/health", "/open"]);
+        assert!(settings.access.cross_namespace && settings.access.blocked.is_some());
+        assert!(settings.access.judge.url.is_some());
+        let access = settings.options.access.expect("a list");
+        assert_eq!(access.allow_older.map(|it| it.to_string()).as_deref(), Some("10.0.0.0/8"));
     }
 
     #[test]

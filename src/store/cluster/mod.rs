@@ -93,11 +93,11 @@ impl Cluster {
         self.hub.lock().answered.elapsed().as_secs_f64()
     }
 
-    pub(super) fn read_also(&self, names: &BTreeSet<ObjectName>) {
+    pub(super) fn read_also(&self, secrets: &BTreeSet<ObjectName>, maps: &BTreeSet<ObjectName>) {
         self.hub.unlisted.send_if_modified(|it| {
-            let changed = it != names;
+            let changed = it[0] != *secrets || it[1] != *maps;
             if changed {
-                it.clone_from(names);
+                *it = [secrets.clone(), maps.clone()];
             }
             changed
         });
@@ -174,7 +174,7 @@ impl Cluster {
             let (client, hub) = (client.clone(), hub.clone());
             move || heartbeat(client.clone(), hub.clone())
         });
-        keep("unlisted Secrets", {
+        keep("unlisted objects", {
             let cluster = self.clone();
             move || read_unlisted(cluster.clone())
         });

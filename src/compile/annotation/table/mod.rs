@@ -1,7 +1,7 @@
 //! The table: every annotation of ingress-nginx 1.15 and some that older manifests still hold, by
 //! chapters.
 
-mod access;
+pub(in crate::compile) mod access;
 mod answers;
 mod bodies;
 mod client_tls;
@@ -136,10 +136,6 @@ fn is_false(value: &str) -> bool {
 
 fn is_off(value: &str) -> bool {
     value == "off"
-}
-
-fn is_all(value: &str) -> bool {
-    value == "all"
 }
 
 fn is_one_one(value: &str) -> bool {
