@@ -268,7 +268,7 @@ impl Compiler {
                 tracing::error!("compiling panicked: what was served before is kept");
                 continue;
             };
-            self.store.read_also(&plan.unlisted);
+            self.store.read_also(&plan.unlisted, &plan.unlisted_maps);
             self.metrics.problems(&problems);
             let previous = self.current.load();
             let plan = if *previous.plan == plan && !previous.starting {

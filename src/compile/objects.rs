@@ -149,7 +149,7 @@ pub struct Secret {
 }
 
 /// `v1` ConfigMap.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ConfigMap {
     /// Its entries.
     pub data: BTreeMap<Box<str>, Box<str>>,

@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::answering::Answers;
+use super::copies::Mirror;
 use super::host::HostPattern;
 use super::keypair::Keypair;
 use super::name::ObjectName;
@@ -41,6 +43,8 @@ pub struct Plan {
     pub ours: BTreeSet<ObjectName>,
     /// Secrets that Ingresses name and no list of TLS Secrets held: to be read one by one.
     pub unlisted: BTreeSet<ObjectName>,
+    /// ConfigMaps that Ingresses and settings name, found or not: to be read one by one.
+    pub unlisted_maps: BTreeSet<ObjectName>,
 }
 
 impl Plan {
@@ -88,6 +92,10 @@ pub struct Route {
     pub options: Arc<Options>,
     /// TLS towards endpoints, for a protocol that has it.
     pub upstream_tls: Option<Arc<UpstreamTls>>,
+    /// What is done to its answers.
+    pub answers: Option<Arc<Answers>>,
+    /// Where copies of its requests go.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 impl Route {
@@ -110,6 +118,8 @@ impl Route {
             to_https: false,
             options,
             upstream_tls: None,
+            answers: None,
+            mirror: None,
         }
     }
 }

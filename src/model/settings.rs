@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::answering::Fields;
+use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
 use super::template::Template;
@@ -30,8 +32,12 @@ pub struct Settings {
     pub trust: Trust,
     /// The access log's line.
     pub log: Option<Template>,
+    /// Requests that leave no line there.
+    pub unlogged: Unlogged,
     /// How answers are compressed.
     pub compression: Compression,
+    /// Header fields of all requests and answers.
+    pub fields: Fields,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -227,7 +233,9 @@ impl Default for Settings {
             server_header: false,
             trust: Trust::default(),
             log: Some(Template::default()),
+            unlogged: Unlogged::default(),
             compression: Compression::default(),
+            fields: Fields::default(),
             refusal: None,
         }
     }

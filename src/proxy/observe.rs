@@ -24,6 +24,8 @@ use super::body::{CutOff, ReplyBody};
 use super::connection::Link;
 use super::forwarded::Told;
 use super::headers::X_REQUEST_ID;
+use super::intercept::Kept;
+use super::mirror::Waiting;
 use super::peer::Peer;
 use super::upgrade::{Carried, Tunnel};
 use super::upload::{Fault, Progress};
@@ -63,6 +65,10 @@ pub(super) struct Trace {
     pub(super) place: Cell<Option<usize>>,
     /// Header fields that steps on the way want in the answer, whoever gives it.
     pub(super) extras: RefCell<Vec<Extra>>,
+    /// The request, where an error has it asked again elsewhere.
+    pub(super) kept: RefCell<Option<Box<Kept>>>,
+    /// Its copy, until its body is on its way.
+    pub(super) waiting: RefCell<Option<Box<Waiting>>>,
 }
 
 /// A header field for the answer.
@@ -83,7 +89,7 @@ impl Extra {
 }
 
 impl Trace {
-    fn new(seen: Rc<Seen>) -> Self {
+    pub(super) fn new(seen: Rc<Seen>) -> Self {
         Self {
             seen,
             told: OnceCell::new(),
@@ -97,6 +103,8 @@ impl Trace {
             handed_since: Cell::default(),
             place: Cell::default(),
             extras: RefCell::default(),
+            kept: RefCell::default(),
+            waiting: RefCell::default(),
         }
     }
 }
@@ -370,6 +378,23 @@ impl Record {
         self.sent + self.trace.carried.sent.get()
     }
 
+    /// Whether it is to be seen in the access log.
+    fn leaves_a_line(&self) -> bool {
+        let live = &*self.trace.seen.live;
+        let way = self.trace.way.get();
+        let copies = way.and_then(|it| live.way(it).route.options.copies.as_deref());
+        if copies.is_some_and(|it| it.unlogged) {
+            return false;
+        }
+        let unlogged = &live.plan.settings.unlogged;
+        if unlogged.is_empty() {
+            return true;
+        }
+        let target = self.uri.path_and_query().map_or("", |it| it.as_str());
+        let unmatched = way.is_none() || way == live.fallback;
+        !(unlogged.unmatched && unmatched || unlogged.targets.iter().any(|it| **it == *target))
+    }
+
     /// How long the endpoint took for the head of its answer.
     pub(super) fn upstream_time(&self) -> Option<Duration> {
         let sent_at = self.trace.sent_at.get()?;
@@ -381,7 +406,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         let worker = &self.link.worker;
-        if let Some(template) = &self.trace.seen.live.plan.settings.log {
+        if let Some(template) = &self.trace.seen.live.plan.settings.log
+            && self.leaves_a_line()
+        {
             worker.log(|line| self.write(line, template, now));
         }
         let seconds = (now - self.began).as_secs_f64();

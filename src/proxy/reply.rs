@@ -82,7 +82,7 @@ impl Failure {
 }
 
 /// A page that says its status, as nginx's do, and perhaps why.
-fn page(status: StatusCode, why: &str) -> Response<ReplyBody> {
+pub(super) fn page(status: StatusCode, why: &str) -> Response<ReplyBody> {
     let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
     let text = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<h1>{title}</h1>\r\n\

@@ -113,10 +113,10 @@ impl Store {
         }
     }
 
-    /// Has Secrets read by their names which the list of TLS Secrets does not hold.
-    pub fn read_also(&self, names: &BTreeSet<ObjectName>) {
+    /// Has Secrets read by their names which the list of TLS Secrets does not hold, and ConfigMaps.
+    pub fn read_also(&self, secrets: &BTreeSet<ObjectName>, maps: &BTreeSet<ObjectName>) {
         if let Self::Cluster(it) = self {
-            it.read_also(names);
+            it.read_also(secrets, maps);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::compile::objects::{Objects, Secret};
+use crate::compile::objects::{ConfigMap, Objects, Secret};
 use crate::model::name::{Kind, ObjectName};
 
 /// A burst is over after this long without a change.
@@ -23,6 +23,7 @@ pub(super) struct Hub {
     pub(super) state: Mutex<State>,
     pub(super) changed: Notify,
     pub(super) unlisted: watch::Sender<BTreeSet<ObjectName>>,
+    pub(super) unlisted_maps: watch::Sender<BTreeSet<ObjectName>>,
     /// How often each Event was posted: reading them back would need one more right.
     pub(super) posted: Mutex<HashMap<String, i32>>,
 }
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) account: BTreeMap<ObjectName, Arc<Secret>>,
     /// Secrets read one by one.
     pub(super) named: BTreeMap<ObjectName, Arc<Secret>>,
+    /// ConfigMaps read one by one.
+    pub(super) named_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
     pub(super) listed: BTreeSet<Kind>,
     pub(super) account_listed: bool,
     pub(super) answered: Instant,
@@ -45,6 +48,7 @@ impl Default for State {
             objects: Objects::default(),
             account: BTreeMap::new(),
             named: BTreeMap::new(),
+            named_maps: BTreeMap::new(),
             listed: BTreeSet::new(),
             account_listed: false,
             answered: Instant::now(),
@@ -110,6 +114,9 @@ impl Hub {
             let mut objects = state.objects.clone();
             for (name, secret) in state.named.iter().chain(&state.account) {
                 objects.secrets.entry(name.clone()).or_insert_with(|| secret.clone());
+            }
+            for (name, map) in &state.named_maps {
+                objects.config_maps.entry(name.clone()).or_insert_with(|| map.clone());
             }
             objects
         })

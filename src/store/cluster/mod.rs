@@ -28,7 +28,7 @@ use super::{Snapshots, StoreError, convert};
 use crate::model::name::{Kind, ObjectName};
 
 use hub::Hub;
-use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted};
+use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted, read_unlisted_maps};
 
 /// Longest wait for an ordinary call; kube itself would wait for ever.
 const CALL: Duration = Duration::from_secs(10);
@@ -93,14 +93,16 @@ impl Cluster {
         self.hub.lock().answered.elapsed().as_secs_f64()
     }
 
-    pub(super) fn read_also(&self, names: &BTreeSet<ObjectName>) {
-        self.hub.unlisted.send_if_modified(|it| {
-            let changed = it != names;
-            if changed {
-                it.clone_from(names);
-            }
-            changed
-        });
+    pub(super) fn read_also(&self, secrets: &BTreeSet<ObjectName>, maps: &BTreeSet<ObjectName>) {
+        for (kept, names) in [(&self.hub.unlisted, secrets), (&self.hub.unlisted_maps, maps)] {
+            kept.send_if_modified(|it| {
+                let changed = it != names;
+                if changed {
+                    it.clone_from(names);
+                }
+                changed
+            });
+        }
     }
 
     pub(super) fn snapshots(&self) -> Snapshots {
@@ -177,6 +179,10 @@ impl Cluster {
         keep("unlisted Secrets", {
             let cluster = self.clone();
             move || read_unlisted(cluster.clone())
+        });
+        keep("unlisted ConfigMaps", {
+            let cluster = self.clone();
+            move || read_unlisted_maps(cluster.clone())
         });
 
         let (sender, receiver) = channel(None);

@@ -20,7 +20,7 @@ use crate::model::name::{Kind, ObjectName};
 
 /// How often the API server is asked whether it is there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// How often Secrets that no list holds are read again.
+/// How often Secrets and ConfigMaps that no list holds are read again.
 const UNLISTED: Duration = Duration::from_secs(30);
 /// How long a mass deletion is held back that came with a new list after an error.
 const HELD: Duration = Duration::from_secs(60);
@@ -254,6 +254,29 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
         let changed = names(&cluster.hub.lock().named) != names(&found);
         if changed {
             cluster.hub.update(|state| state.named = found);
+        }
+        let _ = timeout(UNLISTED, wanted.changed()).await;
+    }
+}
+
+/// Reads ConfigMaps one by one that Ingresses and settings name.
+pub(super) async fn read_unlisted_maps(cluster: Cluster) {
+    let mut wanted = cluster.hub.unlisted_maps.subscribe();
+    loop {
+        let names = wanted.borrow_and_update().clone();
+        let held = cluster.hub.lock().named_maps.clone();
+        let mut found = BTreeMap::new();
+        for name in names {
+            let api = Api::<core::ConfigMap>::namespaced(cluster.client.clone(), &name.namespace);
+            match call(&name, api.get_opt(&name.name)).await {
+                Ok(Some(map)) => drop(found.insert(name, Arc::new(convert::config_map(map)))),
+                Ok(None) => {}
+                // Not answered is not the same as not there.
+                Err(_) => found.extend(held.get(&name).map(|it| (name, it.clone()))),
+            }
+        }
+        if held != found {
+            cluster.hub.update(|state| state.named_maps = found);
         }
         let _ = timeout(UNLISTED, wanted.changed()).await;
     }
