@@ -76,16 +76,19 @@ pub(super) fn add(
 ) {
     let common = Options { answering: None, copies: None, ..plan.settings.options.clone() };
     let common = Arc::new(common);
+    // PLACE access: allow-cross-namespace-resources.
+    let crosses = false;
     let mut known = HashMap::new();
     for it in ours {
         let Some(wanted) = &it.options.answering else { continue };
         let usual = plan.settings.options.answering.as_deref();
         let mut report = |reason, text| problems.push(Problem::ingress(it.name, reason, text));
         let answers = answers(it.name, wanted, &common, objects, &mut report);
-        if let Some(map) = config_map(it.name, wanted) {
+        if let Some(map) = config_map(it.name, wanted, crosses) {
             plan.unlisted_maps.insert(map);
         }
-        let headers = custom_headers(it.name, wanted, objects, &plan.settings.fields.allowed);
+        let headers =
+            custom_headers(it.name, wanted, objects, &plan.settings.fields.allowed, crosses);
         if let Err(why) = &headers {
             let text = format!("{why}: the paths of this Ingress answer 503");
             report("CustomHeaders", text);
@@ -169,11 +172,11 @@ fn default_backend(
 }
 
 /// The ConfigMap of `custom-headers`, where it may be read.
-fn config_map(ingress: &ObjectName, wanted: &Answering) -> Option<ObjectName> {
+fn config_map(ingress: &ObjectName, wanted: &Answering, crosses: bool) -> Option<ObjectName> {
     let text = wanted.custom_headers.as_ref()?;
     let name = text.parse();
     let name = name.unwrap_or_else(|_| ObjectName::new(ingress.namespace.clone(), &**text));
-    (name.namespace == ingress.namespace).then_some(name)
+    (crosses || name.namespace == ingress.namespace).then_some(name)
 }
 
 /// What `custom-headers` sets: all of it, or nothing is served.
@@ -182,9 +185,10 @@ fn custom_headers(
     wanted: &Answering,
     objects: &Objects,
     allowed: &[HeaderName],
+    crosses: bool,
 ) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let Some(text) = &wanted.custom_headers else { return Ok(Vec::new()) };
-    let Some(name) = config_map(ingress, wanted) else {
+    let Some(name) = config_map(ingress, wanted, crosses) else {
         return Err(format!("custom-headers: ConfigMap {text} is in another namespace"));
     };
     let Some(ConfigMap { data }) = objects.config_maps.get(&name).map(|it| &**it) else {

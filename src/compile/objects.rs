@@ -136,7 +136,7 @@ pub struct Endpoint {
 }
 
 /// `v1` Secret.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Secret {
     /// `tls.crt` and `tls.key`, read when the Secret arrived.
     pub keypair: Result<Arc<Keypair>, KeypairError>,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::host::Authority;
+use super::pattern::Pattern;
 use super::phrase::{Phrase, Word};
 use super::plan::Route;
 
@@ -78,8 +79,8 @@ pub struct Mirror {
 /// What the ConfigMap says of the access log beside its line.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Unlogged {
-    /// `skip-access-log-urls`: path and query of requests that leave no line, as the client wrote them.
-    pub targets: Vec<Box<str>>,
+    /// `skip-access-log-urls`: requests that leave no line.
+    pub targets: Vec<TargetPattern>,
     /// `enable-access-log-for-default-backend: false`: no lines of requests that no rule takes.
     pub unmatched: bool,
 }
@@ -88,6 +89,35 @@ impl Unlogged {
     /// Whether every request leaves its line.
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty() && !self.unmatched
+    }
+}
+
+/// Path and query as a client writes them: one text, or all that a pattern finds something in.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum TargetPattern {
+    Exact(Box<str>),
+    Regex(Pattern),
+}
+
+impl TargetPattern {
+    /// Reads an entry of nginx's `map`: a text, `~` and a regular expression, or `~*` and one in which case
+    /// does not matter.
+    pub fn parse(text: &str) -> Option<Self> {
+        let Some(regex) = text.strip_prefix('~') else { return Some(Self::Exact(text.into())) };
+        let (regex, insensitive) = match regex.strip_prefix('*') {
+            Some(regex) => (regex, true),
+            None => (regex, false),
+        };
+        Pattern::parse(regex, insensitive).ok().map(Self::Regex)
+    }
+
+    /// Whether a request is for it.
+    pub fn is(&self, target: &str) -> bool {
+        match self {
+            Self::Exact(text) => **text == *target,
+            Self::Regex(pattern) => pattern.is_match(target),
+        }
     }
 }
 
@@ -113,6 +143,21 @@ mod tests {
             let found = MirrorTarget::parse(target);
             let found = found.map(|it| (it.https, it.port(), it.target.0.into_vec()));
             assert_eq!(found, expected, "{target}");
+        }
+    }
+
+    #[test]
+    fn targets_are_texts_or_regular_expressions() {
+        for (text, target, expected) in [
+            ("/health", "/health", Some(true)),
+            ("/health", "/health?deep=1", Some(false)),
+            ("~^/health", "/healthz", Some(true)),
+            ("~^/health", "/HEALTH", Some(false)),
+            ("~*^/health", "/HEALTH", Some(true)),
+            (r"~(?=x)", "/", None),
+        ] {
+            let found = TargetPattern::parse(text).map(|it| it.is(target));
+            assert_eq!(found, expected, "{text} {target}");
         }
     }
 }

@@ -392,7 +392,7 @@ impl Record {
         }
         let target = self.uri.path_and_query().map_or("", |it| it.as_str());
         let unmatched = way.is_none() || way == live.fallback;
-        !(unlogged.unmatched && unmatched || unlogged.targets.iter().any(|it| **it == *target))
+        !(unlogged.unmatched && unmatched || unlogged.targets.iter().any(|it| it.is(target)))
     }
 
     /// How long the endpoint took for the head of its answer.

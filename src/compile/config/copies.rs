@@ -1,23 +1,17 @@
 //! Keys about logs, mirrors and traces.
 
 use super::{Key, key, truth};
+use crate::model::copies::TargetPattern;
+use crate::model::settings::Settings;
 
 pub(super) const KEYS: &[Key] = &[
     key(
         "skip-access-log-urls",
         "Requests for these leave no line: path and query.",
         |value, it| {
-            let targets: Vec<Box<str>> = value
-                .split(',')
-                .map(str::trim)
-                .filter(|it| !it.is_empty())
-                .map(Into::into)
-                .collect();
-            if targets.iter().any(|it| !it.starts_with('/')) {
-                return Err(
-                    "a list of paths, which begin with a slash; regular expressions are not known",
-                );
-            }
+            let entries = value.split(',').map(str::trim).filter(|it| !it.is_empty());
+            let targets = entries.map(TargetPattern::parse).collect::<Option<_>>();
+            let targets = targets.ok_or("a list of paths, or of ~ and regular expressions")?;
             it.unlogged.targets = targets;
             Ok(())
         },
@@ -34,10 +28,7 @@ pub(super) const KEYS: &[Key] = &[
     key("http-access-log-path", "Standard output, whatever is set.", standard_output),
 ];
 
-fn standard_output(
-    value: &str,
-    _: &mut crate::model::settings::Settings,
-) -> Result<(), &'static str> {
+fn standard_output(value: &str, _: &mut Settings) -> Result<(), &'static str> {
     match value {
         "" | "/dev/stdout" | "/var/log/nginx/access.log" => Ok(()),
         _ => Err("where the access log goes, which is standard output"),

@@ -22,8 +22,8 @@ const MOST_POSTED: usize = 4096;
 pub(super) struct Hub {
     pub(super) state: Mutex<State>,
     pub(super) changed: Notify,
-    pub(super) unlisted: watch::Sender<BTreeSet<ObjectName>>,
-    pub(super) unlisted_maps: watch::Sender<BTreeSet<ObjectName>>,
+    /// Secrets and ConfigMaps to be read one by one.
+    pub(super) unlisted: watch::Sender<[BTreeSet<ObjectName>; 2]>,
     /// How often each Event was posted: reading them back would need one more right.
     pub(super) posted: Mutex<HashMap<String, i32>>,
 }

@@ -28,7 +28,7 @@ use super::{Snapshots, StoreError, convert};
 use crate::model::name::{Kind, ObjectName};
 
 use hub::Hub;
-use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted, read_unlisted_maps};
+use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted};
 
 /// Longest wait for an ordinary call; kube itself would wait for ever.
 const CALL: Duration = Duration::from_secs(10);
@@ -94,15 +94,13 @@ impl Cluster {
     }
 
     pub(super) fn read_also(&self, secrets: &BTreeSet<ObjectName>, maps: &BTreeSet<ObjectName>) {
-        for (kept, names) in [(&self.hub.unlisted, secrets), (&self.hub.unlisted_maps, maps)] {
-            kept.send_if_modified(|it| {
-                let changed = it != names;
-                if changed {
-                    it.clone_from(names);
-                }
-                changed
-            });
-        }
+        self.hub.unlisted.send_if_modified(|it| {
+            let changed = it[0] != *secrets || it[1] != *maps;
+            if changed {
+                *it = [secrets.clone(), maps.clone()];
+            }
+            changed
+        });
     }
 
     pub(super) fn snapshots(&self) -> Snapshots {
@@ -176,13 +174,9 @@ impl Cluster {
             let (client, hub) = (client.clone(), hub.clone());
             move || heartbeat(client.clone(), hub.clone())
         });
-        keep("unlisted Secrets", {
+        keep("unlisted objects", {
             let cluster = self.clone();
             move || read_unlisted(cluster.clone())
-        });
-        keep("unlisted ConfigMaps", {
-            let cluster = self.clone();
-            move || read_unlisted_maps(cluster.clone())
         });
 
         let (sender, receiver) = channel(None);

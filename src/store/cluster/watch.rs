@@ -1,12 +1,13 @@
 //! One watch a kind: keeps what was seen through every error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1 as core;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -15,12 +16,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::hub::{Hub, State};
 use super::{CALL, Cluster, call, convert};
-use crate::compile::objects::Secret;
 use crate::model::name::{Kind, ObjectName};
 
 /// How often the API server is asked whether it is there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// How often Secrets and ConfigMaps that no list holds are read again.
+/// How often what no list holds is read again.
 const UNLISTED: Duration = Duration::from_secs(30);
 /// How long a mass deletion is held back that came with a new list after an error.
 const HELD: Duration = Duration::from_secs(60);
@@ -227,57 +227,57 @@ pub(super) async fn heartbeat(client: Client, hub: Arc<Hub>) {
     }
 }
 
-/// Reads Secrets one by one that Ingresses name and that are not of the type which is listed.
+/// Reads Secrets one by one that Ingresses name and that are not of the type which is listed, and ConfigMaps.
 pub(super) async fn read_unlisted(cluster: Cluster) {
     let mut wanted = cluster.hub.unlisted.subscribe();
+    let named = |it: core::Secret| {
+        (it.type_.as_deref() != Some("kubernetes.io/tls")).then(|| convert::secret(it))
+    };
     loop {
-        let names = wanted.borrow_and_update().clone();
-        let mut found = BTreeMap::new();
-        for name in names {
-            let api = Api::<core::Secret>::namespaced(cluster.client.clone(), &name.namespace);
-            match call(&name, api.get_opt(&name.name)).await {
-                Ok(Some(secret)) if secret.type_.as_deref() != Some("kubernetes.io/tls") => {
-                    found.insert(name, Arc::new(convert::secret(secret)));
-                }
-                Ok(_) => {}
-                // Not answered is not the same as not there.
-                Err(_) => {
-                    if let Some(held) = cluster.hub.lock().named.get(&name).cloned() {
-                        found.insert(name, held);
-                    }
-                }
-            }
-        }
-        let names = |it: &BTreeMap<ObjectName, Arc<Secret>>| {
-            it.iter().map(|(name, it)| (name.clone(), it.keypair.clone())).collect::<Vec<_>>()
+        let [secrets, maps] = wanted.borrow_and_update().clone();
+        let held = cluster.hub.lock().named.clone();
+        let secrets = read(&cluster, secrets, &held, named).await;
+        let held = cluster.hub.lock().named_maps.clone();
+        let maps = read(&cluster, maps, &held, |it| Some(convert::config_map(it))).await;
+        let changed = {
+            let state = cluster.hub.lock();
+            state.named != secrets || state.named_maps != maps
         };
-        let changed = names(&cluster.hub.lock().named) != names(&found);
         if changed {
-            cluster.hub.update(|state| state.named = found);
+            cluster.hub.update(|state| (state.named, state.named_maps) = (secrets, maps));
         }
         let _ = timeout(UNLISTED, wanted.changed()).await;
     }
 }
 
-/// Reads ConfigMaps one by one that Ingresses and settings name.
-pub(super) async fn read_unlisted_maps(cluster: Cluster) {
-    let mut wanted = cluster.hub.unlisted_maps.subscribe();
-    loop {
-        let names = wanted.borrow_and_update().clone();
-        let held = cluster.hub.lock().named_maps.clone();
-        let mut found = BTreeMap::new();
-        for name in names {
-            let api = Api::<core::ConfigMap>::namespaced(cluster.client.clone(), &name.namespace);
-            match call(&name, api.get_opt(&name.name)).await {
-                Ok(Some(map)) => drop(found.insert(name, Arc::new(convert::config_map(map)))),
-                Ok(None) => {}
-                // Not answered is not the same as not there.
-                Err(_) => found.extend(held.get(&name).map(|it| (name, it.clone()))),
+/// Reads objects by their names; what cannot be asked for just now is as it was `held`.
+async fn read<K, T>(
+    cluster: &Cluster,
+    names: BTreeSet<ObjectName>,
+    held: &BTreeMap<ObjectName, Arc<T>>,
+    convert: impl Fn(K) -> Option<T>,
+) -> BTreeMap<ObjectName, Arc<T>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug,
+{
+    let mut found = BTreeMap::new();
+    for name in names {
+        let api = Api::<K>::namespaced(cluster.client.clone(), &name.namespace);
+        match call(&name, api.get_opt(&name.name)).await {
+            Ok(Some(object)) => {
+                found.extend(convert(object).map(|it| (name, Arc::new(it))));
+            }
+            Ok(None) => {}
+            // Not answered is not the same as not there.
+            Err(_) => {
+                if let Some(held) = held.get(&name) {
+                    found.insert(name, held.clone());
+                }
             }
         }
-        if held != found {
-            cluster.hub.update(|state| state.named_maps = found);
-        }
-        let _ = timeout(UNLISTED, wanted.changed()).await;
     }
+    found
 }
