@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::HOST;
-use http::{Method, request};
+use http::{HeaderValue, Method, request};
 use tokio::time::{Instant, timeout};
 
 use super::Visit;
@@ -114,7 +113,8 @@ pub(super) fn copy(visit: &Visit<'_>, way: Option<WayId>, head: &request::Parts,
     let mut head = head.clone();
     head.extensions.clear();
     let mut vouched = visit.vouched.clone();
-    vouched.host = vouched.host.or_else(|| head.headers.get(HOST).cloned());
+    let asked = visit.asked.authority.as_ref().map(ToString::to_string);
+    vouched.host = vouched.host.or_else(|| HeaderValue::try_from(asked?).ok());
     head.uri = uri;
     let copy = Copy {
         share,
