@@ -47,6 +47,8 @@ pub struct Metrics {
     refused: IntCounterVec,
     /// Access-log lines that nobody took in time.
     pub log_lost: IntCounter,
+    /// Copies for mirrors that were not sent: too many under way, or too large.
+    pub copies_lost: IntCounter,
     /// HTTP-01 challenges that were answered.
     pub challenges: IntCounter,
     /// Orders for certificates, by result: `issued` or `failed`.
@@ -170,6 +172,10 @@ impl Metrics {
             log_lost: to.counter(Opts::new(
                 "lockgate_access_log_lost_total",
                 "Access-log lines dropped because standard output took none.",
+            ))?,
+            copies_lost: to.counter(Opts::new(
+                "lockgate_mirror_lost_total",
+                "Copies for mirrors that were not sent: too many under way, or too large.",
             ))?,
             challenges: to.counter(Opts::new(
                 "lockgate_challenges_total",

@@ -33,6 +33,9 @@ use lockgate::compile::objects::{
 use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
+use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement};
+use lockgate::model::copies::Mirror;
+use lockgate::model::cors::Origins;
 use lockgate::model::guard::{Basic, Guard, Judge};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
@@ -703,11 +706,10 @@ fn plan_text(plan: &Plan) -> String {
     if let Some(thumbprint) = &plan.thumbprint {
         writeln!(text, "thumbprint {thumbprint}").unwrap();
     }
-    if !plan.unlisted.is_empty() {
-        writeln!(text, "to be read by name: {}", list(&plan.unlisted)).unwrap();
-    }
-    if !plan.unlisted_maps.is_empty() {
-        writeln!(text, "ConfigMaps to be read: {}", list(&plan.unlisted_maps)).unwrap();
+    for (what, names) in [("", &plan.unlisted), (" of ConfigMaps", &plan.unlisted_maps)] {
+        if !names.is_empty() {
+            writeln!(text, "to be read by name{what}: {}", list(names)).unwrap();
+        }
     }
     text
 }
@@ -730,7 +732,7 @@ fn host_text(text: &mut String, host: &Host) {
 }
 
 fn settings_text(text: &mut String, settings: &Settings) {
-    let Settings { redirect_code, no_redirect, hsts, trust, .. } = settings;
+    let Settings { redirect_code, no_redirect, hsts, trust, fields, unlogged, .. } = settings;
     let usual = Settings::default();
     if *redirect_code != usual.redirect_code {
         writeln!(text, "redirects with {redirect_code}").unwrap();
@@ -740,6 +742,25 @@ fn settings_text(text: &mut String, settings: &Settings) {
     }
     if *hsts != usual.hsts {
         writeln!(text, "hsts {}", hsts.map_or("off".to_owned(), |it| it.to_string())).unwrap();
+    }
+    let named = |it: &Field| match &it.value {
+        FieldValue::Fixed(value) => format!("{}: {}", it.name, value.to_str().unwrap()),
+        FieldValue::Phrase(_) => format!("{}: a phrase", it.name),
+    };
+    let Fields { added, sent, hidden, original_uri, .. } = fields;
+    for (what, fields) in [("answers", added), ("endpoints", sent)] {
+        if !fields.is_empty() {
+            writeln!(text, "{what} get {}", list(fields.iter().map(named))).unwrap();
+        }
+    }
+    if !hidden.is_empty() {
+        writeln!(text, "hides {}", list(hidden)).unwrap();
+    }
+    if *original_uri {
+        writeln!(text, "sends the original URI").unwrap();
+    }
+    if *unlogged != usual.unlogged {
+        writeln!(text, "no lines for {} targets", unlogged.targets.len()).unwrap();
     }
     if *trust != usual.trust {
         writeln!(text, "trusts {}", trust_text(trust)).unwrap();
@@ -798,6 +819,55 @@ fn route_text(route: &Route) -> String {
     }
     if let Some(guard) = &route.guard {
         guard_text(&mut text, guard);
+    }
+    if let Some(answers) = &route.answers {
+        text.push_str(&answers_text(answers));
+    }
+    if let Some(Mirror { host, body, address: (name, port), .. }) = route.mirror.as_deref() {
+        write!(text, ", copies to {name}:{port} for {host}").unwrap();
+        text.push_str(if *body { "" } else { " without bodies" });
+    }
+    if options.copies.as_ref().is_some_and(|it| it.unlogged) {
+        text.push_str(", unlogged");
+    }
+    text
+}
+
+fn answers_text(answers: &Answers) -> String {
+    let mut text = String::new();
+    if let Some(cors) = &answers.cors {
+        match &cors.origins {
+            Origins::Any => text.push_str(", open to every origin"),
+            Origins::Listed(origins) => {
+                write!(text, ", open to {} origins", origins.len()).unwrap()
+            }
+        }
+    }
+    for (name, value) in &answers.headers {
+        write!(text, ", {name}: {}", value.to_str().unwrap()).unwrap();
+    }
+    if let Some(default) = &answers.default {
+        write!(text, ", by default {}", target(&default.target)).unwrap();
+    }
+    if let Some(id) = &answers.stands_in_for {
+        write!(text, " in place of {}", backend_name(id)).unwrap();
+    }
+    if let Some(errors) = &answers.errors {
+        let errors = (300..600).filter(|it| errors.cover(*it));
+        write!(text, ", errors {}", list(errors)).unwrap();
+        text.push_str(if answers.leaves_errors { " of ours" } else { "" });
+    }
+    for (what, replacement) in [
+        ("domains", &answers.cookie_domain),
+        ("paths", &answers.cookie_path),
+        ("redirects", &answers.redirect),
+    ] {
+        if let Some(Replacement { from, to }) = replacement {
+            write!(text, ", {what} {from} -> {to}").unwrap();
+        }
+    }
+    if let Some(connection) = &answers.connection {
+        write!(text, ", connection {}", connection.to_str().unwrap()).unwrap();
     }
     text
 }

@@ -36,6 +36,8 @@ pub(super) fn add(
         }
     }
     let routes = plan.hosts.values().flat_map(|it| it.paths.values());
+    let defaults = routes.clone().filter_map(|it| it.answers.as_ref()?.default.as_ref());
+    let routes = routes.chain(defaults);
     let mut named: BTreeMap<&BackendId, BTreeSet<&ObjectName>> = BTreeMap::new();
     for route in routes.chain(&plan.fallback) {
         if let Target::Backend(id) = &route.target {

@@ -5,10 +5,12 @@
 
 mod access;
 pub mod annotation;
+mod answering;
 mod backends;
 mod certificates;
 mod class;
 pub mod config;
+mod copies;
 pub mod locations;
 mod names;
 pub mod objects;
@@ -107,7 +109,8 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     problems.extend(objects.unreadable.iter().map(|kind| refused(kind, never)));
     let no_longer = "no longer be listed: what was seen before holds until they may";
     problems.extend(objects.stale.iter().map(|kind| refused(kind, no_longer)));
-    let settings = config::settings(objects, policy, &mut problems);
+    let mut settings = config::settings(objects, policy, &mut problems);
+    answering::look_up(&mut settings, objects, policy, &mut plan, &mut problems);
     let ours = routes::read(objects, policy, &settings, &mut problems);
     plan.ours = ours.iter().map(|it| it.name.clone()).collect();
     plan.settings = settings.into();
@@ -121,11 +124,13 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
 
     access::add(objects, &mut plan, &mut problems);
 
-    // PLACE answering
+    answering::add(&ours, objects, policy, &mut plan, &mut problems);
+    copies::add(&ours, &mut plan);
 
     // PLACE sharing
 
     backends::add(&ours, objects, policy, &mut plan, &mut problems);
+    answering::stand_in(&mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {
         it.kind != Kind::Ingress

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::model::name::ObjectName;
 use crate::model::plan::{Backend, BackendId};
 use crate::model::upstream::Balance;
 
@@ -101,6 +102,15 @@ impl Balancer {
             next: AtomicUsize::new(before.map_or(0, |it| it.next.load(Ordering::Relaxed))),
             epoch: before.map_or_else(Instant::now, |it| it.epoch),
         })
+    }
+
+    /// The balancer of a name and port that no Service has.
+    pub(super) fn of(address: &(Box<str>, u16)) -> Arc<Self> {
+        let (name, port) = address;
+        let service = ObjectName::new("", &**name);
+        let id = BackendId { service, port: port.to_string().into() };
+        let backend = Backend { external: Some(address.clone()), ..Backend::default() };
+        Self::next(&id, &backend, None)
     }
 
     /// Endpoints in the order in which a request should try them; each once, those that rest last.

@@ -66,6 +66,10 @@ pub struct Way {
     pub balancer: Option<Arc<Balancer>>,
     /// What they are spoken to with.
     pub transports: Transports,
+    /// The way to the default backend that the route's Ingress names.
+    pub default: Option<Box<Self>>,
+    /// The way of copies.
+    pub mirror: Option<Box<Self>>,
 }
 
 impl Live {
@@ -97,15 +101,24 @@ impl Live {
             .collect();
         let mut transports = Known::after(&previous.transports);
         let mut ways = Vec::new();
-        let mut way = |route: &Arc<Route>| {
+        let mut straight = |route: &Arc<Route>| {
             let balancer = match &route.target {
                 Target::Backend(id) => balancers.get(id).cloned(),
                 _ => None,
             };
+            let transports = transports.of(route, &previous.transports);
+            Way { route: route.clone(), balancer, transports, default: None, mirror: None }
+        };
+        let mut way = |route: &Arc<Route>| {
+            let default = route.answers.as_ref().and_then(|it| it.default.as_ref());
+            let default = default.map(|it| Box::new(straight(it)));
+            let mirror = route.mirror.as_ref().map(|it| {
+                let balancer = Some(Balancer::of(&it.address));
+                Box::new(Way { balancer, ..straight(&it.route) })
+            });
             // Fewer than 2^32 routes fit in memory.
             let id = WayId(u32::try_from(ways.len()).unwrap_or(u32::MAX));
-            let transports = transports.of(route, &previous.transports);
-            ways.push(Way { route: route.clone(), balancer, transports });
+            ways.push(Way { default, mirror, ..straight(route) });
             id
         };
         Self {

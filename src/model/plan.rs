@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::answering::Answers;
+use super::copies::Mirror;
 use super::guard::Guard;
 use super::host::HostPattern;
 use super::keypair::Keypair;
@@ -45,7 +47,7 @@ pub struct Plan {
     pub ours: BTreeSet<ObjectName>,
     /// Secrets that Ingresses name and no list of TLS Secrets held: to be read one by one.
     pub unlisted: BTreeSet<ObjectName>,
-    /// ConfigMaps that Ingresses name: to be read one by one.
+    /// ConfigMaps that Ingresses and settings name, found or not: to be read one by one.
     pub unlisted_maps: BTreeSet<ObjectName>,
 }
 
@@ -123,6 +125,10 @@ pub struct Route {
     pub rewrite: Option<Arc<Rewrite>>,
     /// Who may ask.
     pub guard: Option<Arc<Guard>>,
+    /// What is done to its answers.
+    pub answers: Option<Arc<Answers>>,
+    /// Where copies of its requests go.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 impl Route {
@@ -147,6 +153,8 @@ impl Route {
             upstream_tls: None,
             rewrite: None,
             guard: None,
+            answers: None,
+            mirror: None,
         }
     }
 }

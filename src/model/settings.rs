@@ -6,6 +6,8 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::access::Shared;
+use super::answering::Fields;
+use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
 use super::template::Template;
@@ -31,10 +33,14 @@ pub struct Settings {
     pub trust: Trust,
     /// The access log's line.
     pub log: Option<Template>,
+    /// Requests that leave no line there.
+    pub unlogged: Unlogged,
     /// How answers are compressed.
     pub compression: Compression,
     /// Who may ask for anything at all, and what of access all Ingresses share.
     pub access: Shared,
+    /// Header fields of all requests and answers.
+    pub fields: Fields,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -230,8 +236,10 @@ impl Default for Settings {
             server_header: false,
             trust: Trust::default(),
             log: Some(Template::default()),
+            unlogged: Unlogged::default(),
             compression: Compression::default(),
             access: Shared::default(),
+            fields: Fields::default(),
             refusal: None,
         }
     }

@@ -88,6 +88,22 @@ impl Asked {
         Ok(asked)
     }
 
+    /// Asks a host for what is written in the request's head.
+    pub(super) fn of(host: Authority) -> Self {
+        Self {
+            authority: Some(host),
+            path: None,
+            rewritten: OnceCell::new(),
+            resolved: false,
+            asterisk: false,
+        }
+    }
+
+    /// Asks the same host for `/`, with the same query.
+    pub(super) fn at_root(self) -> Self {
+        Self { path: Some("/".into()), resolved: true, asterisk: false, ..self }
+    }
+
     /// The host, lower-cased and without its port; empty for an HTTP/1.0 request without one.
     pub(super) fn host(&self) -> &str {
         self.authority.as_ref().map_or("", |it| &it.host)

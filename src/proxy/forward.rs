@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Visit;
 use super::body::ReplyBody;
+use super::dress::{self, Errand};
 use super::headers;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
@@ -38,6 +39,7 @@ const GATHERED: usize = 64 << 10;
 pub(super) struct Outbound<'a> {
     pub(super) visit: Visit<'a>,
     pub(super) balancer: &'a Balancer,
+    pub(super) errand: Errand<'a>,
 }
 
 /// What is sent, to one endpoint after the other.
@@ -59,19 +61,29 @@ enum Missed {
 }
 
 impl Outbound<'_> {
+    /// The client's body on its way; a copy of the request may wait for it.
+    pub(super) fn upload(&self, body: Incoming) -> Rc<Progress> {
+        let Visit { link, trace, .. } = self.visit;
+        let limit = self.options().body_limit;
+        let progress = Progress::new(Instant::now(), body, limit, &link.meter);
+        if let Some(waiting) = trace.waiting.take() {
+            progress.copy_for(waiting);
+        }
+        trace.progress.replace(Some(progress.clone()));
+        progress
+    }
+
     /// Sends the request to one endpoint after the other until one answers, by nginx's rules: another one is
     /// asked when no connection could be made; when one broke, or no answer came in time, and the request
     /// may be repeated; and when the answer has a status that the route wants tried again.
     pub(super) async fn send(
         &self,
         head: request::Parts,
-        body: Incoming,
+        progress: Rc<Progress>,
     ) -> Result<Response<ReplyBody>, Failure> {
         let options = self.options();
         let transport = self.visit.way.transports.of(self.visit.peer.https);
         let mut began = Instant::now();
-        let progress = Progress::new(began, body, options.body_limit, &self.visit.link.meter);
-        self.visit.trace.progress.replace(Some(progress.clone()));
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;
             // That took the client's time, not an endpoint's.
@@ -112,6 +124,11 @@ impl Outbound<'_> {
 
     fn options(&self) -> &Options {
         &self.visit.way.route.options
+    }
+
+    /// What the endpoint is told of the connection (`connection-proxy-header`).
+    fn connection(&self) -> Option<&HeaderValue> {
+        self.visit.way.route.answers.as_ref()?.connection.as_ref()
     }
 
     /// Takes a body that is small, as far as it says.
@@ -156,9 +173,13 @@ impl Outbound<'_> {
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         let Visit { asked, vouched, settings, .. } = self.visit;
         let host = rewrite::host(&self.visit, &head)?;
+        let fields = dress::fields(&self.visit, &head, self.errand);
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
         rewrite::name(&mut head.headers, host, &self.visit);
+        for (name, value) in fields {
+            dress::put(&mut head.headers, name, value);
+        }
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
@@ -171,8 +192,13 @@ impl Outbound<'_> {
         } else {
             if websocket.is_some() {
                 upgrade::name_upgrade(&mut head.headers);
-            } else if head.headers.contains_key(TE) {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            } else {
+                if head.headers.contains_key(TE) {
+                    head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+                }
+                if let Some(said) = self.connection() {
+                    head.headers.append(CONNECTION, said.clone());
+                }
             }
             if head.method != Method::HEAD && body.has_unknown_length() {
                 head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -288,7 +288,8 @@ pub(super) fn to_client(headers: &mut HeaderMap, settings: &Settings) -> Result<
         }
         _ => return Err(BadFraming),
     }
-    end_here(headers, |it| *it == SERVER && !settings.server_header);
+    let hidden = &settings.fields.hidden;
+    end_here(headers, |it| (*it == SERVER && !settings.server_header) || hidden.contains(it));
     Ok(())
 }
 

@@ -13,14 +13,18 @@ mod clock;
 mod compress;
 mod connect;
 mod connection;
+mod cors;
+mod dress;
 mod forward;
 mod forwarded;
 mod frames;
 mod headers;
+mod intercept;
 mod io;
 mod line;
 mod listen;
 mod log;
+mod mirror;
 mod observe;
 mod patience;
 mod peer;
@@ -57,6 +61,7 @@ use crate::model::settings::Settings;
 use body::ReplyBody;
 use canonical::Asked;
 use connection::Link;
+use dress::Errand;
 use forward::Outbound;
 use headers::Vouched;
 use log::LogSink;
@@ -205,6 +210,11 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     let compression = &trace.seen.live.plan.settings.compression;
     let taken = compress::taken(compression, &request);
     let walked = walk(link, request, &trace).await;
+    let kept = trace.kept.take();
+    let walked = match kept {
+        None => walked,
+        Some(kept) => Box::pin(intercept::replace(link, &trace, *kept, walked)).await,
+    };
     let mut response = walked.unwrap_or_else(|failure| failure.reply());
     if has_body && trace.progress.borrow().as_ref().is_none_or(|it| !it.done.get()) {
         link.linger();
@@ -214,6 +224,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     }
     let status = response.status();
     let headers = response.headers_mut();
+    dress::add(headers, &trace.seen.live.plan.settings);
     trace.extras.take().into_iter().for_each(|it| it.put(status, headers));
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
@@ -302,7 +313,10 @@ async fn walk(
         return Err(Failure::Denied);
     }
 
-    // PLACE answering: the answer to a preflight (CORS).
+    // What the answer gets, whoever gives it; the answer to a preflight (CORS).
+    if let Some(answer) = dress::begin(&visit, &head) {
+        return Ok(answer);
+    }
 
     // Elsewhere, where the rule says so; else to what it makes of the target.
     if let Some(answer) = redirect::elsewhere(&visit, &head) {
@@ -343,11 +357,13 @@ async fn walk(
         return Err(Failure::Body(Fault::Large));
     }
 
-    // PLACE copies: the mirror's copy.
+    mirror::copy(&visit, trace.way.get(), &head, !body.is_end_stream());
 
-    let mut answer = Outbound { visit, balancer }.send(head, body).await?;
-
-    // PLACE answering: statuses that the default backend answers for; Location and cookies rewritten.
+    let outbound = Outbound { visit, balancer, errand: Errand::Request };
+    let body = outbound.upload(body);
+    let mut answer = outbound.send(head, body).await?;
+    intercept::note_answered(trace);
+    dress::answer(&visit, answer.headers_mut());
 
     // Ahead of a slow client, where the rule or the endpoint says so.
     let said = headers::take_accel(answer.headers_mut());

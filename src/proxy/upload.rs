@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::headers::clean;
 use super::io::Meter;
+use super::mirror::Waiting;
 use super::patience::Patience;
 
 /// How long a client may keep us waiting for its request's body: between two reads (nginx's
@@ -65,6 +66,18 @@ struct Source {
     passed: bool,
     limit: Option<u64>,
     patience: Patience,
+    /// A copy that waits for it.
+    waiting: Option<Box<Waiting>>,
+}
+
+impl Source {
+    /// All has come.
+    fn end(&mut self) {
+        self.incoming = None;
+        if let Some(waiting) = self.waiting.take() {
+            waiting.send();
+        }
+    }
 }
 
 /// Whose fault it is that a request's body broke off.
@@ -120,8 +133,37 @@ impl Progress {
                 passed: false,
                 limit,
                 patience: Patience::new(CLIENT_BODY),
+                waiting: None,
             }),
         }
+    }
+
+    /// Of a request of ours, whose body is there whole.
+    pub(super) fn held(now: Instant, body: Option<Bytes>, meter: &Arc<Meter>) -> Rc<Self> {
+        Rc::new(Self {
+            moved: Cell::new(now),
+            done: Cell::new(body.is_none()),
+            waiting: Cell::new(false),
+            fault: Cell::new(None),
+            received: Cell::new(0),
+            answered: Cell::new(false),
+            turn: Cell::new(0),
+            source: RefCell::new(Source {
+                incoming: None,
+                meter: meter.clone(),
+                kept: body,
+                trailers: None,
+                passed: false,
+                limit: None,
+                patience: Patience::new(CLIENT_BODY),
+                waiting: None,
+            }),
+        })
+    }
+
+    /// Has a copy wait for it.
+    pub(super) fn copy_for(&self, waiting: Box<Waiting>) {
+        self.source.borrow_mut().waiting = Some(waiting);
     }
 
     /// Whether there is a body at all that is still to come.
@@ -187,15 +229,13 @@ impl Progress {
         }
         let frame = match frame {
             None => {
-                source.incoming = None;
+                source.end();
                 return Poll::Ready(None);
             }
             Some(Err(_)) => return Poll::Ready(Some(Err(self.fail(Fault::Broken)))),
             Some(Ok(frame)) => frame,
         };
-        if incoming.is_end_stream() {
-            source.incoming = None;
-        }
+        let ends = incoming.is_end_stream();
         let frame = clean(frame);
         if let Some(data) = frame.data_ref() {
             let received = self.received.get() + data.len() as u64;
@@ -203,6 +243,12 @@ impl Progress {
             if source.limit.is_some_and(|limit| received > limit) {
                 return Poll::Ready(Some(Err(self.fail(Fault::Large))));
             }
+            if source.waiting.as_mut().is_some_and(|it| !it.take(data)) {
+                source.waiting = None;
+            }
+        }
+        if ends {
+            source.end();
         }
         Poll::Ready(Some(Ok(frame)))
     }

@@ -21,6 +21,7 @@ use super::clock::Clock;
 use super::compress::Room;
 use super::connection::{self, Link};
 use super::log::LogSink;
+use super::mirror::Taken;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
@@ -69,6 +70,8 @@ pub(super) struct Worker {
     pub(super) resolver: Resolver,
     /// Memory for compressing answers.
     pub(super) room: Rc<Room>,
+    /// What copies for mirrors take.
+    pub(super) mirrored: Taken,
     pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     shared: Arc<Shared>,
@@ -250,6 +253,7 @@ impl Worker {
             pool: Rc::default(),
             resolver: Resolver::default(),
             room: Rc::default(),
+            mirrored: Taken::default(),
             tls: shared.tls.clone(),
             ports: shared.ports,
             seen: RefCell::new(Seen::new(shared.current.load())),
@@ -319,6 +323,11 @@ impl Worker {
     /// Counts a connection that we ended.
     pub(super) fn dropped(&self, reason: &str) {
         self.shared.metrics.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a copy for a mirror that is not sent.
+    pub(super) fn lost_copy(&self) {
+        self.shared.metrics.copies_lost.inc();
     }
 
     /// Counts an answered challenge.

@@ -1,5 +1,6 @@
 //! The stories, one file for each theme.
 
+mod answering;
 mod attacks;
 mod bluegreen;
 mod certificates;
@@ -10,6 +11,7 @@ mod demo;
 mod directory;
 mod framing;
 mod grpc;
+mod mirror;
 mod outages;
 mod overload;
 mod page;

@@ -67,10 +67,6 @@ const PROTECTING: &[(&str, &[&str])] = &[
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("add-headers", ""),
-    ("proxy-set-headers", ""),
-    ("hide-headers", ""),
-    ("custom-http-errors", ""),
     ("limit-req-status-code", "503"),
     ("limit-conn-status-code", "503"),
     ("limit-rate", "0"),
@@ -81,13 +77,9 @@ const MISSING: &[(&str, &str)] = &[
     ("ssl-ciphers", ""),
     ("ssl-early-data", "false"),
     ("enable-ocsp", "false"),
-    ("skip-access-log-urls", ""),
-    ("access-log-path", ""),
     ("access-log-params", ""),
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
-    ("global-allowed-response-headers", ""),
-    ("proxy-add-original-uri-header", "false"),
     ("proxy-ssl-location-only", "false"),
     ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
@@ -104,9 +96,6 @@ const MISSING: &[(&str, &str)] = &[
     ("ignore-invalid-headers", "true"),
     ("proxy-stream-timeout", "600s"),
     ("custom-http-errors-default-backend", ""),
-    ("proxy-cookie-domain", "off"),
-    ("proxy-cookie-path", "off"),
-    ("proxy-redirect-from", "off"),
 ];
 
 /// Keys that tune nginx itself: nothing is lost without them. `*` stands for any ending.
@@ -120,7 +109,6 @@ const MOOT: &[&str] = &[
     "debug-connections",
     "default-type",
     "disable-ipv6*",
-    "enable-access-log-for-default-backend",
     "enable-aio-write",
     "enable-multi-accept",
     "error-log-*",
@@ -130,7 +118,6 @@ const MOOT: &[&str] = &[
     "grpc-buffer-size-kb",
     "gzip-disable",
     "http2-max-*",
-    "http-access-log-path",
     "jaeger-*",
     "keep-alive-requests",
     "large-client-header-buffers",
@@ -149,7 +136,6 @@ const MOOT: &[&str] = &[
     "proxy-headers-hash-*",
     "proxy-http-version",
     "proxy-max-temp-file-size",
-    "proxy-redirect-to",
     "proxy-stream-*",
     "reuse-port",
     "server-name-hash-*",

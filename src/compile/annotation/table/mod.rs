@@ -126,10 +126,6 @@ fn never(_: &str) -> bool {
     false
 }
 
-fn is_true(value: &str) -> bool {
-    boolean(value) == Some(true)
-}
-
 fn is_false(value: &str) -> bool {
     boolean(value) == Some(false)
 }

@@ -3,6 +3,7 @@
 use super::super::Instead;
 use super::{Annotation, guards, missing, sets};
 use super::{ON_OR_OFF, SECONDS, TRUTH, is_false, is_one_one, never};
+use crate::model::answering::connection;
 use crate::model::phrase::Phrase;
 use crate::model::upstream::{Protocol, RetryOn, TlsVersions};
 use crate::model::value::{boolean, positive_seconds, switch};
@@ -128,10 +129,13 @@ pub(super) const ROWS: &[Annotation] = &[
     ).of_host(),
     missing("proxy-ssl-ciphers", "", "Ciphers towards the backend.", never, Instead::Serve).of_host(),
     missing("proxy-http-version", "1.1", "HTTP version towards the backend.", is_one_one, Instead::Serve),
-    missing("connection-proxy-header", "",
-        "Value of Connection towards the backend.",
-        never,
-        Instead::Serve,
+    sets("connection-proxy-header", "",
+        "`close` or `keep-alive`: what endpoints are told in `Connection`, but for WebSockets.",
+        |value, options| {
+            let connection = connection(value).ok_or("close or keep-alive")?;
+            options.answering.get_or_insert_default().connection = Some(connection);
+            Ok(())
+        },
     ),
     missing("fastcgi-index", "", "File for FastCGI.", never, Instead::Serve),
     missing("fastcgi-params-configmap", "", "Parameters for FastCGI.", never, Instead::Serve),
