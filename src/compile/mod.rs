@@ -10,6 +10,7 @@ mod class;
 pub mod config;
 pub mod objects;
 mod routes;
+mod sharing;
 mod upstreams;
 
 use crate::model::name::{Kind, ObjectName};
@@ -17,6 +18,7 @@ use crate::model::plan::Plan;
 use crate::model::problem::Problem;
 
 use objects::Objects;
+use routes::Ours;
 
 /// What the flags say about reading objects.
 #[derive(Clone, Debug)]
@@ -105,8 +107,9 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     let no_longer = "no longer be listed: what was seen before holds until they may";
     problems.extend(objects.stale.iter().map(|kind| refused(kind, no_longer)));
     let settings = config::settings(objects, policy, &mut problems);
-    let ours = routes::read(objects, policy, &settings, &mut problems);
-    plan.ours = ours.iter().map(|it| it.name.clone()).collect();
+    let read = routes::read(objects, policy, &settings, &mut problems);
+    plan.ours = read.iter().map(|it| it.name.clone()).collect();
+    let (canaries, ours): (Vec<_>, Vec<_>) = read.into_iter().partition(Ours::is_canary);
     plan.settings = settings.into();
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
@@ -119,9 +122,8 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
 
     // PLACE answering
 
-    // PLACE sharing
-
-    backends::add(&ours, objects, policy, &mut plan, &mut problems);
+    let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
+    backends::add(&shares, objects, policy, &mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {
         it.kind != Kind::Ingress

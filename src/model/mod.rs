@@ -13,6 +13,7 @@ pub mod name;
 pub mod network;
 pub mod options;
 pub mod path;
+pub mod pattern;
 pub mod phrase;
 pub mod plan;
 pub mod problem;

@@ -15,6 +15,7 @@ use super::name::ObjectName;
 use super::options::Options;
 use super::path::PathPattern;
 use super::settings::Settings;
+use super::sharing::{Affinity, Canary};
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -152,6 +153,10 @@ pub struct Backend {
     pub external: Option<(Box<str>, u16)>,
     /// How the next one is chosen.
     pub balance: Balance,
+    /// What keeps a client on one of them.
+    pub affinity: Option<Arc<Affinity>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Canary>>,
 }
 
 /// Which Secret a host's certificate is in, and what was found there.

@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::network::Networks;
 use super::options::Options;
+use super::rate::LimitStatuses;
 use super::template::Template;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
@@ -32,6 +33,8 @@ pub struct Settings {
     pub log: Option<Template>,
     /// How answers are compressed.
     pub compression: Compression,
+    /// What clients get that ask for too much.
+    pub limit_statuses: LimitStatuses,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -228,6 +231,7 @@ impl Default for Settings {
             trust: Trust::default(),
             log: Some(Template::default()),
             compression: Compression::default(),
+            limit_statuses: LimitStatuses::default(),
             refusal: None,
         }
     }

@@ -24,6 +24,8 @@ pub(super) enum Failure {
     NotFound,
     /// The owner's: a security setting is not honoured, so nothing is served.
     Denied,
+    /// The client's: it asks for more than its Ingress lets one client.
+    Limited(StatusCode),
     /// Ours: more is asked for than can be served.
     Overloaded,
     /// The backend's: nobody is ready.
@@ -47,6 +49,7 @@ impl Failure {
             Self::Loops => StatusCode::LOOP_DETECTED,
             Self::NoTunnel => StatusCode::NOT_IMPLEMENTED,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Limited(status) => *status,
             Self::Denied | Self::Overloaded | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,

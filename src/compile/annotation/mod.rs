@@ -13,6 +13,7 @@ pub use table::{Chapter, TABLE, row, rows};
 use super::Policy;
 use super::objects::Ingress;
 use crate::model::options::Options;
+use crate::model::value::boolean;
 
 /// The prefix before ingress-nginx 0.9, which kube-lego's users still have.
 const LEGACY: &str = "ingress.kubernetes.io";
@@ -95,12 +96,16 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
         skip: None,
         problems: Vec::new(),
     };
-    for (name, value) in named(ingress, policy) {
+    let named = named(ingress, policy);
+    // A canary's paths are those of another Ingress: only what it says about its Service counts.
+    let is_canary = named.get("canary").is_some_and(|it| boolean(it) == Some(true));
+    for (name, value) in named {
         if value.trim().is_empty() {
             // As ingress-nginx has it: not set.
             continue;
         }
         match row(name) {
+            Some(row) if is_canary && row.scope != Scope::Backend => {}
             Some(row) => reading.apply(row, value.trim()),
             None => reading.problems.push(("UnknownAnnotation", unknown(name))),
         }
