@@ -1,10 +1,10 @@
 //! Limits: how much one client may ask for.
 
-use super::{Annotation, guards, sets};
+use super::{Annotation, count, guards, sets};
 use crate::model::options::Options;
 use crate::model::rate::Rates;
 
-const COUNT: &str = "a whole number, not below 0";
+const COUNT: &str = "a whole number";
 const NETWORKS: &str = "a list such as 10.0.0.0/8,192.0.2.1";
 
 pub(super) const ROWS: &[Annotation] = &[
@@ -30,7 +30,7 @@ pub(super) const ROWS: &[Annotation] = &[
         "5",
         "How many times `limit-rps` and `limit-rpm` may come at once.",
         |value, options| {
-            let multiplier = value.parse().map_err(|_| COUNT)?;
+            let multiplier = value.parse().map_err(|_| "a whole number, not below 0")?;
             options.rates.get_or_insert_default().multiplier = Some(multiplier);
             Ok(())
         },
@@ -65,7 +65,7 @@ fn number(
     options: &mut Options,
     set: fn(&mut Rates, u32),
 ) -> Result<(), &'static str> {
-    let limit: u32 = value.parse().map_err(|_| COUNT)?;
+    let limit = count(value).ok_or(COUNT)?;
     if limit > 0 || options.rates.is_some() {
         set(options.rates.get_or_insert_default(), limit);
     }
@@ -73,7 +73,7 @@ fn number(
 }
 
 fn kib(value: &str, options: &mut Options, set: fn(&mut Rates, u64)) -> Result<(), &'static str> {
-    let limit: u32 = value.parse().map_err(|_| "a whole number of KiB, not below 0")?;
+    let limit = count(value).ok_or("a whole number of KiB")?;
     if limit > 0 || options.rates.is_some() {
         set(options.rates.get_or_insert_default(), u64::from(limit) << 10);
     }

@@ -2,8 +2,8 @@
 
 use http::HeaderName;
 
-use super::TRUTH;
 use super::{Annotation, moot, sets};
+use super::{TRUTH, count};
 use crate::model::options::Options;
 use crate::model::pattern::Pattern;
 use crate::model::sharing::{HeaderPattern, Mode, SameSite, Sharing, Split};
@@ -11,7 +11,7 @@ use crate::model::value::boolean;
 
 const COOKIE_NAME: &str = "a cookie's name of letters, digits, hyphens and the like";
 const SECONDS: &str = "a whole number of seconds";
-const SHARE: &str = "a whole number, not below 0";
+const SHARE: &str = "a whole number";
 
 pub(super) const ROWS: &[Annotation] = &[
     sets("canary", "false",
@@ -59,7 +59,7 @@ pub(super) const ROWS: &[Annotation] = &[
         "How many of `canary-weight-total` requests the canary takes by chance, of those that nothing else \
          decides.",
         |value, options| {
-            let weight = value.parse().map_err(|_| SHARE)?;
+            let weight = count(value).ok_or(SHARE)?;
             split(options).weight = weight;
             Ok(())
         },
@@ -67,7 +67,7 @@ pub(super) const ROWS: &[Annotation] = &[
     sets("canary-weight-total", "100",
         "Out of how many; less than 100 counts as 100.",
         |value, options| {
-            let total = value.parse().map_err(|_| SHARE)?;
+            let total = count(value).ok_or(SHARE)?;
             split(options).total = total;
             Ok(())
         },
