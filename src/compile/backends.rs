@@ -86,6 +86,10 @@ pub(super) fn add(
             report(&text, ["its paths answer 503", "the main Service gets its share"]);
             Backend::default()
         });
+        if backend.external.is_some() && share.affinity.is_some() {
+            let text = format!("Service {} has a name in place of endpoints", id.service);
+            report(&text, ["affinity has no effect"; 2]);
+        }
         let backend = Backend {
             balance: share.balance.clone(),
             affinity: share.affinity.clone(),

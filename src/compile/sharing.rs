@@ -66,8 +66,8 @@ impl<'a> Share<'a> {
         let oldest = by.first();
         // A canary has no paths, and so nobody who comes to it with a cookie of its own.
         let mut said = by.iter().filter(|it| !it.is_canary()).filter_map(|it| it.sharing());
-        let keeping = said.clone().filter(|it| it.affinity);
-        let affinity = keeping.last().map(|youngest| {
+        let mut keeping = said.clone().filter(|it| it.affinity);
+        let affinity = keeping.next_back().map(|youngest| {
             let mode = said.find_map(|it| it.mode).unwrap_or_default();
             Arc::new(Affinity { mode, cookie: youngest.cookie.clone() })
         });
@@ -126,13 +126,18 @@ impl<'a> Merge<'a, '_> {
 
     /// The route of the same host, path and type.
     fn main(&self, host: &HostPattern, it: &Path) -> Option<&Arc<Route>> {
+        let paths = &self.plan.hosts.get(host)?.paths;
         let raw = if it.path.is_empty() { "/" } else { &*it.path };
-        let path = path::canonical(raw).ok()?.path;
-        let pattern = match it.exact {
-            true => PathPattern::Exact(path.into()),
-            false => PathPattern::Prefix(path.into()),
+        let canonical = path::canonical(raw).ok().map(|it| it.path.into());
+        let pattern = canonical.map(|path| {
+            if it.exact { PathPattern::Exact(path) } else { PathPattern::Prefix(path) }
+        });
+        // A path without a canonical form is the same when it is written the same.
+        let same = |(pattern, route): &(&PathPattern, &Arc<Route>)| {
+            pattern.is_exact() == it.exact && *route.path == *raw
         };
-        self.plan.hosts.get(host)?.paths.get(&pattern)
+        let found = pattern.and_then(|it| paths.get(&it));
+        found.or_else(|| paths.iter().find(same).map(|(_, route)| route))
     }
 
     fn one(

@@ -7,7 +7,7 @@
 //! and `.` is a byte.
 
 use std::cmp::Ordering;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 
@@ -29,16 +29,24 @@ pub struct Pattern {
 impl Pattern {
     /// Reads a pattern, in which case may matter or not; the error says what cannot be used, and what can.
     pub fn parse(text: &str, case_insensitive: bool) -> Result<Self, String> {
-        let translated = Translation::of(text, false)?;
+        let translated = Translation { rest: text, ..Translation::default() }.run()?;
         Self::build(text, &translated, case_insensitive)
     }
 
-    /// Reads a pattern that [`Pattern::parse`] refuses, as one that takes at least all that it would
+    /// Reads a pattern of canonical paths ([`canonical`](super::path::canonical)), in which case does not
+    /// matter: a character that stands escaped in those is written as itself in the pattern.
+    pub fn of_path(text: &str) -> Result<Self, String> {
+        let translated =
+            Translation { rest: text, escaped: true, ..Translation::default() }.run()?;
+        Self::build(text, &translated, true)
+    }
+
+    /// Reads a pattern that [`Pattern::of_path`] refuses, as one that takes at least all that it would
     /// take: without look-around, and with anything for a back-reference. `None` where that cannot be
     /// had.
-    pub fn widened(text: &str, case_insensitive: bool) -> Option<Self> {
-        let translated = Translation::of(text, true).ok()?;
-        Self::build(text, &translated, case_insensitive).ok()
+    pub fn widened_of_path(text: &str) -> Option<Self> {
+        let widened = Translation { rest: text, escaped: true, widen: true, out: String::new() };
+        Self::build(text, &widened.run().ok()?, true).ok()
     }
 
     fn build(text: &str, translated: &str, insensitive: bool) -> Result<Self, String> {
@@ -133,26 +141,42 @@ const STRANGE: &str = "it uses what only PCRE has: write it with groups, classes
 const OPEN: &str = "a [ or ( in it is not closed";
 
 /// A text of PCRE on its way into Rust's notation.
+#[derive(Default)]
 struct Translation<'a> {
     rest: &'a str,
     out: String,
+    /// Whether what it is to find stands escaped, as in a path.
+    escaped: bool,
     widen: bool,
 }
 
-impl<'a> Translation<'a> {
-    fn of(text: &'a str, widen: bool) -> Result<String, &'static str> {
-        let mut it = Self { rest: text, out: String::with_capacity(text.len() + 8), widen };
-        while let Some(next) = it.next() {
+impl Translation<'_> {
+    fn run(mut self) -> Result<String, &'static str> {
+        while let Some(next) = self.next() {
             match next {
-                '\\' => it.escape()?,
-                '[' => it.class()?,
-                '(' => it.group()?,
-                '{' if it.quantifier().is_none() => it.out.push_str("\\{"),
-                '*' | '+' | '?' | '{' => it.repetition(next)?,
-                other => it.out.push(other),
+                '\\' => self.escape()?,
+                '[' => self.class()?,
+                '(' => self.group()?,
+                '{' if self.quantifier().is_none() => self.itself(next),
+                '*' | '+' | '?' | '{' => self.repetition(next)?,
+                '^' | '$' | '.' | '|' | ')' => self.out.push(next),
+                other => self.itself(other),
             }
         }
-        Ok(it.out)
+        Ok(self.out)
+    }
+
+    /// Adds what stands for itself.
+    fn itself(&mut self, it: char) {
+        if !self.escaped || is_path(it) {
+            return self.literal(it);
+        }
+        self.out.push_str("(?:");
+        for byte in it.encode_utf8(&mut [0; 4]).bytes() {
+            // Writing to a text does not fail.
+            let _ = write!(self.out, "%{byte:02X}");
+        }
+        self.out.push(')');
     }
 
     fn next(&mut self) -> Option<char> {
@@ -180,14 +204,15 @@ impl<'a> Translation<'a> {
             Some('R' | 'K' | 'G' | 'Q' | 'E' | 'X' | 'C' | 'H' | 'V' | 'N') => return Err(STRANGE),
             Some('Z') => self.out.push_str("\\z"),
             Some('h') => self.out.push_str("[\\t ]"),
-            Some(it) => self.literal(it),
+            Some(it) if it.is_ascii_alphanumeric() => self.out.extend(['\\', it]),
+            Some(it) => self.itself(it),
         }
         Ok(())
     }
 
-    /// What stands behind a backslash; some characters may not have one in Rust.
+    /// Adds a character that must not mean anything.
     fn literal(&mut self, it: char) {
-        if it.is_ascii() && !matches!(it, '<' | '>') {
+        if it.is_ascii_punctuation() && !matches!(it, '<' | '>') {
             self.out.push('\\');
         }
         self.out.push(it);
@@ -215,6 +240,12 @@ impl<'a> Translation<'a> {
             return Err(STRANGE);
         }
         self.out.push('(');
+        if self.rest.starts_with('?') {
+            // Flags, or the group's name.
+            let end = self.rest.find([':', ')', '>']).ok_or(OPEN)? + 1;
+            self.out.push_str(&self.rest[..end]);
+            self.rest = &self.rest[end..];
+        }
         Ok(())
     }
 
@@ -275,10 +306,11 @@ impl<'a> Translation<'a> {
                 '\\' => match self.next().ok_or(OPEN)? {
                     'b' => self.out.push_str("\\x08"),
                     'h' => self.out.push_str("\\t "),
-                    it => {
+                    it if it.is_ascii_alphanumeric() => {
                         set |= matches!(it, 'w' | 'W' | 'd' | 'D' | 's' | 'S');
-                        self.literal(it);
+                        self.out.extend(['\\', it]);
                     }
+                    it => self.literal(it),
                 },
                 '[' if self.rest.starts_with(':') && self.rest.contains(":]") => {
                     let end = self.rest.find(":]").ok_or(OPEN)? + 2;
@@ -294,14 +326,18 @@ impl<'a> Translation<'a> {
                     self.out.push('-');
                     ends = true;
                 }
-                '[' | '&' | '~' | '-' => self.literal(next),
-                other => self.out.push(other),
+                other => self.literal(other),
             }
             closed = set;
         }
         self.out.push(']');
         Ok(())
     }
+}
+
+/// Whether a character stands in a canonical path as itself.
+fn is_path(it: char) -> bool {
+    it.is_ascii_alphanumeric() || "-._~/!$&'()*+,;=:@%".contains(it)
 }
 
 fn begins_set(text: &str) -> bool {
@@ -374,7 +410,7 @@ mod tests {
         ] {
             let error = Pattern::parse(pattern, false).expect_err(pattern);
             assert!(error.contains(why), "{pattern}: {error}");
-            let wide = Pattern::widened(pattern, false).expect(pattern);
+            let wide = Pattern::widened_of_path(pattern).expect(pattern);
             assert!(wide.is_match(text), "{pattern} {text}");
         }
         for (pattern, why) in [
@@ -401,6 +437,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_of_paths_finds_what_is_escaped_there() {
+        for (pattern, raw) in [
+            ("^/caf\u{e9}+/x$", "/caf\u{e9}\u{e9}/x"),
+            ("^/a b$", "/a%20b"),
+            ("^/{id}$", "/{id}"),
+            (r"^/a\[\]\?$", "/a[]%3f"),
+            ("^/a%20b$", "/a%20b"),
+            ("^/a/.+$", "/a/%41b%2fc"),
+            ("^/A$", "/a"),
+        ] {
+            let path = crate::model::path::canonical(raw).expect("a path").path;
+            assert!(Pattern::of_path(pattern).is_ok_and(|it| it.is_match(&*path)), "{pattern}");
+        }
+    }
+
+    #[test]
     fn groups_that_took_nothing_are_empty() {
         let pattern = Pattern::parse("^/a(/)?(b)", false).expect("a pattern");
         let groups = pattern.captures("/ab").expect("a match");
@@ -413,7 +465,8 @@ mod tests {
         #[test]
         fn any_text_is_a_pattern_or_an_error(text in "[-a-c()\\[\\]{}*+?^$|.\\\\:&~!=<>#P0-9,é]{0,24}") {
             let _ = Pattern::parse(&text, true);
-            let _ = Pattern::widened(&text, true);
+            let _ = Pattern::of_path(&text);
+            let _ = Pattern::widened_of_path(&text);
         }
     }
 }

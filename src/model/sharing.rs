@@ -9,6 +9,7 @@ use super::pattern::Pattern;
 use super::plan::BackendId;
 
 /// As the annotations of an Ingress have it.
+#[expect(clippy::struct_excessive_bools, reason = "each is an annotation")]
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Sharing {
     /// `canary`: the Ingress has no paths of its own.

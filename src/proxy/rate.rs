@@ -199,7 +199,7 @@ mod tests {
             (3000, 1000, 0, 2),
         ] {
             let began = Instant::now();
-            let text: Vec<u8> = (0..length).map(|it| (it % 251) as u8).collect();
+            let text: Vec<u8> = (0..=250).cycle().take(length).collect();
             let body = ReplyBody::from(text.clone()).paced(Pace::new(rate, after, began));
             assert_eq!(body.size_hint().exact(), Some(length as u64));
             let whole = body.collect().await.expect("whole").to_bytes();

@@ -209,7 +209,7 @@ async fn an_answer_is_no_faster_than_its_rate() {
         }
     }
     tasks.join_all().await;
-    let cpu = lockgate.cpu() - cpu;
+    let cpu = lockgate.cpu().saturating_sub(cpu);
     assert!(cpu < Duration::from_secs(1), "{cpu:?}");
 }
 
@@ -228,7 +228,7 @@ async fn limits_are_those_of_nginx() {
             "no burst",
             &[("limit-rps", "1"), ("limit-burst-multiplier", "0")],
             "limit_req_zone $binary_remote_addr zone=one:5m rate=1r/s;",
-            "limit_req zone=one burst=0 nodelay;",
+            "limit_req zone=one nodelay;",
         ),
         (
             "by the minute",

@@ -487,6 +487,64 @@ async fn the_same_words_lead_to_the_same_few() {
 
 const INGRESSES: &str = "/apis/networking.k8s.io/v1/namespaces/demo/ingresses";
 
+/// Annotations as the API has them.
+fn prefixed(own: Own<'_>) -> Value {
+    let named = |name: &str| format!("nginx.ingress.kubernetes.io/{name}");
+    Value::Object(own.iter().map(|(name, value)| (named(name), Value::from(*value))).collect())
+}
+
+/// An Ingress that leads `a.test` to a Service.
+fn object(name: &str, service: &str, annotations: Own<'_>) -> Value {
+    let backend = json!({ "service": { "name": service, "port": { "number": 80 } } });
+    let path = json!({ "path": "/", "pathType": "Prefix", "backend": backend });
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": { "name": name, "annotations": prefixed(annotations) },
+        "spec": {
+            "ingressClassName": "nginx",
+            "rules": [{ "host": "a.test", "http": { "paths": [path] } }],
+        },
+    })
+}
+
+/// A cluster in which something is rolled out.
+struct Rollout {
+    cluster: Cluster,
+    lockgate: Lockgate,
+}
+
+impl Rollout {
+    /// What a tool writes for a step.
+    async fn step(&self, canary: &str, annotations: Own<'_>) {
+        let step = json!({ "metadata": { "annotations": prefixed(annotations) } });
+        self.cluster.patch_json(&format!("{INGRESSES}/{canary}"), &step).await;
+    }
+
+    /// How many of so many requests the canary takes; none fails.
+    async fn taken(&self, requests: u32) -> u32 {
+        let mut connection = self.lockgate.client().connect("http://a.test/").await.unwrap();
+        let mut taken = 0;
+        for _ in 0..requests {
+            let reply = connection.get("http://a.test/").await.unwrap();
+            assert_eq!(reply.status, 200);
+            taken += u32::from(reply.backend().as_deref() == Some("next"));
+        }
+        taken
+    }
+
+    /// Waits until insiders and others are answered by these.
+    async fn answered_by(&self, insider: &str, other: &str) {
+        eventually(&format!("{insider} and {other}"), SOON, async || {
+            let call = Call::get("http://a.test/").header("x-user", "insider");
+            let one = self.lockgate.client().request(call).await.ok()?.backend()?;
+            let two = self.lockgate.client().get("http://a.test/").await.ok()?.backend()?;
+            (one == insider && two == other).then_some(())
+        })
+        .await;
+    }
+}
+
 /// What Argo Rollouts and Flagger write, in their order, against the API server: a canary that begins with
 /// nothing, takes more step by step, and is gone at the end.
 #[tokio::test(flavor = "multi_thread")]
@@ -494,121 +552,46 @@ async fn rollouts_by_argo_and_flagger_are_followed() {
     let (cluster, web, next) =
         tokio::join!(Cluster::installed(), Backend::outside("web"), Backend::outside("next"));
     let lockgate = cluster.lockgate("lockgate").await.start().await;
-    let port = |name: &str| json!({ "service": { "name": name, "port": { "number": 80 } } });
-    let spec = |service: &str| {
-        json!({
-            "ingressClassName": "nginx",
-            "rules": [{
-                "host": "a.test",
-                "http": { "paths": [
-                    { "path": "/", "pathType": "Prefix", "backend": port(service) },
-                ] },
-            }],
-        })
-    };
-    let prefixed = |own: &[(&str, &str)]| -> Value {
-        let own = own.iter().map(|(name, value)| {
-            (format!("nginx.ingress.kubernetes.io/{name}"), Value::from(*value))
-        });
-        Value::Object(own.collect())
-    };
-    let object = |name: &str, service: &str, annotations: Value| {
-        json!({
-            "apiVersion": "networking.k8s.io/v1",
-            "kind": "Ingress",
-            "metadata": { "name": name, "annotations": annotations },
-            "spec": spec(service),
-        })
-    };
-    let canaried = async |requests: usize| {
-        let mut connection = lockgate.client().connect("http://a.test/").await.unwrap();
-        let mut taken = 0;
-        for _ in 0..requests {
-            let reply = connection.get("http://a.test/").await.unwrap();
-            assert_eq!(reply.status, 200);
-            taken += usize::from(reply.backend().as_deref() == Some("next"));
-        }
-        taken
-    };
-    for (tool, stable, latest, name, first) in [
-        // Named after Rollout and stable Ingress; the weight is there from the start.
-        (
-            "Argo",
-            "shop-stable",
-            "shop-latest",
-            "shop-main-canary",
-            &[("canary", "true"), ("canary-weight", "0")][..],
-        ),
-        // A copy of the Ingress with all of its annotations.
-        (
-            "Flagger",
-            "app",
-            "app-canary",
-            "main-canary",
-            &[
-                ("canary", "true"),
-                ("canary-weight", "0"),
-                ("proxy-body-size", "8m"),
-                ("ssl-redirect", "false"),
-            ],
-        ),
+    let rollout = Rollout { cluster, lockgate };
+    let Rollout { cluster, lockgate } = &rollout;
+    let main = [("proxy-body-size", "8m"), ("ssl-redirect", "false")];
+    let first = [("canary", "true"), ("canary-weight", "0")];
+    let copied = [&main[..], &first].concat();
+    // Argo names the canary after Rollout and stable Ingress. Flagger copies the Ingress, annotations and all.
+    for (stable, latest, canary, first) in [
+        ("shop-stable", "shop-latest", "shop-main-canary", &first[..]),
+        ("app", "app-canary", "main-canary", &copied),
     ] {
-        cluster
-            .apply(&(backend(stable, 80, &[web.addr()]) + &backend(latest, 80, &[next.addr()])))
-            .await;
-        let main = prefixed(&[("proxy-body-size", "8m"), ("ssl-redirect", "false")]);
-        cluster.post_json(INGRESSES, &object("main", stable, main)).await;
+        let services = [backend(stable, 80, &[web.addr()]), backend(latest, 80, &[next.addr()])];
+        cluster.apply(&services.concat()).await;
+        cluster.post_json(INGRESSES, &object("main", stable, &main)).await;
         lockgate.answers("http://a.test/", 200).await;
-        cluster.post_json(INGRESSES, &object(name, latest, prefixed(first))).await;
+        cluster.post_json(INGRESSES, &object(canary, latest, first)).await;
         eventually("the canary is known", SOON, async || {
             let all = lockgate.admin_json("/api/endpoints").await;
             let id = format!("demo-{latest}-80");
             all["backends"].as_array()?.iter().find(|it| it["backend"] == *id).map(|_| ())
         })
         .await;
-        assert_eq!(canaried(300).await, 0, "{tool}: a weight of 0 sends nothing");
-        for weight in ["30", "60", "100"] {
-            let step =
-                json!({ "metadata": { "annotations": prefixed(&[("canary-weight", weight)]) } });
-            cluster.patch_json(&format!("{INGRESSES}/{name}"), &step).await;
-            let wanted: f64 = weight.parse().unwrap();
-            // Until the step has come; then a hundred requests, give or take five standard deviations.
-            eventually(&format!("{tool}: {weight} %"), SOON, async || {
-                let taken = canaried(400).await;
-                let off = (f64::from(u32::try_from(taken).unwrap()) / 4.0 - wanted).abs();
+        assert_eq!(rollout.taken(300).await, 0, "{canary}: a weight of 0 sends nothing");
+        for (weight, wanted) in [("30", 30.0), ("60", 60.0), ("100", 100.0_f64)] {
+            rollout.step(canary, &[("canary-weight", weight)]).await;
+            // Until the step has come; five standard deviations to either side.
+            eventually(&format!("{canary}: {weight} %"), SOON, async || {
+                let taken = rollout.taken(400).await;
+                let off = (f64::from(taken) / 4.0 - wanted).abs();
                 let bound = 5.0 * (wanted * (100.0 - wanted) / 400.0).sqrt() + 0.01;
                 if off <= bound { Ok(()) } else { Err(format!("{taken} of 400")) }
             })
             .await;
         }
-        // A/B: Flagger's other way, and Argo's `additionalIngressAnnotations`.
-        let step = prefixed(&[
-            ("canary-weight", "0"),
-            ("canary-by-header", "x-user"),
-            ("canary-by-header-value", "insider"),
-        ]);
-        cluster
-            .patch_json(
-                &format!("{INGRESSES}/{name}"),
-                &json!({ "metadata": { "annotations": step } }),
-            )
-            .await;
-        eventually("by header", SOON, async || {
-            let call = Call::get("http://a.test/").header("x-user", "insider");
-            let reply = lockgate.client().request(call).await.ok()?;
-            let plain = lockgate.client().get("http://a.test/").await.ok()?;
-            let both = (reply.backend()?, plain.backend()?);
-            (both == ("next".to_owned(), "web".to_owned())).then_some(())
-        })
-        .await;
+        // Flagger's A/B test, and what Argo's `additionalIngressAnnotations` can add.
+        let insiders = [("canary-by-header", "x-user"), ("canary-by-header-value", "insider")];
+        rollout.step(canary, &[&insiders[..], &[("canary-weight", "0")]].concat()).await;
+        rollout.answered_by("next", "web").await;
         // Done: both leave the stable Service behind, and take the canary away.
-        cluster.delete(&["ingress", name, "--namespace=demo"]).await;
-        eventually("no canary", SOON, async || {
-            let call = Call::get("http://a.test/").header("x-user", "insider");
-            let reply = lockgate.client().request(call).await.ok()?;
-            (reply.backend()? == "web").then_some(())
-        })
-        .await;
+        cluster.delete(&["ingress", canary, "--namespace=demo"]).await;
+        rollout.answered_by("web", "web").await;
         cluster.delete(&["ingress", "main", "--namespace=demo"]).await;
         lockgate.answers("http://a.test/", 404).await;
     }

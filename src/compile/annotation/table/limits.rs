@@ -1,6 +1,7 @@
 //! Limits: how much one client may ask for.
 
 use super::{Annotation, count, guards, sets};
+use crate::model::network::Networks;
 use crate::model::options::Options;
 use crate::model::rate::Rates;
 
@@ -44,7 +45,7 @@ pub(super) const ROWS: &[Annotation] = &[
     guards("limit-whitelist", "", "Older name of `limit-allowlist`.", |value, options| {
         // In the order of names the newer one was read before.
         match &options.rates {
-            Some(rates) if rates.exempt != Default::default() => Ok(()),
+            Some(rates) if rates.exempt != Networks::default() => Ok(()),
             _ => exempt(value, options),
         }
     }),
