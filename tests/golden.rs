@@ -46,6 +46,8 @@ use lockgate::model::phrase::Phrase;
 use lockgate::model::plan::{Backend, BackendId, Certificate, Host, Plan, Route, Target, Wanted};
 use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
+use lockgate::model::sharing::{Mode, Split};
+use lockgate::model::upstream::Balance;
 use lockgate::store::{Directory, Store};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -388,7 +390,7 @@ prop_compose! {
         }
         let ports = ports.into_iter().map(|(name, port, target)| Port { name, port, target });
         let ports = ports.collect();
-        let service = Service { ports, external_name: external, addresses: vec![] };
+        let service = Service { ports, external_name: external, ..Service::default() };
         objects.services.insert(ObjectName::new("a", "web"), Arc::new(service));
         let endpoints = endpoints
             .into_iter()
@@ -911,11 +913,39 @@ fn backend_name(id: &BackendId) -> String {
 }
 
 fn backend_text(backend: &Backend) -> String {
-    match &backend.external {
+    let mut text = match &backend.external {
         Some((name, port)) => format!("{name}:{port} by its name"),
         None if backend.addresses.is_empty() => "nobody".to_owned(),
         None => list(&backend.addresses),
+    };
+    match &backend.balance {
+        Balance::RoundRobin => {}
+        Balance::Ewma => text.push_str(", the quicker of two"),
+        Balance::Hash(_) => text.push_str(", by hash"),
+        Balance::Subset(_, size) => write!(text, ", by hash to {size}").unwrap(),
     }
+    if let Some(affinity) = &backend.affinity {
+        let mode = if affinity.mode == Mode::Persistent { "for good" } else { "in balance" };
+        write!(text, ", kept {mode} by cookie {}", affinity.cookie.name()).unwrap();
+    }
+    if let Some(canary) = &backend.canary {
+        let Split { header, value, pattern, cookie, weight, .. } = &canary.split;
+        let name = backend_name(&canary.backend);
+        write!(text, ", {weight} of {} to {name}", canary.split.out_of()).unwrap();
+        if let Some(header) = header {
+            write!(text, ", by header {header}").unwrap();
+        }
+        if let Some(value) = value {
+            write!(text, " of {value}").unwrap();
+        }
+        if let Some(pattern) = pattern {
+            write!(text, " like {pattern:?}").unwrap();
+        }
+        if let Some(cookie) = cookie {
+            write!(text, ", by cookie {cookie}").unwrap();
+        }
+    }
+    text
 }
 
 fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String {

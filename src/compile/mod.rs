@@ -15,6 +15,7 @@ pub mod locations;
 mod names;
 pub mod objects;
 mod routes;
+mod sharing;
 mod upstreams;
 
 use crate::model::name::{Kind, ObjectName};
@@ -22,6 +23,7 @@ use crate::model::plan::Plan;
 use crate::model::problem::Problem;
 
 use objects::Objects;
+use routes::Ours;
 
 /// What the flags say about reading objects.
 #[derive(Clone, Debug)]
@@ -111,8 +113,9 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     problems.extend(objects.stale.iter().map(|kind| refused(kind, no_longer)));
     let mut settings = config::settings(objects, policy, &mut problems);
     answering::look_up(&mut settings, objects, policy, &mut plan, &mut problems);
-    let ours = routes::read(objects, policy, &settings, &mut problems);
-    plan.ours = ours.iter().map(|it| it.name.clone()).collect();
+    let read = routes::read(objects, policy, &settings, &mut problems);
+    plan.ours = read.iter().map(|it| it.name.clone()).collect();
+    let (canaries, ours): (Vec<_>, Vec<_>) = read.into_iter().partition(Ours::is_canary);
     plan.settings = settings.into();
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
@@ -127,9 +130,8 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     answering::add(&ours, objects, policy, &mut plan, &mut problems);
     copies::add(&ours, &mut plan);
 
-    // PLACE sharing
-
-    backends::add(&ours, objects, policy, &mut plan, &mut problems);
+    let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
+    backends::add(&shares, objects, policy, &mut plan, &mut problems);
     answering::stand_in(&mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {

@@ -103,6 +103,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Of an `ExternalName` Service.
     pub external_name: Option<Box<str>>,
+    /// Its own address; none for a headless one.
+    pub cluster_ip: Option<IpAddr>,
     /// Addresses the world reaches it by: those of its load balancer, its external IPs, or for lack of
     /// both its cluster IP. For `--publish-service`.
     pub addresses: Vec<Box<str>>,

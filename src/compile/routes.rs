@@ -19,6 +19,8 @@ use crate::model::upstream::Balance;
 
 /// An Ingress of ours with its annotations read.
 pub(super) struct Ours<'a> {
+    /// Its place by age, the oldest first.
+    pub(super) place: usize,
     pub(super) name: &'a ObjectName,
     pub(super) ingress: &'a Ingress,
     pub(super) options: Arc<Options>,
@@ -62,7 +64,8 @@ pub(super) fn read<'a>(
         if skip.is_none() {
             let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
             let options = if options == *usual { usual.clone() } else { options.into() };
-            ours.push(Ours { name, ingress, options, refusal, unread_tls });
+            let place = ours.len();
+            ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
         }
     }
     ours
@@ -222,18 +225,29 @@ impl Ours<'_> {
         if let Some(why) = &self.refusal {
             return Target::Refused(why.clone());
         }
-        backend.map_or(Target::Nothing, |it| {
-            Target::Backend(BackendId {
-                service: ObjectName::new(self.name.namespace.clone(), it.service.clone()),
-                port: it.port.clone(),
-            })
-        })
+        backend.map_or(Target::Nothing, |it| Target::Backend(self.backend(it)))
+    }
+
+    /// A Service's port of its namespace.
+    pub(super) fn backend(&self, it: &ServicePort) -> BackendId {
+        BackendId {
+            service: ObjectName::new(self.name.namespace.clone(), it.service.clone()),
+            port: it.port.clone(),
+        }
     }
 
     /// How endpoints are to be chosen.
     pub(super) fn balance(&self) -> Balance {
+        /// `upstream-hash-by-subset-size`
+        const SUBSET: u32 = 3;
+        let subset = self.options.sharing.as_ref().filter(|it| it.subset);
         match &self.options.hash_by {
-            Some(phrase) => Balance::Hash(Phrase::clone(phrase)),
+            Some(phrase) => match subset {
+                Some(it) => {
+                    Balance::Subset(Phrase::clone(phrase), it.subset_size.unwrap_or(SUBSET))
+                }
+                None => Balance::Hash(Phrase::clone(phrase)),
+            },
             None if self.options.ewma => Balance::Ewma,
             None => Balance::RoundRobin,
         }

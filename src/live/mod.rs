@@ -10,6 +10,9 @@ pub mod balance;
 pub mod keys;
 pub mod limit;
 pub mod memory;
+pub mod rate;
+mod ring;
+mod sticky;
 pub mod table;
 pub mod transport;
 
@@ -20,11 +23,13 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 
+use crate::model::name::ObjectName;
 use crate::model::plan::{BackendId, Plan, Route, Target};
 
 use auth_cache::Verdicts;
 use balance::Balancer;
 use keys::Keys;
+use rate::Zone;
 use table::Table;
 use transport::{Known, Transports};
 
@@ -48,6 +53,7 @@ pub struct Live {
     /// Whether no plan was there yet: nobody knows what is to be served.
     pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
+    zones: BTreeMap<ObjectName, Arc<Zone>>,
     transports: Known,
 }
 
@@ -64,6 +70,10 @@ pub struct Way {
     pub route: Arc<Route>,
     /// Who answers, for a route to a backend.
     pub balancer: Option<Arc<Balancer>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Balancer>>,
+    /// What clients have asked of its Ingress, where that is limited.
+    pub zone: Option<Arc<Zone>>,
     /// What they are spoken to with.
     pub transports: Transports,
     /// The way to the default backend that the route's Ingress names.
@@ -85,6 +95,7 @@ impl Live {
             verdicts: Arc::default(),
             starting: true,
             balancers: BTreeMap::new(),
+            zones: BTreeMap::new(),
             transports: Known::default(),
         }
     }
@@ -99,6 +110,7 @@ impl Live {
                 (id.clone(), Balancer::next(id, backend, before))
             })
             .collect();
+        let mut zones = BTreeMap::new();
         let mut transports = Known::after(&previous.transports);
         let mut ways = Vec::new();
         let mut straight = |route: &Arc<Route>| {
@@ -106,8 +118,19 @@ impl Live {
                 Target::Backend(id) => balancers.get(id).cloned(),
                 _ => None,
             };
+            // The default backend of everybody has no canary, as in ingress-nginx.
+            let own = balancer.as_ref().filter(|_| !route.ingress.name.is_empty());
+            let canary = own.and_then(|it| it.backend.canary.as_ref());
+            let canary = canary.and_then(|it| balancers.get(&it.backend).cloned());
+            let limited = route.options.rates.as_ref().filter(|it| it.counts_clients());
+            let zone = limited.map(|_| {
+                let known = || previous.zones.get(&route.ingress).cloned();
+                let zone = zones.entry(route.ingress.clone());
+                zone.or_insert_with(|| known().unwrap_or_else(Zone::new)).clone()
+            });
             let transports = transports.of(route, &previous.transports);
-            Way { route: route.clone(), balancer, transports, default: None, mirror: None }
+            let route = route.clone();
+            Way { route, balancer, canary, zone, transports, default: None, mirror: None }
         };
         let mut way = |route: &Arc<Route>| {
             let default = route.answers.as_ref().and_then(|it| it.default.as_ref());
@@ -130,6 +153,7 @@ impl Live {
             verdicts: previous.verdicts.clone(),
             starting: false,
             balancers,
+            zones,
             transports,
             plan,
         }

@@ -21,6 +21,7 @@ use super::path::PathPattern;
 use super::phrase::Phrase;
 use super::routing::Alias;
 use super::settings::Settings;
+use super::sharing::{Affinity, Canary};
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -197,6 +198,10 @@ pub struct Backend {
     pub external: Option<(Box<str>, u16)>,
     /// How the next one is chosen.
     pub balance: Balance,
+    /// What keeps a client on one of them.
+    pub affinity: Option<Arc<Affinity>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Canary>>,
 }
 
 /// Which Secret a host's certificate is in, and what was found there.

@@ -10,6 +10,7 @@ use super::answering::Fields;
 use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
+use super::rate::LimitStatuses;
 use super::template::Template;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
@@ -41,6 +42,8 @@ pub struct Settings {
     pub access: Shared,
     /// Header fields of all requests and answers.
     pub fields: Fields,
+    /// What clients get that ask for too much.
+    pub limit_statuses: LimitStatuses,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -240,6 +243,7 @@ impl Default for Settings {
             compression: Compression::default(),
             access: Shared::default(),
             fields: Fields::default(),
+            limit_statuses: LimitStatuses::default(),
             refusal: None,
         }
     }

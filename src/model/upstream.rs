@@ -155,6 +155,8 @@ pub enum Balance {
     Ewma,
     /// The same one for the same words, wherever endpoints are the same (`upstream-hash-by`).
     Hash(Phrase),
+    /// A random one of as many, which are the same for the same words (`upstream-hash-by-subset`).
+    Subset(Phrase, u32),
 }
 
 /// When another endpoint is asked.

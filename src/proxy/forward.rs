@@ -16,6 +16,7 @@ use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
 use super::Visit;
+use super::affinity::Session;
 use super::body::ReplyBody;
 use super::dress::{self, Errand};
 use super::headers;
@@ -28,6 +29,7 @@ use super::upload::{Progress, RequestBody};
 use crate::live::balance::{Balancer, Endpoint};
 use crate::live::transport::Transport;
 use crate::model::options::Options;
+use crate::model::phrase::Phrase;
 use crate::model::upstream::Balance;
 
 /// How much of a request's body is taken before an endpoint is asked, in bytes (`proxy-request-buffering`):
@@ -89,7 +91,8 @@ impl Outbound<'_> {
             // That took the client's time, not an endpoint's.
             began = Instant::now();
         }
-        let key = self.key(&head);
+        let (key, random) = self.key(&head);
+        let session = Session::of(self.balancer, &head.headers);
         let mut outgoing = self.outgoing(head, progress, transport)?;
         // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
         let (found, mut failure) = match &self.balancer.backend.external {
@@ -99,7 +102,10 @@ impl Outbound<'_> {
                 (Some(Box::pin(resolver.resolve(name, *port)).await), Failure::Unreachable)
             }
         };
-        let known = self.balancer.turns(began.into_std(), key, key);
+        let known = match &session {
+            Some(session) => session.turns(began.into_std()),
+            None => self.balancer.turns(began.into_std(), key, random),
+        };
         let known = known.map(|it| (it.address, Some(&**it)));
         let tries = options.retry.tries.map_or(usize::MAX, |it| it as usize);
         let in_time = || options.retry.timeout.is_none_or(|it| began.elapsed() < it);
@@ -110,7 +116,12 @@ impl Outbound<'_> {
             let another = turns.peek().is_some();
             let more = || another && in_time();
             match self.ask(address, endpoint, transport, &mut outgoing, now, &more).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    if let Some(session) = session {
+                        session.answered(address, &self.visit);
+                    }
+                    return Ok(response);
+                }
                 Err(Missed::Over(it)) => return Err(it),
                 Err(Missed::Next(it)) => failure = it,
             }
@@ -140,17 +151,21 @@ impl Outbound<'_> {
         Ok(())
     }
 
-    /// What the balancer goes by, besides turns.
-    fn key(&self, head: &request::Parts) -> u64 {
+    /// What the balancer goes by, besides turns: what the request says, and chance.
+    fn key(&self, head: &request::Parts) -> (u64, u64) {
+        let random = || self.visit.link.worker.random();
         match &self.balancer.backend.balance {
-            Balance::RoundRobin => 0,
-            Balance::Ewma => self.visit.link.worker.random(),
-            Balance::Hash(phrase) => {
-                let mut hasher = DefaultHasher::new();
-                phrase::fill(phrase, head, &self.visit, &mut |it| hasher.write(it));
-                hasher.finish()
-            }
+            Balance::RoundRobin => (0, 0),
+            Balance::Ewma => (0, random()),
+            Balance::Hash(phrase) => (self.hash(phrase, head), 0),
+            Balance::Subset(phrase, _) => (self.hash(phrase, head), random()),
         }
+    }
+
+    fn hash(&self, phrase: &Phrase, head: &request::Parts) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        phrase::fill(phrase, head, &self.visit, &mut |it| hasher.write(it));
+        hasher.finish()
     }
 
     /// Writes the request that leaves from the canonical one.

@@ -5,14 +5,17 @@
 //! count, is a tower layer in `observe`; what differs by route is a plain function here.
 
 mod access;
+mod affinity;
 mod ahead;
 mod body;
+mod canary;
 mod canonical;
 mod challenge;
 mod clock;
 mod compress;
 mod connect;
 mod connection;
+mod cookie;
 mod cors;
 mod dress;
 mod forward;
@@ -31,6 +34,7 @@ mod peer;
 mod phrase;
 mod pool;
 mod proxy_protocol;
+mod rate;
 mod redirect;
 mod reply;
 mod resolve;
@@ -236,7 +240,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    rate::pace(response, &trace)
 }
 
 async fn walk(
@@ -331,7 +335,8 @@ async fn walk(
         return Ok(answer);
     }
 
-    // PLACE rate: limit-connections and limit-rps.
+    // How much its client asked for lately.
+    rate::count(&visit)?;
 
     // Networks, passwords, the external judge.
     if let Some(guard) = &way.route.guard
@@ -345,9 +350,10 @@ async fn walk(
     }
     let visit = Visit { way, ..visit };
 
-    // PLACE sharing: the canary's balancer, the endpoint that a cookie names.
-
-    let Some(balancer) = &way.balancer else { return Err(Failure::NotFound) };
+    // Who takes it: the Service, or the canary beside it.
+    let Some(balancer) = canary::chosen(&visit, &head.headers) else {
+        return Err(Failure::NotFound);
+    };
 
     // A body that says it is too long; one that does not say is counted on its way.
     let options = &*way.route.options;
@@ -370,8 +376,6 @@ async fn walk(
     if said.unwrap_or(options.buffers.on) {
         answer = answer.map(|it| it.ahead(options.buffers.bytes()));
     }
-
-    // PLACE rate: limit-rate.
 
     Ok(answer)
 }

@@ -31,6 +31,7 @@ use super::upgrade::{Carried, Tunnel};
 use super::upload::{Fault, Progress};
 use super::worker::Seen;
 use crate::live::WayId;
+use crate::live::rate::UnderWay;
 
 /// nginx's status of a request whose client left before the answer.
 const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
@@ -47,6 +48,10 @@ pub(super) struct Trace {
     pub(super) told: OnceCell<Option<Box<Told>>>,
     /// The way it took, in that.
     pub(super) way: Cell<Option<WayId>>,
+    /// Whether the canary beside that took it.
+    pub(super) canary: Cell<bool>,
+    /// Its part in what its client has under way, where that is limited.
+    pub(super) under_way: Cell<Option<UnderWay>>,
     /// The endpoint that was tried last.
     pub(super) address: Cell<Option<SocketAddr>>,
     /// The status it answered with.
@@ -105,6 +110,8 @@ impl Trace {
             seen,
             told: OnceCell::new(),
             way: Cell::default(),
+            canary: Cell::default(),
+            under_way: Cell::default(),
             address: Cell::default(),
             status: Cell::default(),
             sent_at: Cell::default(),
@@ -426,9 +433,11 @@ impl Drop for Record {
         let seconds = (now - self.began).as_secs_f64();
         let upstream = self.upstream_time().map(|it| it.as_secs_f64());
         let (received, sent) = (self.received(), self.sent());
-        self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
+        let way = (self.trace.way.get(), self.trace.canary.get());
+        self.trace.seen.count(worker, way, &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });
+        drop(self.trace.under_way.take());
         self.link.release(&self.trace);
         self.link.end_request(now, self.head_ended.is_none());
     }

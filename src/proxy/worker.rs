@@ -100,7 +100,8 @@ pub(super) struct Seen {
     counted: RefCell<Vec<Rc<Meters>>>,
 }
 
-type Counted = (Option<WayId>, Method, StatusCode);
+/// The way, and whether its canary took the request.
+type Counted = ((Option<WayId>, bool), Method, StatusCode);
 
 /// The meters of one kind of request.
 struct Meters {
@@ -118,7 +119,7 @@ impl Seen {
     pub(super) fn count(
         &self,
         worker: &Worker,
-        way: Option<WayId>,
+        way: (Option<WayId>, bool),
         method: &Method,
         status: StatusCode,
         count: impl FnOnce(&RequestMeters),
@@ -126,7 +127,8 @@ impl Seen {
         let key = (way, known(method), status);
         let mut meters = self.meters.borrow_mut();
         let meters = meters.entry(key.clone()).or_insert_with(|| {
-            let way = way.map(|it| self.live.way(it));
+            let (way, canary) = (way.0.map(|it| self.live.way(it)), way.1);
+            let canary = way.and_then(|it| it.canary.as_ref()).filter(|_| canary);
             let route = way.map(|it| &it.route);
             let service = way.and_then(|it| it.balancer.as_ref());
             let labels = [
@@ -136,7 +138,7 @@ impl Seen {
                 route.map_or("", |it| &it.ingress.namespace),
                 route.map_or("", |it| &it.ingress.name),
                 service.map_or("", |it| &it.id.service.name),
-                "",
+                canary.map_or("", |it| &it.name),
                 // What a client asked for in vain is no label.
                 route.map_or("_unmatched", |it| &it.host),
             ];

@@ -127,6 +127,8 @@ pub(super) fn service(it: core::Service) -> Service {
             .external_name
             .filter(|it| kind == "ExternalName" && !it.is_empty())
             .map(Into::into),
+        // A headless Service says `None` there.
+        cluster_ip: spec.cluster_ip.as_deref().and_then(|it| it.parse().ok()),
         addresses,
     }
 }

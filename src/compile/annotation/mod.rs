@@ -14,6 +14,7 @@ pub use table::{Chapter, TABLE, row, rows};
 use super::Policy;
 use super::objects::Ingress;
 use crate::model::options::Options;
+use crate::model::value::boolean;
 
 /// The prefix before ingress-nginx 0.9, which kube-lego's users still have.
 const LEGACY: &str = "ingress.kubernetes.io";
@@ -90,7 +91,13 @@ pub(super) struct Reading {
 /// Reads the annotations of an Ingress on top of what the ConfigMap set.
 pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
     let mut reading = Reading::of(base);
-    for (name, value) in named(ingress, policy) {
+    let named = named(ingress, policy);
+    // A canary's paths are those of another Ingress: only what it says about its Service counts.
+    let is_canary = named.get("canary").is_some_and(|it| boolean(it) == Some(true));
+    for (name, value) in named {
+        if is_canary && row(name).is_some_and(|it| it.scope != Scope::Backend) {
+            continue;
+        }
         reading.take(name, value);
     }
     if reading.options.buffers != base.buffers

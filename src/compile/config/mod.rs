@@ -67,12 +67,7 @@ const PROTECTING: &[(&str, &[&str])] = &[
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("limit-req-status-code", "503"),
-    ("limit-conn-status-code", "503"),
-    ("limit-rate", "0"),
-    ("limit-rate-after", "0"),
     ("use-http2", "true"),
-    ("service-upstream", "false"),
     ("ssl-protocols", "TLSv1.2 TLSv1.3"),
     ("ssl-ciphers", ""),
     ("ssl-early-data", "false"),

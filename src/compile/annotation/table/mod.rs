@@ -122,6 +122,12 @@ fn switch(
     Ok(())
 }
 
+/// A number of something, of which there are none below 0, as in ingress-nginx.
+fn count(value: &str) -> Option<u32> {
+    let number: i64 = value.parse().ok()?;
+    Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
 fn never(_: &str) -> bool {
     false
 }
