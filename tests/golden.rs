@@ -425,6 +425,7 @@ prop_compose! {
             let secret = Secret {
                 keypair,
                 authorities: None,
+                revocations: None,
                 annotations: BTreeMap::new(),
                 thumbprint: None,
             };

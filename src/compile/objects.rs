@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::model::client_tls::Revocations;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -142,6 +143,8 @@ pub struct Secret {
     pub keypair: Result<Arc<Keypair>, KeypairError>,
     /// `ca.crt`, where it is there; the error completes "`ca.crt` ...".
     pub authorities: Option<Result<Arc<Authorities>, &'static str>>,
+    /// `ca.crl`, likewise.
+    pub revocations: Option<Result<Arc<Revocations>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
     /// The entry `thumbprint` of our account Secret.

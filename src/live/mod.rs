@@ -6,10 +6,13 @@
 //! its end. What clients take of the process as a whole, [`limit`] and [`memory`] tell, whatever is served.
 
 pub mod balance;
+pub mod judge;
 pub mod keys;
 pub mod limit;
 pub mod memory;
+pub mod policies;
 pub mod table;
+mod tickets;
 pub mod transport;
 
 use std::collections::BTreeMap;
@@ -19,10 +22,11 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 
-use crate::model::plan::{BackendId, Plan, Route, Target};
+use crate::model::plan::{BackendId, Host, Plan, Route, Target};
 
 use balance::Balancer;
 use keys::Keys;
+use policies::Policies;
 use table::Table;
 use transport::{Known, Transports};
 
@@ -45,6 +49,8 @@ pub struct Live {
     pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
     transports: Known,
+    /// What handshakes are done with.
+    pub policies: Policies,
 }
 
 /// A way's place in its [`Live`]; means nothing in another.
@@ -77,6 +83,7 @@ impl Live {
             starting: true,
             balancers: BTreeMap::new(),
             transports: Known::default(),
+            policies: Policies::empty(),
         }
     }
 
@@ -91,6 +98,8 @@ impl Live {
             })
             .collect();
         let mut transports = Known::after(&previous.transports);
+        let mut policies = Policies::after(&previous.policies, &plan.settings.tls);
+        let mut of_host = |host: &Host| policies.add(host.client_tls(), &previous.policies);
         let mut ways = Vec::new();
         let mut way = |route: &Arc<Route>| {
             let balancer = match &route.target {
@@ -104,7 +113,7 @@ impl Live {
             id
         };
         Self {
-            table: Table::new(&plan.hosts, &mut way),
+            table: Table::new(&plan.hosts, &mut of_host, &mut way),
             keys: Keys::next(&plan, &previous.keys),
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
@@ -112,6 +121,7 @@ impl Live {
             starting: false,
             balancers,
             transports,
+            policies,
             plan,
         }
     }
@@ -128,7 +138,9 @@ pub struct Current(Arc<ArcSwap<Live>>);
 impl Current {
     /// Begins with `live`.
     pub fn new(live: Live) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(live)))
+        let current = Arc::new(ArcSwap::from_pointee(live));
+        current.load().policies.attach(&current);
+        Self(current)
     }
 
     /// Serves `live` from now on; requests under way keep what they began with.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::WayId;
+use super::policies::PolicyId;
+use crate::model::client_tls::HostTls;
 use crate::model::host::{HostPattern, parent};
 use crate::model::path::PathPattern;
 use crate::model::plan::{Host, Route};
@@ -24,6 +26,10 @@ pub struct Table {
 pub struct Paths {
     /// Whether one of its Ingresses asks us for a certificate.
     pub acme: bool,
+    /// The policy of handshakes for it.
+    pub policy: PolicyId,
+    /// What it asks of clients in TLS.
+    pub client_tls: Option<Arc<HostTls>>,
     exact: HashMap<Box<str>, WayId>,
     /// By the path without its trailing slash: the rule written without one, and the one with.
     prefix: HashMap<Box<str>, Prefix>,
@@ -49,11 +55,12 @@ pub enum Match {
 impl Table {
     pub(super) fn new(
         hosts: &BTreeMap<HostPattern, Host>,
+        policy: &mut impl FnMut(&Host) -> PolicyId,
         way: &mut impl FnMut(&Arc<Route>) -> WayId,
     ) -> Self {
         let mut table = Self::default();
         for (pattern, host) in hosts {
-            let paths = Paths::new(host, way);
+            let paths = Paths::new(host, policy(host), way);
             match pattern {
                 HostPattern::Exact(name) => drop(table.exact.insert(name.clone(), paths)),
                 HostPattern::Wildcard(name) => drop(table.wildcard.insert(name.clone(), paths)),
@@ -76,9 +83,19 @@ impl Table {
 }
 
 impl Paths {
-    fn new(host: &Host, way: &mut impl FnMut(&Arc<Route>) -> WayId) -> Self {
-        let mut paths =
-            Self { acme: host.acme, exact: HashMap::default(), prefix: HashMap::default() };
+    fn new(
+        host: &Host,
+        policy: PolicyId,
+        way: &mut impl FnMut(&Arc<Route>) -> WayId,
+    ) -> Self {
+        let client_tls = host.paths.values().next().and_then(|it| it.client_tls.clone());
+        let mut paths = Self {
+            acme: host.acme,
+            policy,
+            client_tls,
+            exact: HashMap::default(),
+            prefix: HashMap::default(),
+        };
         for (pattern, route) in &host.paths {
             match pattern {
                 PathPattern::Exact(path) => drop(paths.exact.insert(path.clone(), way(route))),
@@ -143,7 +160,7 @@ mod tests {
             paths: patterns.iter().map(|it| (it.clone(), route(&it.to_string()))).collect(),
         };
         let mut names = Vec::new();
-        let paths = Paths::new(&host, &mut |route| {
+        let paths = Paths::new(&host, PolicyId::OPEN, &mut |route| {
             names.push(route.path.to_string());
             WayId(u32::try_from(names.len() - 1).expect("few routes"))
         });

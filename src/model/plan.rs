@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::client_tls::HostTls;
 use super::host::HostPattern;
 use super::keypair::Keypair;
 use super::name::ObjectName;
@@ -71,6 +72,13 @@ pub struct Host {
     pub paths: BTreeMap<PathPattern, Arc<Route>>,
 }
 
+impl Host {
+    /// What it asks of clients in TLS, which is the same for all of its routes.
+    pub fn client_tls(&self) -> Option<&HostTls> {
+        self.paths.values().next()?.client_tls.as_deref()
+    }
+}
+
 /// Where a matched request goes and what is done to it on the way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -88,6 +96,8 @@ pub struct Route {
     pub options: Arc<Options>,
     /// TLS towards endpoints, for a protocol that has it.
     pub upstream_tls: Option<Arc<UpstreamTls>>,
+    /// What its host asks of clients in TLS; the same for all routes of one host.
+    pub client_tls: Option<Arc<HostTls>>,
 }
 
 impl Route {
@@ -110,6 +120,7 @@ impl Route {
             to_https: false,
             options,
             upstream_tls: None,
+            client_tls: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::client_tls::{Connections, TlsSettings};
 use super::network::Networks;
 use super::options::Options;
 use super::template::Template;
@@ -32,6 +33,10 @@ pub struct Settings {
     pub log: Option<Template>,
     /// How answers are compressed.
     pub compression: Compression,
+    /// TLS towards clients.
+    pub tls: TlsSettings,
+    /// How long connections live, and what they carry.
+    pub connections: Connections,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -228,6 +233,8 @@ impl Default for Settings {
             trust: Trust::default(),
             log: Some(Template::default()),
             compression: Compression::default(),
+            tls: TlsSettings::default(),
+            connections: Connections::default(),
             refusal: None,
         }
     }
