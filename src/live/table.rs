@@ -19,6 +19,8 @@ pub struct Table {
     exact: HashMap<Box<str>, Paths>,
     wildcard: HashMap<Box<str>, Paths>,
     any: Option<Paths>,
+    /// Whether TLS of any host is handed on.
+    hands_on: bool,
 }
 
 /// The paths of one host.
@@ -30,6 +32,8 @@ pub struct Paths {
     pub policy: PolicyId,
     /// What it asks of clients in TLS.
     pub client_tls: Option<Arc<HostTls>>,
+    /// Where its TLS is handed on to as it is.
+    pub through: Option<WayId>,
     exact: HashMap<Box<str>, WayId>,
     /// By the path without its trailing slash: the rule written without one, and the one with.
     prefix: HashMap<Box<str>, Prefix>,
@@ -61,6 +65,7 @@ impl Table {
         let mut table = Self::default();
         for (pattern, host) in hosts {
             let paths = Paths::new(host, policy(host), way);
+            table.hands_on |= paths.through.is_some();
             match pattern {
                 HostPattern::Exact(name) => drop(table.exact.insert(name.clone(), paths)),
                 HostPattern::Wildcard(name) => drop(table.wildcard.insert(name.clone(), paths)),
@@ -74,6 +79,11 @@ impl Table {
     /// above it, else of rules without a host.
     pub fn host(&self, name: &str) -> Option<&Paths> {
         self.named(name).or(self.any.as_ref())
+    }
+
+    /// Whether TLS of any host is handed on as it is.
+    pub fn hands_on(&self) -> bool {
+        self.hands_on
     }
 
     /// The paths of a host, without those of rules for any host.
@@ -93,6 +103,7 @@ impl Paths {
             acme: host.acme,
             policy,
             client_tls,
+            through: None,
             exact: HashMap::default(),
             prefix: HashMap::default(),
         };
@@ -106,6 +117,9 @@ impl Paths {
                     *place = Some(way(route));
                 }
             }
+        }
+        if paths.client_tls.as_deref() == Some(&HostTls::Through) {
+            paths.through = paths.prefix.get("").and_then(|it| it.slashed);
         }
         paths
     }

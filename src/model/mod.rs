@@ -7,6 +7,7 @@ pub mod access;
 pub mod answering;
 pub mod client_tls;
 pub mod copies;
+pub mod distinguished;
 pub mod host;
 pub mod keypair;
 pub mod name;

@@ -2,7 +2,7 @@
 
 mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,9 +26,12 @@ use super::io::{Meter, Socket};
 use super::observe::{ObserveLayer, RequestIdLayer, Trace};
 use super::peer::Peer;
 use super::proxy_protocol::Header;
-use super::tls::{Protocol, Tls};
+use super::client_tls::Shown;
+use super::passthrough;
+use super::tls::{self, Begun, Protocol, Tls};
 use super::worker::{Registered, Worker};
 use crate::live::limit::Open;
+use crate::live::policies::PolicyId;
 use watch::{Verdict, Watch};
 
 /// Longest handshake, from the first byte to the last.
@@ -75,6 +78,10 @@ pub(super) struct Link {
     pub(super) peer: Peer,
     pub(super) vouched: Vouched,
     pub(super) meter: Arc<Meter>,
+    /// What its handshake was for, if it had one.
+    pub(super) policy: Cell<PolicyId>,
+    /// The certificate that the client showed in it.
+    shown: OnceCell<Box<Shown>>,
     /// Its place among the worker's connections.
     pub(super) place: Cell<usize>,
     h2: Cell<bool>,
@@ -88,6 +95,8 @@ pub(super) struct Link {
     /// Whether it is to end in favour of another.
     shed: Cell<bool>,
     given_up: Cell<u32>,
+    /// Whether it is to end after what is under way.
+    finishes: Cell<bool>,
     /// The request that just came, until hyper has made a task of it; of HTTP/2.
     begun: RefCell<Option<Rc<Trace>>>,
     /// The streams of HTTP/2 under way and what ends each, all of which know their place here.
@@ -102,6 +111,9 @@ impl Link {
             worker: worker.clone(),
             peer,
             meter: meter.clone(),
+            policy: Cell::default(),
+            shown: OnceCell::new(),
+            finishes: Cell::new(false),
             place: Cell::new(0),
             h2: Cell::new(false),
             under_way: Cell::new(0),
@@ -114,6 +126,17 @@ impl Link {
             streams: RefCell::default(),
             waker: RefCell::new(None),
         })
+    }
+
+    /// The certificate that the client showed in its handshake.
+    pub(super) fn shown(&self) -> Option<&Shown> {
+        self.shown.get().map(|it| &**it)
+    }
+
+    /// Has the connection end after what is under way.
+    pub(super) fn finish(&self) {
+        self.finishes.set(true);
+        self.wake();
     }
 
     pub(super) fn begin_request(&self, trace: &Rc<Trace>) {
@@ -290,11 +313,22 @@ async fn begin(
         let Some(handshake) = worker.limits().handshake() else {
             return dropped("handshakes");
         };
-        let accepted = greeted(&link, timeout(HANDSHAKE, worker.tls.accept(socket))).await;
+        let accepted = greeted(&link, timeout(HANDSHAKE, tls::accept(&worker, socket))).await;
         drop(handshake);
         let Some(accepted) = accepted else { return dropped("shed") };
         match accepted {
-            Ok(Ok(Tls { stream, protocol })) => Some((registered, Stream::Tls(stream), protocol)),
+            Ok(Ok(Begun::Ours(Tls { stream, protocol, policy, shown }))) => {
+                link.policy.set(policy);
+                if let Some(shown) = shown {
+                    // The link is new: nothing is there yet.
+                    let _ = link.shown.set(shown);
+                }
+                Some((registered, Stream::Tls(stream), protocol))
+            }
+            Ok(Ok(Begun::Through(socket, seen, way))) => {
+                passthrough::hand_on(&link, socket, seen, way);
+                None
+            }
             Ok(Err(error)) => {
                 tracing::debug!(client = %peer.address, %error, "no TLS handshake");
                 dropped("handshake")
@@ -510,7 +544,6 @@ mod tests {
     use crate::model::plan::Plan;
     use crate::model::settings::Settings;
     use crate::proxy::log::LogSink;
-    use crate::proxy::tls::Acceptors;
     use crate::proxy::worker::Shared;
     use crate::proxy::{Phase, Ports};
 
@@ -530,7 +563,6 @@ mod tests {
         live.plan = Arc::new(Plan { settings: settings.into(), ..Plan::default() });
         let current = Current::new(live);
         let worker = Worker::new(Arc::new(Shared {
-            tls: Acceptors::new(current.clone()).expect("acceptors"),
             current,
             metrics: Arc::new(Metrics::new(&Replica::default()).expect("metrics")),
             sink: LogSink::start().expect("a thread").0,

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Visit;
 use super::body::ReplyBody;
+use super::client_tls;
 use super::headers;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
@@ -156,6 +157,7 @@ impl Outbound<'_> {
         let Visit { asked, vouched, settings, .. } = self.visit;
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
+        client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -8,6 +8,7 @@ mod ahead;
 mod body;
 mod canonical;
 mod challenge;
+mod client_tls;
 mod clock;
 mod compress;
 mod connect;
@@ -21,6 +22,7 @@ mod line;
 mod listen;
 mod log;
 mod observe;
+mod passthrough;
 mod patience;
 mod peer;
 mod phrase;
@@ -61,7 +63,6 @@ use log::LogSink;
 use observe::{Trace, Traced};
 use peer::Peer;
 use reply::Failure;
-use tls::Acceptors;
 use upload::Fault;
 use worker::Shared;
 
@@ -130,13 +131,11 @@ impl Proxy {
         let plain = bind(listening.http)?;
         let secure = bind(listening.https)?;
         let (sink, log) = LogSink::start()?;
-        let tls = Acceptors::new(current.clone()).map_err(std::io::Error::other)?;
         let limits = Limits::new(most_connections(), listening.most_of_address);
         let shared = Arc::new(Shared {
             current,
             metrics,
             sink,
-            tls,
             ports: listening.external,
             limits: limits.clone(),
             phase,
@@ -266,17 +265,26 @@ async fn walk(
     }
 
     // Which rule takes it.
-    let found = live.table.host(asked.host()).and_then(|paths| paths.find(path));
-    let found = match found {
-        Some(Match::Slash) => return Ok(redirect::add_slash(&asked, &head.uri, peer)),
+    let paths = live.table.host(asked.host());
+    let found = match paths.and_then(|it| it.find(path)) {
+        Some(Match::Slash) => {
+            client_tls::check(link, paths)?;
+            return Ok(redirect::add_slash(&asked, &head.uri, peer));
+        }
         Some(Match::Exact(found) | Match::Prefix(found)) => found,
-        None => live.fallback.ok_or(Failure::NotFound)?,
+        None => {
+            client_tls::check(link, paths)?;
+            live.fallback.ok_or(Failure::NotFound)?
+        }
     };
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
 
-    // PLACE client_tls: 421 where the handshake was for another policy; the client's certificate.
+    // Whether the handshake was for this host, and with a certificate that will do.
+    if let Some(answer) = client_tls::admit(&visit, paths, &head.uri)? {
+        return Ok(answer);
+    }
 
     // PLACE access: agents, referers and networks that the ConfigMap blocks.
 

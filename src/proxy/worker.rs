@@ -24,7 +24,6 @@ use super::log::LogSink;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
-use super::tls::Acceptors;
 use super::{Phase, Ports};
 use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
@@ -56,7 +55,6 @@ pub(super) struct Shared {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sink: LogSink,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     pub(super) limits: Arc<Limits>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -69,7 +67,6 @@ pub(super) struct Worker {
     pub(super) resolver: Resolver,
     /// Memory for compressing answers.
     pub(super) room: Rc<Room>,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     shared: Arc<Shared>,
     seen: RefCell<Rc<Seen>>,
@@ -250,7 +247,6 @@ impl Worker {
             pool: Rc::default(),
             resolver: Resolver::default(),
             room: Rc::default(),
-            tls: shared.tls.clone(),
             ports: shared.ports,
             seen: RefCell::new(Seen::new(shared.current.load())),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
@@ -305,6 +301,11 @@ impl Worker {
     /// The time of day, as of the last tick.
     pub(super) fn clock(&self) -> Ref<'_, Clock> {
         self.clock.borrow()
+    }
+
+    /// The time of day now.
+    pub(super) fn wall(&self) -> jiff::Timestamp {
+        (self.shared.wall)()
     }
 
     /// Adds a line to the access log.
