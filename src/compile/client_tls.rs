@@ -202,7 +202,9 @@ fn decide(
     let rest = here.iter().filter(|it| it.words.asks());
     for it in rest.filter(|it| first.is_none_or(|first| first.name != it.name)) {
         match &mut asked {
-            Some((first, guard)) => join(guard, first, it, &found[it.name], is_own(it), &mut outcome),
+            Some((first, guard)) => {
+                join(guard, first, it, &found[it.name], is_own(it), &mut outcome)
+            }
             // Where everything answers 403 there is nothing left to close.
             None if outcome.tls.is_some() => {}
             None => match &found[it.name] {
@@ -320,7 +322,8 @@ impl Guard {
     fn join(&mut self, other: &Self) -> bool {
         match (&mut self.demand, &other.demand) {
             (Some(own), Some(theirs)) => {
-                if (&own.authorities, &own.revocations) != (&theirs.authorities, &theirs.revocations)
+                if (&own.authorities, &own.revocations)
+                    != (&theirs.authorities, &theirs.revocations)
                 {
                     return false;
                 }

@@ -125,8 +125,10 @@ impl Judge {
         let mut wanted = vec![leaf.issuer().as_raw().to_vec()];
         let mut kept = Vec::new();
         for _ in 0..self.demand.depth {
-            let issues = |it: &X509Certificate<'_>| wanted.iter().any(|name| it.subject().as_raw() == name);
-            let (found, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|(_, it)| issues(it));
+            let issues =
+                |it: &X509Certificate<'_>| wanted.iter().any(|name| it.subject().as_raw() == name);
+            let (found, others): (Vec<_>, Vec<_>) =
+                left.into_iter().partition(|(_, it)| issues(it));
             left = others;
             wanted = found.iter().map(|(_, it)| it.issuer().as_raw().to_vec()).collect();
             if found.is_empty() {

@@ -151,7 +151,11 @@ fn begin(settings: &TlsSettings) -> Option<ConfigBuilder<ServerConfig, WantsVeri
 }
 
 /// `small` tells that a session is: it holds no certificate that a client chose.
-fn finish(mut config: ServerConfig, settings: &TlsSettings, small: bool) -> Option<Arc<ServerConfig>> {
+fn finish(
+    mut config: ServerConfig,
+    settings: &TlsSettings,
+    small: bool,
+) -> Option<Arc<ServerConfig>> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     if settings.h2 {
         config.alpn_protocols.insert(0, b"h2".to_vec());

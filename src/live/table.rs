@@ -93,11 +93,7 @@ impl Table {
 }
 
 impl Paths {
-    fn new(
-        host: &Host,
-        policy: PolicyId,
-        way: &mut impl FnMut(&Arc<Route>) -> WayId,
-    ) -> Self {
+    fn new(host: &Host, policy: PolicyId, way: &mut impl FnMut(&Arc<Route>) -> WayId) -> Self {
         let client_tls = host.paths.values().next().and_then(|it| it.client_tls.clone());
         let mut paths = Self {
             acme: host.acme,

@@ -200,13 +200,14 @@ impl Default for TlsSettings {
     }
 }
 
-/// How long clients and endpoints may take, and how much one connection carries; `None` where
-/// ours is not ingress-nginx's default and nothing is set.
+/// How long connections live and wait, and how much they carry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Connections {
-    /// `keep-alive`: how long an HTTP/1.1 connection may wait for its next request; 0 for not at all.
-    pub keep_alive: Duration,
-    /// `keep-alive-requests`: after how many requests a connection ends.
+    /// `keep-alive`: how long a connection may wait for its next request, 0 for not at all; `None` for 75 s
+    /// over HTTP/1.1 and 180 s over HTTP/2.
+    pub keep_alive: Option<Duration>,
+    /// `keep-alive-requests`: after how many requests a connection ends; `None` for never, where
+    /// ingress-nginx has 1000.
     pub requests: Option<u32>,
     /// `client-header-timeout`: longest head of an HTTP/1.1 request, from its first byte.
     pub head: Duration,
@@ -234,7 +235,7 @@ pub struct Upstream {
 impl Default for Connections {
     fn default() -> Self {
         Self {
-            keep_alive: Duration::from_secs(75),
+            keep_alive: None,
             requests: None,
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),

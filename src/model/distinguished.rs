@@ -97,7 +97,10 @@ fn value(part: &AttributeTypeAndValue<'_>) -> Option<String> {
     match part.attr_value().header.tag() {
         Tag::Utf8String => Some(String::from_utf8_lossy(data).into_owned()),
         // One byte a character: ASCII, or Latin 1 as OpenSSL has it.
-        Tag::PrintableString | Tag::Ia5String | Tag::NumericString | Tag::T61String
+        Tag::PrintableString
+        | Tag::Ia5String
+        | Tag::NumericString
+        | Tag::T61String
         | Tag::VisibleString => Some(data.iter().map(|it| char::from(*it)).collect()),
         Tag::BmpString => {
             let units = data.chunks_exact(2).map(|it| u16::from_be_bytes([it[0], it[1]]));

@@ -21,23 +21,22 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::{Layer, Service};
 
+use super::client_tls::Shown;
 use super::headers::Vouched;
 use super::io::{Meter, Socket};
 use super::observe::{ObserveLayer, RequestIdLayer, Trace};
+use super::passthrough;
 use super::peer::Peer;
 use super::proxy_protocol::Header;
-use super::client_tls::Shown;
-use super::passthrough;
 use super::tls::{self, Begun, Protocol, Tls};
 use super::worker::{Registered, Worker};
 use crate::live::limit::Open;
 use crate::live::policies::PolicyId;
+use crate::model::client_tls::Connections;
 use watch::{Verdict, Watch};
 
 /// Longest handshake, from the first byte to the last.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Longest head of an HTTP/1.1 request, from its first byte.
-const HEAD: Duration = Duration::from_secs(10);
 /// How long an HTTP/1.1 connection may wait for its next request (nginx's `keepalive_timeout`).
 const IDLE: Duration = Duration::from_secs(75);
 /// How long an HTTP/2 connection may be without a stream (nginx's `http2_idle_timeout`).
@@ -97,6 +96,9 @@ pub(super) struct Link {
     given_up: Cell<u32>,
     /// Whether it is to end after what is under way.
     finishes: Cell<bool>,
+    /// How many requests it may still carry.
+    left: Cell<u32>,
+    settings: Connections,
     /// The request that just came, until hyper has made a task of it; of HTTP/2.
     begun: RefCell<Option<Rc<Trace>>>,
     /// The streams of HTTP/2 under way and what ends each, all of which know their place here.
@@ -106,6 +108,7 @@ pub(super) struct Link {
 
 impl Link {
     fn new(worker: &Rc<Worker>, peer: Peer, meter: &Arc<Meter>) -> Rc<Self> {
+        let settings = worker.seen().live.plan.settings.connections;
         Rc::new(Self {
             vouched: Vouched::new(&peer),
             worker: worker.clone(),
@@ -114,6 +117,8 @@ impl Link {
             policy: Cell::default(),
             shown: OnceCell::new(),
             finishes: Cell::new(false),
+            left: Cell::new(settings.requests.unwrap_or(u32::MAX)),
+            settings,
             place: Cell::new(0),
             h2: Cell::new(false),
             under_way: Cell::new(0),
@@ -145,6 +150,11 @@ impl Link {
         }
         self.under_way.set(self.under_way.get() + 1);
         self.used.set(true);
+        match self.left.get() {
+            u32::MAX => {}
+            0 | 1 => self.finish(),
+            many => self.left.set(many - 1),
+        }
         self.meter.begin_request();
         self.meter.pay(REQUEST);
         self.worker.begin_request();
@@ -338,7 +348,7 @@ async fn begin(
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
         let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let Some(first) = greeted(&link, timeout(HEAD, first)).await else {
+        let Some(first) = greeted(&link, timeout(link.settings.head, first)).await else {
             return dropped("shed");
         };
         match first {
@@ -395,7 +405,10 @@ async fn h1<T>(link: &Rc<Link>, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Connections { head, keep_alive, .. } = link.settings;
+    let last = keep_alive.is_some_and(|it| it.is_zero());
     let connection = http1::Builder::new()
+        .keep_alive(!last)
         .timer(TokioTimer::new())
         // Our own deadlines tell an idle connection from a slow head.
         .header_read_timeout(None)
@@ -404,7 +417,9 @@ where
         .half_close(false)
         .serve_connection(TokioIo::new(stream), stack(link))
         .with_upgrades();
-    let watch = Watch::new(link, Some(HEAD), IDLE);
+    // The first request is waited for in any case.
+    let idle = keep_alive.filter(|_| !last).unwrap_or(IDLE);
+    let watch = Watch::new(link, Some(head), idle);
     drive(link, watch, pin!(connection), http1::UpgradeableConnection::graceful_shutdown).await;
 }
 
@@ -417,7 +432,7 @@ where
         .timer(TokioTimer::new())
         // RFC 8441: WebSockets.
         .enable_connect_protocol()
-        .max_concurrent_streams(100)
+        .max_concurrent_streams(link.settings.streams)
         .max_header_list_size(32 << 10)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(200)
@@ -429,7 +444,7 @@ where
         .serve_connection(TokioIo::new(stream), stack(link));
     link.h2.set(true);
     link.meter.limit_linger(FLOOD);
-    let watch = Watch::new(link, None, IDLE_H2);
+    let watch = Watch::new(link, None, link.settings.keep_alive.unwrap_or(IDLE_H2));
     drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
 }
 
@@ -589,7 +604,7 @@ mod tests {
             link.meter.was_written(&written);
             assert_eq!(link.is_idle(Instant::now()), expected, "{case}");
             link.shed();
-            let reason = Watch::new(&link, Some(HEAD), IDLE).shed();
+            let reason = Watch::new(&link, Some(IDLE), IDLE).shed();
             assert_eq!(reason.is_some(), expected, "{case}");
         }
     }

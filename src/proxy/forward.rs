@@ -70,7 +70,8 @@ impl Outbound<'_> {
         let options = self.options();
         let transport = self.visit.way.transports.of(self.visit.peer.https);
         let mut began = Instant::now();
-        let progress = Progress::new(began, body, options.body_limit, &self.visit.link.meter);
+        let (limit, patience) = (options.body_limit, self.visit.settings.connections.body);
+        let progress = Progress::new(began, body, limit, patience, &self.visit.link.meter);
         self.visit.trace.progress.replace(Some(progress.clone()));
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;

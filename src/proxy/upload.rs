@@ -20,6 +20,7 @@ use super::patience::Patience;
 
 /// How long a client may keep us waiting for its request's body: between two reads (nginx's
 /// `client_body_timeout`), and, until the answer begins, beyond what its bytes have earned.
+#[cfg(test)]
 const CLIENT_BODY: Duration = Duration::from_secs(60);
 /// How much of that each byte earns back: below 10 bytes a second patience runs out, after a minute at the
 /// earliest. The slowest of honest links are a hundred times faster; who sends a byte now and then only
@@ -76,7 +77,7 @@ pub(super) enum Fault {
     /// Framing that RFC 9112 section 7 forbids, or the client went away.
     #[error("the request's body is broken")]
     Broken,
-    /// Nothing came for a minute, or too little.
+    /// Nothing came for too long, or too little.
     #[error("the request's body came too slowly")]
     Slow,
 }
@@ -87,6 +88,7 @@ impl Progress {
         now: Instant,
         incoming: Incoming,
         limit: Option<u64>,
+        patience: Duration,
         meter: &Arc<Meter>,
     ) -> Rc<Self> {
         let incoming = Some(incoming).filter(|it| !it.is_end_stream());
@@ -105,7 +107,7 @@ impl Progress {
                 trailers: None,
                 passed: false,
                 limit,
-                patience: Patience::new(CLIENT_BODY),
+                patience: Patience::new(patience),
             }),
         })
     }

@@ -457,7 +457,9 @@ impl Worker {
     fn flush(&self) {
         self.clock.borrow_mut().set((self.shared.wall)());
         // Lets an old `Live` go even when no request asks for the new one.
-        self.seen().flush();
+        let seen = self.seen();
+        seen.flush();
+        self.pool.limit(seen.live.plan.settings.connections.upstream);
         self.pool.tidy();
         let short = self.is_short();
         if short && !self.short.replace(short) {

@@ -22,10 +22,14 @@ pub(super) const KEYS: &[Key] = &[
         let all = value.split_whitespace().all(known);
         all.then_some(()).ok_or("a list of TLSv1.2 and TLSv1.3 alone; no other one is spoken")
     }),
-    key("ssl-session-tickets", "Let clients keep sealed sessions; without, we keep them.", |value, it| {
-        it.tls.resumption.tickets = truth(value)?;
-        Ok(())
-    }),
+    key(
+        "ssl-session-tickets",
+        "Let clients keep sealed sessions; without, we keep them.",
+        |value, it| {
+            it.tls.resumption.tickets = truth(value)?;
+            Ok(())
+        },
+    ),
     key("ssl-session-cache", "Keep sessions for clients without tickets.", |value, it| {
         it.tls.resumption.cache = truth(value)?;
         Ok(())
@@ -42,11 +46,15 @@ pub(super) const KEYS: &[Key] = &[
         it.tls.reject_unknown = truth(value).unwrap_or(true);
         truth(value).map(|_| ()).map_err(|_| "true or false; true holds")
     }),
-    key("proxy-stream-timeout", "How long nothing may move in TLS that is handed on.", |value, it| {
-        let time = duration(value).or_else(|| positive_seconds(value));
-        it.tls.stream_timeout = time.filter(|it| !it.is_zero()).ok_or(TIME)?;
-        Ok(())
-    }),
+    key(
+        "proxy-stream-timeout",
+        "How long nothing may move in TLS that is handed on.",
+        |value, it| {
+            let time = duration(value).or_else(|| positive_seconds(value));
+            it.tls.stream_timeout = time.filter(|it| !it.is_zero()).ok_or(TIME)?;
+            Ok(())
+        },
+    ),
     key("use-http2", "Offer HTTP/2 on HTTPS.", |value, it| {
         it.tls.h2 = truth(value)?;
         Ok(())
@@ -58,7 +66,7 @@ pub(super) const KEYS: &[Key] = &[
     }),
     key("keep-alive", "Seconds that a connection waits for a request.", |value, it| {
         let seconds: u32 = value.parse().map_err(|_| "a whole number of seconds")?;
-        it.connections.keep_alive = Duration::from_secs(seconds.into());
+        it.connections.keep_alive = Some(Duration::from_secs(seconds.into()));
         Ok(())
     }),
     key("keep-alive-requests", "After how many requests it ends.", |value, it| {
@@ -73,10 +81,14 @@ pub(super) const KEYS: &[Key] = &[
         it.connections.body = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
-    key("upstream-keepalive-connections", "Idle connections to an endpoint; 0 for none.", |value, it| {
-        it.connections.upstream.idle = value.parse().map_err(|_| "a whole number")?;
-        Ok(())
-    }),
+    key(
+        "upstream-keepalive-connections",
+        "Idle connections to an endpoint; 0 for none.",
+        |value, it| {
+            it.connections.upstream.idle = value.parse().map_err(|_| "a whole number")?;
+            Ok(())
+        },
+    ),
     key("upstream-keepalive-timeout", "Seconds that one is kept.", |value, it| {
         it.connections.upstream.timeout = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
