@@ -249,7 +249,9 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
             }
         }
         let names = |it: &BTreeMap<ObjectName, Arc<Secret>>| {
-            it.iter().map(|(name, it)| (name.clone(), it.keypair.clone())).collect::<Vec<_>>()
+            let held =
+                |it: &Secret| (it.keypair.clone(), it.authorities.clone(), it.revocations.clone());
+            it.iter().map(|(name, it)| (name.clone(), held(it))).collect::<Vec<_>>()
         };
         let changed = names(&cluster.hub.lock().named) != names(&found);
         if changed {
