@@ -227,7 +227,15 @@ mod tests {
     fn every_row_that_protects_refuses_and_lets_pass_what_asks_for_nothing() {
         for (name, value, refused) in [
             ("auth-url", "http://auth/", true),
-            ("auth-tls-secret", "a/b", true),
+            ("auth-tls-secret", "a/b", false),
+            ("auth-tls-secret", "a/b/c", true),
+            ("auth-tls-verify-client", "yes", true),
+            ("auth-tls-verify-depth", "-1", true),
+            ("auth-tls-match-cn", "O=Acme", true),
+            ("auth-tls-match-cn", "CN=(?!a)", true),
+            ("auth-tls-error-page", "later", false),
+            ("auth-tls-pass-certificate-to-upstream", "perhaps", false),
+            ("ssl-passthrough", "perhaps", true),
             ("allowlist-source-range", "10.0.0.0/8", true),
             ("whitelist-source-range", "10.0.0.0/8", true),
             ("denylist-source-range", "10.0.0.0/8", true),

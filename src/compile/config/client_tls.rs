@@ -104,3 +104,136 @@ pub(super) const KEYS: &[Key] = &[
         Ok(())
     }),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::client_tls::{Connections, Resumption, TlsSettings, Upstream};
+    use crate::model::settings::Settings;
+
+    fn read(key: &str, value: &str) -> (Settings, bool) {
+        let mut settings = Settings::default();
+        let key = KEYS.iter().find(|it| it.name == key).expect("a key");
+        let read = key.read(value, &mut settings);
+        (settings, read.is_ok())
+    }
+
+    #[test]
+    fn keys_of_handshakes_are_read() {
+        let usual = TlsSettings::default;
+        let versions = |tls12, tls13| TlsVersions { tls12, tls13 };
+        let resumption = |tickets, cache| Resumption { tickets, cache };
+        let seconds = Duration::from_secs;
+        for (key, value, good, expected) in [
+            (
+                "ssl-protocols",
+                "TLSv1.3",
+                true,
+                TlsSettings { versions: versions(false, true), ..usual() },
+            ),
+            (
+                "ssl-protocols",
+                "TLSv1.2",
+                true,
+                TlsSettings { versions: versions(true, false), ..usual() },
+            ),
+            (
+                "ssl-protocols",
+                "TLSv1 TLSv1.3",
+                false,
+                TlsSettings { versions: versions(false, true), ..usual() },
+            ),
+            ("ssl-protocols", "TLSv1.1", false, usual()),
+            ("ssl-session-tickets", "true", true, usual()),
+            (
+                "ssl-session-tickets",
+                "false",
+                true,
+                TlsSettings { resumption: resumption(false, true), ..usual() },
+            ),
+            (
+                "ssl-session-cache",
+                "false",
+                true,
+                TlsSettings { resumption: resumption(true, false), ..usual() },
+            ),
+            ("ssl-session-tickets", "no", false, usual()),
+            (
+                "ssl-session-timeout",
+                "1h",
+                true,
+                TlsSettings { session_timeout: seconds(3600), ..usual() },
+            ),
+            (
+                "ssl-session-timeout",
+                "1d",
+                false,
+                TlsSettings { session_timeout: seconds(43_200), ..usual() },
+            ),
+            ("ssl-session-timeout", "0", false, usual()),
+            ("ssl-reject-handshake", "true", true, TlsSettings { reject_unknown: true, ..usual() }),
+            ("ssl-reject-handshake", "yes", false, TlsSettings { reject_unknown: true, ..usual() }),
+            ("ssl-reject-handshake", "false", true, usual()),
+            ("use-http2", "false", true, TlsSettings { h2: false, ..usual() }),
+            ("use-http2", "off", false, usual()),
+            (
+                "proxy-stream-timeout",
+                "1h",
+                true,
+                TlsSettings { stream_timeout: seconds(3600), ..usual() },
+            ),
+            ("proxy-stream-timeout", "0s", false, usual()),
+        ] {
+            let (settings, read) = read(key, value);
+            assert_eq!((settings.tls, read), (expected, good), "{key}: {value}");
+        }
+    }
+
+    #[test]
+    fn keys_of_connections_are_read() {
+        let usual = Connections::default;
+        let upstream = |upstream| Connections { upstream, ..usual() };
+        let up = Upstream::default;
+        let seconds = Duration::from_secs;
+        for (key, value, good, expected) in [
+            ("keep-alive", "10", true, Connections { keep_alive: Some(seconds(10)), ..usual() }),
+            ("keep-alive", "0", true, Connections { keep_alive: Some(seconds(0)), ..usual() }),
+            ("keep-alive", "10s", false, usual()),
+            ("keep-alive-requests", "5", true, Connections { requests: Some(5), ..usual() }),
+            ("keep-alive-requests", "0", false, usual()),
+            ("client-header-timeout", "60", true, Connections { head: seconds(60), ..usual() }),
+            ("client-header-timeout", "0", false, usual()),
+            ("client-body-timeout", "5", true, Connections { body: seconds(5), ..usual() }),
+            ("client-body-timeout", "soon", false, usual()),
+            ("http2-max-concurrent-streams", "128", true, Connections { streams: 128, ..usual() }),
+            (
+                "http2-max-concurrent-streams",
+                "5000",
+                false,
+                Connections { streams: 1000, ..usual() },
+            ),
+            ("http2-max-concurrent-streams", "0", false, usual()),
+            ("upstream-keepalive-connections", "0", true, upstream(Upstream { idle: 0, ..up() })),
+            ("upstream-keepalive-connections", "few", false, usual()),
+            (
+                "upstream-keepalive-timeout",
+                "5",
+                true,
+                upstream(Upstream { timeout: seconds(5), ..up() }),
+            ),
+            ("upstream-keepalive-timeout", "5s", false, usual()),
+            ("upstream-keepalive-requests", "7", true, upstream(Upstream { requests: 7, ..up() })),
+            ("upstream-keepalive-requests", "0", false, usual()),
+            (
+                "upstream-keepalive-time",
+                "10m",
+                true,
+                upstream(Upstream { age: seconds(600), ..up() }),
+            ),
+            ("upstream-keepalive-time", "", false, usual()),
+        ] {
+            let (settings, read) = read(key, value);
+            assert_eq!((settings.connections, read), (expected, good), "{key}: {value}");
+        }
+    }
+}
