@@ -348,6 +348,7 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         default_certificate: args.default_ssl_certificate.clone(),
         no_catch_all: args.disable_catch_all,
         no_external_name: args.disable_svc_external_name,
+        passthrough: args.enable_ssl_passthrough,
         strict_hosts: args.host_ownership == HostOwnership::Namespace,
         issuer: match args.issuer {
             IssuerFlag::Acme => IssuerKind::Acme,

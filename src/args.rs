@@ -140,6 +140,9 @@ pub struct Serve {
     /// Do not serve Services of type ExternalName.
     #[arg(long, env = "LOCKGATE_DISABLE_SVC_EXTERNAL_NAME", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
     pub disable_svc_external_name: bool,
+    /// Hand TLS for hosts with the annotation ssl-passthrough on to their endpoints as it is.
+    #[arg(long, env = "LOCKGATE_ENABLE_SSL_PASSTHROUGH", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
+    pub enable_ssl_passthrough: bool,
     /// Port of plain HTTP.
     #[arg(
         long,
@@ -467,7 +470,6 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "enable-annotation-validation",
     "enable-metrics",
     "enable-ssl-chain-completion",
-    "enable-ssl-passthrough",
     "enable-topology-aware-routing",
     "logtostderr",
     "metrics-per-host",

@@ -406,6 +406,7 @@ prop_compose! {
             let secret = Secret {
                 keypair,
                 authorities: None,
+                revocations: None,
                 annotations: BTreeMap::new(),
                 htpasswd: None,
                 users: None,

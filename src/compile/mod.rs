@@ -9,6 +9,7 @@ mod answering;
 mod backends;
 mod certificates;
 mod class;
+mod client_tls;
 pub mod config;
 mod copies;
 pub mod locations;
@@ -51,6 +52,8 @@ pub struct Policy {
     pub no_catch_all: bool,
     /// `--disable-svc-external-name`
     pub no_external_name: bool,
+    /// `--enable-ssl-passthrough`
+    pub passthrough: bool,
     /// `--host-ownership=namespace`
     pub strict_hosts: bool,
     /// `--issuer`
@@ -75,6 +78,7 @@ impl Default for Policy {
             default_certificate: None,
             no_catch_all: false,
             no_external_name: false,
+            passthrough: false,
             strict_hosts: false,
             issuer: IssuerKind::None,
             account: ObjectName::new("lockgate", "lockgate-acme-account"),
@@ -123,7 +127,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     routes::decide_redirects(&mut plan);
     upstreams::add(&ours, objects, &mut plan, &mut problems);
 
-    // PLACE client_tls
+    client_tls::add(&ours, objects, policy, &mut plan, &mut problems);
 
     access::add(objects, &mut plan, &mut problems);
 

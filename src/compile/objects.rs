@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::locations::Made;
+use crate::model::client_tls::Revocations;
 use crate::model::htpasswd::Users;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
@@ -148,6 +149,8 @@ pub struct Secret {
     pub keypair: Result<Arc<Keypair>, KeypairError>,
     /// `ca.crt`, where it is there; the error completes "`ca.crt` ...".
     pub authorities: Option<Result<Arc<Authorities>, &'static str>>,
+    /// `ca.crl`, likewise.
+    pub revocations: Option<Result<Arc<Revocations>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
     /// The entry `auth`, where it is there, as an htpasswd file.

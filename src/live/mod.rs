@@ -7,13 +7,16 @@
 
 pub mod auth_cache;
 pub mod balance;
+pub mod judge;
 pub mod keys;
 pub mod limit;
 pub mod memory;
+pub mod policies;
 pub mod rate;
 mod ring;
 mod sticky;
 pub mod table;
+mod tickets;
 pub mod transport;
 
 use std::collections::BTreeMap;
@@ -24,11 +27,12 @@ use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 
 use crate::model::name::ObjectName;
-use crate::model::plan::{BackendId, Plan, Route, Target};
+use crate::model::plan::{BackendId, Host, Plan, Route, Target};
 
 use auth_cache::Verdicts;
 use balance::Balancer;
 use keys::Keys;
+use policies::Policies;
 use rate::Zone;
 use table::Table;
 use transport::{Known, Transports};
@@ -55,6 +59,8 @@ pub struct Live {
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
     zones: BTreeMap<ObjectName, Arc<Zone>>,
     transports: Known,
+    /// What handshakes are done with.
+    pub policies: Policies,
 }
 
 /// A way's place in its [`Live`]; means nothing in another.
@@ -97,6 +103,7 @@ impl Live {
             balancers: BTreeMap::new(),
             zones: BTreeMap::new(),
             transports: Known::default(),
+            policies: Policies::empty(),
         }
     }
 
@@ -112,6 +119,8 @@ impl Live {
             .collect();
         let mut zones = BTreeMap::new();
         let mut transports = Known::after(&previous.transports);
+        let mut policies = Policies::after(&previous.policies, &plan.settings.tls);
+        let mut of_host = |host: &Host| policies.add(host.client_tls(), &previous.policies);
         let mut ways = Vec::new();
         let mut straight = |route: &Arc<Route>| {
             let balancer = match &route.target {
@@ -145,7 +154,7 @@ impl Live {
             id
         };
         Self {
-            table: Table::new(&plan.hosts, &mut way),
+            table: Table::new(&plan.hosts, &mut of_host, &mut way),
             keys: Keys::next(&plan, &previous.keys),
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
@@ -155,6 +164,7 @@ impl Live {
             balancers,
             zones,
             transports,
+            policies,
             plan,
         }
     }
@@ -171,7 +181,9 @@ pub struct Current(Arc<ArcSwap<Live>>);
 impl Current {
     /// Begins with `live`.
     pub fn new(live: Live) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(live)))
+        let current = Arc::new(ArcSwap::from_pointee(live));
+        current.load().policies.attach(&current);
+        Self(current)
     }
 
     /// Serves `live` from now on; requests under way keep what they began with.

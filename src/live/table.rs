@@ -6,6 +6,8 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::WayId;
+use super::policies::PolicyId;
+use crate::model::client_tls::HostTls;
 use crate::model::host::{HostPattern, parent};
 use crate::model::location::Location;
 use crate::model::path::PathPattern;
@@ -26,6 +28,8 @@ pub struct Table {
     /// Hosts whose names are regular expressions, in the order of the hosts they are other names of.
     patterns: Vec<(Pattern, Paths)>,
     any: Option<Paths>,
+    /// Whether TLS of any host is handed on.
+    hands_on: bool,
 }
 
 /// The paths of one host.
@@ -37,6 +41,12 @@ pub struct Paths {
     pub app_root: Option<Arc<Phrase>>,
     /// The host to which everything is redirected, of a name without rules of its own.
     pub moved: Option<Box<str>>,
+    /// The policy of handshakes for it.
+    pub policy: PolicyId,
+    /// What it asks of clients in TLS.
+    pub client_tls: Option<Arc<HostTls>>,
+    /// Where its TLS is handed on to as it is.
+    pub through: Option<WayId>,
     exact: HashMap<Box<str>, WayId>,
     /// In the order in which they are tried, where paths are regular expressions; then `prefix` is empty.
     locations: Option<Vec<(Arc<Location>, WayId)>>,
@@ -66,14 +76,18 @@ pub enum Match {
 impl Table {
     pub(super) fn new(
         hosts: &BTreeMap<HostPattern, Host>,
+        policy: &mut impl FnMut(&Host) -> PolicyId,
         way: &mut impl FnMut(&Arc<Route>) -> WayId,
     ) -> Self {
         let mut table = Self::default();
         for (pattern, host) in hosts {
-            let paths = Paths::new(host, way);
+            let policy = policy(host);
+            let paths = Paths::new(host, policy, way);
+            table.hands_on |= paths.through.is_some();
             for (alias, secure) in &host.aliases {
                 // Without a certificate for it nobody is sent to HTTPS, unless by force.
-                let paths = if *secure { paths.clone() } else { Paths::new(&host.insecure(), way) };
+                let paths =
+                    if *secure { paths.clone() } else { Paths::new(&host.insecure(), policy, way) };
                 match alias {
                     Alias::Host(name) => table.add(name, paths),
                     Alias::Pattern(name) => table.patterns.push((name.clone(), paths)),
@@ -101,6 +115,11 @@ impl Table {
         self.named(name).or(self.any.as_ref())
     }
 
+    /// Whether TLS of any host is handed on as it is.
+    pub fn hands_on(&self) -> bool {
+        self.hands_on
+    }
+
     /// The paths of a host, without those of rules for any host.
     pub fn named(&self, name: &str) -> Option<&Paths> {
         let wildcard = || self.wildcard.get(parent(name)?);
@@ -123,9 +142,13 @@ impl Host {
 }
 
 impl Paths {
-    fn new(host: &Host, way: &mut impl FnMut(&Arc<Route>) -> WayId) -> Self {
+    fn new(host: &Host, policy: PolicyId, way: &mut impl FnMut(&Arc<Route>) -> WayId) -> Self {
+        let client_tls = host.paths.values().next().and_then(|it| it.client_tls.clone());
         let mut paths = Self {
             acme: host.acme,
+            policy,
+            client_tls,
+            through: None,
             app_root: host.app_root.clone(),
             moved: None,
             exact: HashMap::default(),
@@ -159,6 +182,9 @@ impl Paths {
                 }
             }
         }
+        if paths.client_tls.as_deref() == Some(&HostTls::Through) {
+            paths.through = paths.prefix.get("").and_then(|it| it.slashed);
+        }
         paths
     }
 
@@ -166,6 +192,9 @@ impl Paths {
     fn moved(to: &str, acme: bool) -> Self {
         Self {
             acme,
+            policy: PolicyId::OPEN,
+            client_tls: None,
+            through: None,
             app_root: None,
             moved: Some(to.into()),
             exact: HashMap::default(),
@@ -213,7 +242,7 @@ mod tests {
     impl Numbered {
         fn new(host: &Host) -> Self {
             let mut names = Vec::new();
-            let paths = Paths::new(host, &mut |route| {
+            let paths = Paths::new(host, PolicyId::OPEN, &mut |route| {
                 names.push(route.path.to_string());
                 WayId(u32::try_from(names.len() - 1).expect("few routes"))
             });

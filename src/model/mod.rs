@@ -8,6 +8,7 @@ pub mod answering;
 pub mod client_tls;
 pub mod copies;
 pub mod cors;
+pub mod distinguished;
 pub mod guard;
 pub mod host;
 pub mod htpasswd;

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::answering::Answers;
+use super::client_tls::HostTls;
 use super::copies::Mirror;
 use super::guard::Guard;
 use super::host::HostPattern;
@@ -105,6 +106,13 @@ impl Host {
     }
 }
 
+impl Host {
+    /// What it asks of clients in TLS, which is the same for all of its routes.
+    pub fn client_tls(&self) -> Option<&HostTls> {
+        self.paths.values().next()?.client_tls.as_deref()
+    }
+}
+
 /// Where a matched request goes and what is done to it on the way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -130,6 +138,8 @@ pub struct Route {
     pub answers: Option<Arc<Answers>>,
     /// Where copies of its requests go.
     pub mirror: Option<Arc<Mirror>>,
+    /// What its host asks of clients in TLS; the same for all routes of one host.
+    pub client_tls: Option<Arc<HostTls>>,
 }
 
 impl Route {
@@ -156,6 +166,7 @@ impl Route {
             guard: None,
             answers: None,
             mirror: None,
+            client_tls: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::access::Shared;
 use super::answering::Fields;
+use super::client_tls::{Connections, TlsSettings};
 use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
@@ -44,6 +45,10 @@ pub struct Settings {
     pub fields: Fields,
     /// What clients get that ask for too much.
     pub limit_statuses: LimitStatuses,
+    /// TLS towards clients.
+    pub tls: TlsSettings,
+    /// How long connections live, and what they carry.
+    pub connections: Connections,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -244,6 +249,8 @@ impl Default for Settings {
             access: Shared::default(),
             fields: Fields::default(),
             limit_statuses: LimitStatuses::default(),
+            tls: TlsSettings::default(),
+            connections: Connections::default(),
             refusal: None,
         }
     }

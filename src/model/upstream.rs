@@ -122,7 +122,7 @@ impl Hash for UpstreamTls {
 }
 
 /// Certificates of authorities: the entry `ca.crt` of a Secret.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, Hash, PartialEq)]
 pub struct Authorities(pub Vec<CertificateDer<'static>>);
 
 impl Authorities {

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Visit;
 use super::affinity::Session;
 use super::body::ReplyBody;
+use super::client_tls;
 use super::dress::{self, Errand};
 use super::headers;
 use super::phrase;
@@ -65,9 +66,9 @@ enum Missed {
 impl Outbound<'_> {
     /// The client's body on its way; a copy of the request may wait for it.
     pub(super) fn upload(&self, body: Incoming) -> Rc<Progress> {
-        let Visit { link, trace, .. } = self.visit;
-        let limit = self.options().body_limit;
-        let progress = Progress::new(Instant::now(), body, limit, &link.meter);
+        let Visit { link, trace, settings, .. } = self.visit;
+        let (limit, patience) = (self.options().body_limit, settings.connections.body);
+        let progress = Progress::new(Instant::now(), body, limit, patience, &link.meter);
         if let Some(waiting) = trace.waiting.take() {
             progress.copy_for(waiting);
         }
@@ -196,6 +197,7 @@ impl Outbound<'_> {
             dress::put(&mut head.headers, name, value);
         }
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
+        client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Version};
 use http_body::Frame;
 
 use super::canonical::Asked;
+use super::client_tls;
 use super::peer::Peer;
 use crate::model::settings::Settings;
 
@@ -219,6 +220,7 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 fn is_end_to_end(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, AUTHORIZATION, FORWARDED, COOKIE, VIA, TE, TRAILER].contains(name)
         || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with(client_tls::PREFIX)
         || [X_REAL_IP, X_REQUEST_ID, X_SCHEME].contains(name)
 }
 
@@ -235,6 +237,7 @@ fn is_claim(name: &HeaderName) -> bool {
     name.strip_prefix("x-").is_some_and(|it| {
         ["forwarded-", "original-", "auth-request-"].iter().any(|prefix| it.starts_with(prefix))
     }) || name == "forwarded"
+        || name.starts_with(client_tls::PREFIX)
 }
 
 /// RFC 9113 section 8.2.3: crumbs become one field before they reach HTTP/1.1.

@@ -11,6 +11,7 @@ mod body;
 mod canary;
 mod canonical;
 mod challenge;
+mod client_tls;
 mod clock;
 mod compress;
 mod connect;
@@ -29,6 +30,7 @@ mod listen;
 mod log;
 mod mirror;
 mod observe;
+mod passthrough;
 mod patience;
 mod peer;
 mod phrase;
@@ -72,7 +74,6 @@ use log::LogSink;
 use observe::{Trace, Traced};
 use peer::Peer;
 use reply::Failure;
-use tls::Acceptors;
 use upload::Fault;
 use worker::Shared;
 
@@ -141,13 +142,11 @@ impl Proxy {
         let plain = bind(listening.http)?;
         let secure = bind(listening.https)?;
         let (sink, log) = LogSink::start()?;
-        let tls = Acceptors::new(current.clone()).map_err(std::io::Error::other)?;
         let limits = Limits::new(most_connections(), listening.most_of_address);
         let shared = Arc::new(Shared {
             current,
             metrics,
             sink,
-            tls,
             ports: listening.external,
             limits: limits.clone(),
             phase,
@@ -293,21 +292,29 @@ async fn walk(
     // Which rule takes it.
     let paths = live.table.host(asked.host());
     if let Some(to) = paths.and_then(|it| it.moved.as_deref()) {
+        client_tls::check(link, paths)?;
         return Ok(redirect::to_name(to, &asked, &head.uri, peer, settings.redirect_code));
     }
     let found = match paths.and_then(|it| it.find(path)) {
         Some(Match::Slash(found)) => {
+            client_tls::check(link, paths)?;
             let options = &live.way(found).route.options;
             return Ok(redirect::add_slash(&asked, &head.uri, peer, options));
         }
         Some(Match::Exact(found) | Match::Prefix(found) | Match::Expression(found)) => found,
-        None => live.fallback.ok_or(Failure::NotFound)?,
+        None => {
+            client_tls::check(link, paths)?;
+            live.fallback.ok_or(Failure::NotFound)?
+        }
     };
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
 
-    // PLACE client_tls: 421 where the handshake was for another policy; the client's certificate.
+    // Whether the handshake was for this host, and with a certificate that will do.
+    if let Some(answer) = client_tls::admit(&visit, paths, &head.uri)? {
+        return Ok(answer);
+    }
 
     // From `/` to where the application begins.
     if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {

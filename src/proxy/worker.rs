@@ -25,7 +25,6 @@ use super::mirror::Taken;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
-use super::tls::Acceptors;
 use super::{Phase, Ports};
 use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
@@ -57,7 +56,6 @@ pub(super) struct Shared {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sink: LogSink,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     pub(super) limits: Arc<Limits>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -72,7 +70,6 @@ pub(super) struct Worker {
     pub(super) room: Rc<Room>,
     /// What copies for mirrors take.
     pub(super) mirrored: Taken,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     shared: Arc<Shared>,
     seen: RefCell<Rc<Seen>>,
@@ -256,7 +253,6 @@ impl Worker {
             resolver: Resolver::default(),
             room: Rc::default(),
             mirrored: Taken::default(),
-            tls: shared.tls.clone(),
             ports: shared.ports,
             seen: RefCell::new(Seen::new(shared.current.load())),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
@@ -311,6 +307,11 @@ impl Worker {
     /// The time of day, as of the last tick.
     pub(super) fn clock(&self) -> Ref<'_, Clock> {
         self.clock.borrow()
+    }
+
+    /// The time of day now.
+    pub(super) fn wall(&self) -> jiff::Timestamp {
+        (self.shared.wall)()
     }
 
     /// Adds a line to the access log.
@@ -467,7 +468,9 @@ impl Worker {
     fn flush(&self) {
         self.clock.borrow_mut().set((self.shared.wall)());
         // Lets an old `Live` go even when no request asks for the new one.
-        self.seen().flush();
+        let seen = self.seen();
+        seen.flush();
+        self.pool.limit(seen.live.plan.settings.connections.upstream);
         self.pool.tidy();
         let short = self.is_short();
         if short && !self.short.replace(short) {

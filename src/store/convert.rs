@@ -15,6 +15,7 @@ use crate::compile::objects::{
     ConfigMap, Endpoint, Ingress, IngressClass, Path, Port, Rule, Secret, Service, ServicePort,
     Slice, Tls, keeps_annotation,
 };
+use crate::model::client_tls::Revocations;
 use crate::model::htpasswd::Users;
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
@@ -171,6 +172,9 @@ pub(super) fn secret(it: core::Secret) -> Secret {
         authorities: entry("ca.crt")
             .filter(|it| !it.is_empty())
             .map(|it| Authorities::parse(it).map(Arc::new)),
+        revocations: entry("ca.crl")
+            .filter(|it| !it.is_empty())
+            .map(|it| Revocations::parse(it).map(Arc::new)),
         annotations: annotations(&it.metadata),
         htpasswd: entry("auth").map(|it| Arc::new(Users::file(it))),
         users: (!is_tls).then(|| Arc::new(Users::map(entries()))),

@@ -136,10 +136,6 @@ fn is_false(value: &str) -> bool {
     boolean(value) == Some(false)
 }
 
-fn is_off(value: &str) -> bool {
-    value == "off"
-}
-
 fn is_one_one(value: &str) -> bool {
     value == "1.1"
 }
