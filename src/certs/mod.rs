@@ -13,10 +13,12 @@
 
 mod account;
 mod client;
+pub mod dns;
 pub mod due;
 mod fake;
 mod local;
 mod order;
+pub mod selfcheck;
 mod trouble;
 mod vault;
 
