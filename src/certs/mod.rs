@@ -19,6 +19,7 @@ mod fake;
 mod local;
 mod order;
 pub mod selfcheck;
+pub mod standing;
 mod trouble;
 mod vault;
 
