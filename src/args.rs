@@ -230,6 +230,24 @@ pub struct Serve {
         help_heading = "Certificates"
     )]
     pub acme_email: Option<String>,
+    /// Id of the key by which the CA knows whose account ours is (External Account Binding).
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_EAB_KID",
+        value_name = "ID",
+        requires = "acme_eab_hmac_file",
+        help_heading = "Certificates"
+    )]
+    pub acme_eab_kid: Option<String>,
+    /// File with that key, in base64url as CAs hand it out.
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_EAB_HMAC_FILE",
+        value_name = "FILE",
+        requires = "acme_eab_kid",
+        help_heading = "Certificates"
+    )]
+    pub acme_eab_hmac_file: Option<PathBuf>,
     /// Profile that certificates are ordered with.
     #[arg(long, env = "LOCKGATE_ACME_PROFILE", value_name = "NAME", help_heading = "Certificates")]
     pub acme_profile: Option<String>,
