@@ -119,6 +119,9 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         compilations.clone(),
     ));
     tasks.spawn(status::tell(store.clone(), leadership.clone(), compilations.clone(), noticed));
+    // The keeper of certificates tells of them.
+    let (_standing, standings) = watch::channel(Arc::default());
+    let (_health, healths) = watch::channel(Arc::default());
     let admin = Admin {
         current,
         compiled: compilations,
@@ -126,6 +129,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         phase: phases,
         ready: readiness,
         leadership,
+        standings,
+        healths,
         store,
         health_path: args.health_check_path.clone(),
         class: args.controller_class.clone(),

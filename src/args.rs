@@ -4,6 +4,8 @@
 //! that the `args` of an existing Deployment go on working. One that has no meaning here is accepted
 //! and named in the log; one that nobody knows is an error.
 
+mod cert;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::model::name::ObjectName;
 use crate::model::value;
+
+pub use cert::{Ask, Cert, CertCheck, CertCommand, Output, Place, Reason};
 
 /// An ingress proxy that keeps its own certificates.
 #[derive(Debug, Parser)]
@@ -30,6 +34,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Show everything on this machine: sample objects, sample backends, local certificates.
     Demo(Demo),
+    /// Certificates, as the running replica sees them.
+    Cert(Cert),
 }
 
 /// A flag of Go's: `--x`, `--x=true`, `--x=false`.
@@ -609,7 +615,7 @@ mod tests {
         let argv = ["lockgate"].iter().chain(argv).map(|it| (*it).to_owned());
         match parse(argv)?.command {
             Command::Serve(serve) => Ok(serve),
-            Command::Demo(_) => panic!("not the demo"),
+            _ => panic!("not serve"),
         }
     }
 

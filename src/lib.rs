@@ -31,6 +31,7 @@
 //! | 4 | [`certs`], [`status`] | certificates (the only user of `instant-acme`); Events and addresses |
 //! | 5 | [`admin`] | health, metrics, the status page |
 //! | 6 | [`app`], [`demo`] | starts and stops everything |
+//! | 6 | [`cert`] | certificates from the command line |
 //!
 //! # Three journeys
 //!
@@ -81,4 +82,5 @@ pub mod status;
 pub mod admin;
 
 pub mod app;
+pub mod cert;
 pub mod demo;
