@@ -118,3 +118,63 @@ async fn store(place: &Place) -> anyhow::Result<Store> {
     let cluster = Cluster::connect(options).await;
     Ok(Store::Cluster(cluster.context("no way to the API server is configured")?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory with a Secret that bears this annotation.
+    fn directory(annotation: &str) -> (tempfile::TempDir, Place) {
+        let files = tempfile::tempdir().expect("a directory");
+        let yaml = format!(
+            "{{apiVersion: v1, kind: Secret, metadata: {{namespace: shop, name: web, annotations: \
+             {{{annotation}}}}}, type: kubernetes.io/tls, data: {{tls.crt: YQ==, tls.key: Yg==}}}}"
+        );
+        std::fs::write(files.path().join("objects.yaml"), yaml).expect("a file");
+        let manifests = Some(files.path().to_owned());
+        (files, Place { manifests, kubeconfig: None, apiserver_host: None })
+    }
+
+    async fn read(place: &Place) -> StoredSecret {
+        let store = store(place).await.expect("a store");
+        let found = store.secret(&ObjectName::new("shop", "web")).await.expect("files");
+        found.expect("a Secret")
+    }
+
+    #[tokio::test]
+    async fn commands_are_annotations_on_managed_secrets() {
+        let name = ObjectName::new("shop", "web");
+        let (_files, ours) = directory("lockgate.dev/managed: v1");
+        renew(&ours, &name, false).await.expect("done");
+        assert_eq!(read(&ours).await.annotations[RENEW], "now");
+        renew(&ours, &name, true).await.expect("done");
+        revoke(&ours, &name, Reason::KeyCompromise).await.expect("done");
+        let secret = read(&ours).await;
+        assert_eq!(secret.annotations[RENEW], "force");
+        assert_eq!(secret.annotations[REVOKE], "keyCompromise");
+        assert_eq!(secret.annotations[MANAGED], "v1");
+        assert_eq!((&*secret.data["tls.crt"], &*secret.data["tls.key"]), (&b"a"[..], &b"b"[..]));
+        // There is nothing to adopt, which is said and is no mistake.
+        adopt(&ours, &name).await.expect("done");
+        assert!(!read(&ours).await.annotations.contains_key(ADOPT));
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_secret_is_only_adopted() {
+        let name = ObjectName::new("shop", "web");
+        let (_files, theirs) = directory("cert-manager.io/certificate-name: web");
+        for refused in
+            [renew(&theirs, &name, true).await, revoke(&theirs, &name, Reason::Unspecified).await]
+        {
+            let error = refused.expect_err("not ours").to_string();
+            assert!(error.contains("lockgate cert adopt shop/web"), "{error}");
+        }
+        adopt(&theirs, &name).await.expect("done");
+        let secret = read(&theirs).await;
+        assert_eq!(secret.annotations[ADOPT], "true");
+        assert!(!secret.annotations.contains_key(MANAGED), "the leader decides");
+
+        let none = adopt(&theirs, &ObjectName::new("shop", "none")).await.expect_err("not there");
+        assert!(none.to_string().contains("no Secret shop/none"), "{none}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod bluegreen;
+mod cert;
 mod certificates;
 mod cluster;
 mod coding;
