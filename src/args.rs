@@ -564,7 +564,9 @@ fn told(error: &clap::Error) -> Told {
         .or_else(|| context(ContextKind::SuggestedSubcommand))
         .map(|it| format!("; did you mean {it}?"))
         .unwrap_or_default();
-    let text = if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
+    let text = if let (ErrorKind::MissingRequiredArgument, Some(flag)) = (error.kind(), &flag) {
+        format!("lockgate: {flag} is missing\n")
+    } else if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
         (error.kind(), flag)
     {
         format!("lockgate: {flag} is not known{near}\n")
