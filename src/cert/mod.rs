@@ -74,7 +74,7 @@ async fn describe(of: &str, ask: &Ask) -> anyhow::Result<bool> {
         }
     }
     match ask.output {
-        Output::Json => println!("{:#}", Value::from_iter(found.iter().copied().cloned())),
+        Output::Json => println!("{:#}", found.iter().copied().cloned().collect::<Value>()),
         Output::Text => {
             let texts: Vec<String> =
                 found.iter().map(|it| text::description(it, &all["ca"], now())).collect();

@@ -194,11 +194,11 @@ mod tests {
 
     #[test]
     fn a_table_has_a_line_each() {
-        expect![[r#"
+        expect![[r"
             SECRET        STATE    EXPIRES  RENEWS  HOSTS
             shop/web-tls  Ready    in 59d   in 29d  a.test, b.test
             shop/new-tls  Backoff  -        -       c.test
-        "#]]
+        "]]
         .assert_eq(&table(&sample(), now()));
         let none = table(&json!({ "managed": [] }), now());
         assert!(none.contains("kubernetes.io/tls-acme"), "{none}");
@@ -208,7 +208,7 @@ mod tests {
     fn a_description_says_what_to_do() {
         let all = sample();
         let texts: Vec<_> = managed(&all).map(|it| description(it, &all["ca"], now())).collect();
-        expect![[r#"
+        expect![[r"
             Secret     shop/web-tls
             State      Ready
             Hosts      a.test, b.test
@@ -230,7 +230,7 @@ mod tests {
             Last error c.test: dns: no such name
             Next try   2027-01-01T00:09:30Z (in 9m30s)
             Meaning    it failed and is tried again by itself: the last error says why
-        "#]]
+        "]]
         .assert_eq(&texts.join("\n"));
     }
 

@@ -4,8 +4,9 @@
 //! asked beforehand for the answer to a made-up token. What is seen is advice: from inside a cluster
 //! the world may look different (hairpin NAT, split DNS), and the CA has the last word.
 //!
-//! The names are what tenants write. Nothing but the ports of HTTP and HTTPS is connected to, a kilobyte
-//! is read at most, and nobody learns of it more than its status and whether it is ours.
+//! The names are what tenants write. Nothing but the ports of HTTP and HTTPS is connected to, inside this
+//! network nothing but a challenge is asked for, a kilobyte is read at most, and nobody learns of it more
+//! than its status and whether it is ours.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -141,7 +142,7 @@ fn judge(host: &str, port: u16, four: Option<View>, six: Option<View>) -> (Seen,
             let (first, second) = (alone(host, port, &four), alone(host, port, &six));
             match (&four.answer, &six.answer) {
                 (Answer::Ours, Answer::Ours | Answer::NoWay) | (_, Answer::NoWay) => first,
-                (Answer::NoWay, _) => second,
+                (Answer::NoWay, _) | (Answer::Nothing(_), Answer::Other(_)) => second,
                 (Answer::Ours, _) => {
                     let text = "correct or remove its AAAA record";
                     let other = described(port, &six);
@@ -154,7 +155,6 @@ fn judge(host: &str, port: u16, four: Option<View>, six: Option<View>) -> (Seen,
                     let ours = six.address;
                     (Seen::PartlyIpv6, format!("{host} is right at {ours}, but {other}: {text}"))
                 }
-                (Answer::Nothing(_), Answer::Other(_)) => second,
                 _ => first,
             }
         }
@@ -283,6 +283,9 @@ impl Sight<'_> {
                     };
                     address = *it;
                 }
+                if !is_public(address) && !next.path.starts_with(PATH) {
+                    return Ok(other("redirects to another path inside this network".into()));
+                }
                 place = next;
                 continue;
             }
@@ -386,6 +389,30 @@ impl Place {
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let path = uri.path_and_query().map_or("/", |it| it.as_str()).to_owned();
         Some(Self { secure, host, port, path })
+    }
+}
+
+/// Whether an address is one of the world's: what is asked for at others is never a tenant's choice.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(it) => {
+            // RFC 6598: shared by providers, and by clusters.
+            let shared = it.octets()[0] == 100 && it.octets()[1] & 0xc0 == 64;
+            !(shared
+                || it.is_private()
+                || it.is_loopback()
+                || it.is_link_local()
+                || it.is_unspecified()
+                || it.is_broadcast()
+                || it.is_multicast())
+        }
+        IpAddr::V6(it) => {
+            !(it.is_unique_local()
+                || it.is_loopback()
+                || it.is_unicast_link_local()
+                || it.is_unspecified()
+                || it.is_multicast())
+        }
     }
 }
 
@@ -499,9 +526,9 @@ mod tests {
         assert_eq!(ours.seen, Seen::Ok, "{}", ours.text);
         assert_eq!(ours.addresses, ["127.0.0.1".parse::<IpAddr>().expect("an address")]);
 
-        let hop = |path: &str| match path.strip_prefix("/moved") {
+        let hop = |path: &str| match path.strip_suffix("?moved") {
             Some(path) => answer(path, OURS),
-            None => reply(302, &format!("location: /moved{path}\r\n"), ""),
+            None => reply(302, &format!("location: {path}?moved\r\n"), ""),
         };
         let redirected = seen(hop).await;
         assert_eq!(redirected.seen, Seen::Ok, "{}", redirected.text);
@@ -511,7 +538,21 @@ mod tests {
             ("body", seen(|_| reply(200, "", "secret of somebody")).await, "something else"),
             ("account", seen(|path| answer(path, "other")).await, "another ACME account"),
             ("long", seen(|_| reply(200, "", &"x".repeat(2000))).await, "long"),
-            ("loop", seen(|_| reply(301, "location: /\r\n", "")).await, "more than 10"),
+            (
+                "loop",
+                seen(|path| reply(301, &format!("location: {path}\r\n"), "")).await,
+                "more than 10",
+            ),
+            // A tenant's server must not choose what is asked of somebody else's.
+            (
+                "inside",
+                seen(|path| match path {
+                    "/delete" => panic!("asked for"),
+                    _ => reply(301, "location: /delete\r\n", ""),
+                })
+                .await,
+                "inside this network",
+            ),
             (
                 "port",
                 seen(|_| reply(301, "location: http://127.0.0.1:22/\r\n", "")).await,
@@ -535,6 +576,26 @@ mod tests {
         let look = look("127.0.0.1", port, OURS).await;
         assert_eq!(look.seen, Seen::Unreachable, "{}", look.text);
         assert!(look.text.contains("refuses"), "{}", look.text);
+    }
+
+    #[test]
+    fn addresses_of_the_world_are_told_from_ours() {
+        for (address, expected) in [
+            ("203.0.113.7", true),
+            ("2a00:1450::1", true),
+            ("10.1.2.3", false),
+            ("100.64.0.1", false),
+            ("100.128.0.1", true),
+            ("169.254.169.254", false),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:10.0.0.1", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+        ] {
+            let parsed = address.parse().expect("an address");
+            assert_eq!(is_public(parsed), expected, "{address}");
+        }
     }
 
     #[test]
