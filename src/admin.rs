@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::certs::standing::{Healths, Standings};
+use crate::certs::standing::{Healths, Standings, State};
 use crate::lease::Leadership;
 use crate::live::Current;
 use crate::metrics::{Metrics, Served};
@@ -212,8 +212,12 @@ impl Admin {
             troubles.push_str(&row(&[it.kind.to_string(), it.object.to_string(), it.text.clone()]));
         }
         let mut certificates = String::new();
+        let standings = self.all_standings(&self.current.load());
         for it in self.served() {
-            certificates.push_str(&row(&[it.host, it.secret.to_string(), moment(it.not_after)]));
+            // One that is not managed is somebody else's.
+            let state = standings.get(&it.secret).map_or(State::Unmanaged, |it| it.state);
+            let cells = [it.host, it.secret.to_string(), state.to_string(), moment(it.not_after)];
+            certificates.push_str(&row(&cells));
         }
         let leads = if self.leadership.holds() { "leads" } else { "follows" };
         let page = format!(
@@ -225,7 +229,7 @@ impl Admin {
              <p>This replica {leads}. {hosts} hosts, {certs} certificates, {count} problems.</p>\
              <h2>Problems</h2><table><tr><th>Kind<th>Object<th>What</tr>{troubles}</table>\
              <h2>Routes</h2><table><tr><th>Host<th>Path<th>Ingress<th>Goes to</tr>{rows}</table>\
-             <h2>Certificates</h2><table><tr><th>Host<th>Secret<th>Good until</tr>{certificates}\
+             <h2>Certificates</h2><table><tr><th>Host<th>Secret<th>State<th>Good until</tr>{certificates}\
              </table><p><a href=\"/metrics\">metrics</a> <a href=\"/api/routes\">routes</a> \
              <a href=\"/api/certificates\">certificates</a> <a href=\"/api/endpoints\">endpoints</a> \
              <a href=\"/api/problems\">problems</a></p></body></html>",

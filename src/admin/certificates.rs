@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, moment};
 use crate::certs::due;
-use crate::certs::standing::{Health, Standing};
+use crate::certs::standing::{Health, Standing, State};
 use crate::live::Live;
 use crate::metrics::{Ca, Certificate};
 use crate::model::name::ObjectName;
@@ -84,7 +84,7 @@ impl Admin {
 
     /// Where each certificate stands: as the keeper tells it, and for a Secret it has not told of yet, as
     /// the plan has it.
-    fn all_standings(&self, live: &Live) -> BTreeMap<ObjectName, Standing> {
+    pub(super) fn all_standings(&self, live: &Live) -> BTreeMap<ObjectName, Standing> {
         let mut all: BTreeMap<_, _> = (**self.standings.borrow()).clone();
         for (secret, wanted) in &live.plan.wanted {
             all.entry(secret.clone()).or_insert_with(|| planned(secret, wanted));
@@ -104,6 +104,7 @@ fn planned(secret: &ObjectName, wanted: &Wanted) -> Standing {
         not_after: held.map(|it| it.not_after),
         renew_at: held.map(|it| due::renew_at(it.not_before, it.not_after)),
         renew_source: if held.is_some() { "rule" } else { "" },
+        state: if held.is_some() { State::Ready } else { State::Checking },
         ..Standing::default()
     }
 }

@@ -6,9 +6,9 @@ use anyhow::Context;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{certificates, text};
+use super::{PATIENCE, certificates, text};
 use crate::args::{CertCheck, Output};
-use crate::certs::dns::{Caa, Resolver};
+use crate::certs::dns::{Caa, Resolver, Unresolved};
 use crate::certs::selfcheck::{Look, Seen, look_at, look_by};
 
 /// Most addresses that are looked at.
@@ -38,7 +38,9 @@ pub(super) async fn check(flags: &CertCheck) -> anyhow::Result<bool> {
     };
     let resolver = flags.dns_server.map_or(Resolver::System, Resolver::Server);
     let looks = everywhere(&resolver, &host, flags.port, &thumbprint).await;
-    let records = resolver.caa(&host).await;
+    let records = tokio::time::timeout(PATIENCE, resolver.caa(&host)).await;
+    let records =
+        records.unwrap_or_else(|_| Err(Unresolved::Silent("no answer in time".to_owned())));
     let directory = text::word(&all["ca"]["directory"]);
     let account = text::word(&all["ca"]["account"]);
     let records = records.map_err(|it| it.to_string());

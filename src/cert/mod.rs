@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use crate::args::{Ask, Cert, CertCommand, Output};
 
-/// Longest wait for a replica.
+/// Longest wait for a replica, and for a host's CAA records.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest answer that is read, in bytes: a hundred thousand certificates fit.
 const LARGEST: usize = 256 << 20;

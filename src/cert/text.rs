@@ -104,6 +104,7 @@ pub(super) fn description(certificate: &Value, ca: &Value, now: Timestamp) -> St
     line("Hosts", words(of("names")));
     line("Ingresses", words(of("ingresses")));
     line("Issuer", word(of("issuer")).to_owned());
+    line("Account", word(&ca["account"]).to_owned());
     line("Good from", moment(of("notBefore")));
     line("Good until", moment(of("notAfter")));
     let source = match word(of("renewSource")) {
@@ -188,7 +189,7 @@ mod tests {
                     "nextTry": "2027-01-01T00:09:30Z", "order": null, "servedSerial": null,
                 },
             ],
-            "ca": { "leader": true, "up": true },
+            "ca": { "leader": true, "up": true, "account": "https://ca.test/acct/1" },
         })
     }
 
@@ -214,6 +215,7 @@ mod tests {
             Hosts      a.test, b.test
             Ingresses  shop/web
             Issuer     https://ca.test/dir
+            Account    https://ca.test/acct/1
             Good from  2026-12-01T00:00:00Z (31d ago)
             Good until 2027-03-01T00:00:00Z (in 59d)
             Renewal    2027-01-30T12:00:00Z (in 29d), as the CA asks
@@ -225,6 +227,7 @@ mod tests {
             Hosts      c.test
             Ingresses  shop/new
             Issuer     https://ca.test/dir
+            Account    https://ca.test/acct/1
             Shown      this replica serves nothing from this Secret yet
             Failures   2 in a row
             Last error c.test: dns: no such name
