@@ -19,7 +19,7 @@ use prometheus::{
 use crate::model::name::ObjectName;
 use crate::model::problem::Problem;
 
-pub use acme::{AcmeMetrics, Ca, Certificate};
+pub use acme::{AcmeMetrics, Ca, Certificate, Endpoint};
 
 /// Labels of everything that is counted by request, as ingress-nginx has them.
 const REQUEST: [&str; 8] =

@@ -489,19 +489,27 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let Ok(byte) = stream.read_u8().await else { break };
-                    head.push(byte);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let path = head.split(' ').nth(1).unwrap_or_default();
-                let _ = stream.write_all(reply(path).as_bytes()).await;
-                let _ = stream.shutdown().await;
+            while let Ok((stream, _)) = listener.accept().await {
+                serve(stream, &reply).await;
             }
         });
         address
+    }
+
+    /// Answers one request.
+    async fn serve(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        reply: impl Fn(&str) -> String,
+    ) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { break };
+            head.push(byte);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let _ = stream.write_all(reply(path).as_bytes()).await;
+        let _ = stream.shutdown().await;
     }
 
     fn reply(status: u16, headers: &str, body: &str) -> String {
@@ -521,7 +529,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_answer_is_told_apart() {
+    async fn r_pre_3_each_answer_is_told_apart() {
         let ours = seen(|path| answer(path, OURS)).await;
         assert_eq!(ours.seen, Seen::Ok, "{}", ours.text);
         assert_eq!(ours.addresses, ["127.0.0.1".parse::<IpAddr>().expect("an address")]);
@@ -568,8 +576,36 @@ mod tests {
         assert_eq!(silent.seen, Seen::Unreachable, "{}", silent.text);
     }
 
+    /// A host may be sent to HTTPS before it has a certificate that anybody trusts.
     #[tokio::test]
-    async fn a_closed_port_is_unreachable() {
+    async fn r_pre_3_a_redirect_to_https_is_followed_whatever_is_shown_there() {
+        let made =
+            rcgen::generate_simple_self_signed(["ingress.local".to_owned()]).expect("a pair");
+        let key = made.signing_key.serialize_der();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.try_into().expect("a key"))
+            .expect("a pair");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let (plain, _) = listener.accept().await.expect("a connection");
+            let location = |path: &str| format!("location: https://{address}{path}\r\n");
+            serve(plain, |path| reply(308, &location(path), "")).await;
+            let (secure, _) = listener.accept().await.expect("a connection");
+            let secure = acceptor.accept(secure).await.expect("a handshake");
+            serve(secure, |path| answer(path, OURS)).await;
+        });
+        let look = look("127.0.0.1", address.port(), OURS).await;
+        assert_eq!(look.seen, Seen::Ok, "{}", look.text);
+    }
+
+    #[tokio::test]
+    async fn r_pre_3_a_closed_port_is_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
@@ -579,7 +615,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_world_are_told_from_ours() {
+    fn r_pre_3_addresses_of_the_world_are_told_from_ours() {
         for (address, expected) in [
             ("203.0.113.7", true),
             ("2a00:1450::1", true),
@@ -599,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn both_families_make_one_judgement() {
+    fn r_pre_3_both_families_make_one_judgement() {
         let four = |answer| Some(View { address: IpAddr::from([192, 0, 2, 1]), answer });
         let six = |answer| Some(View { address: "2001:db8::1".parse().expect("one"), answer });
         let other = || Answer::Other("answers with status 404".to_owned());
@@ -627,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_followed_from_where_it_was_given() {
+    fn r_pre_3_a_location_is_followed_from_where_it_was_given() {
         let here = Place { secure: false, host: "a.test".into(), port: 80, path: "/x".into() };
         for (location, expected) in [
             ("/y?z#part", Some("http a.test:80 /y?z")),
