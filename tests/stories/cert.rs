@@ -1,7 +1,7 @@
 //! The user's side of certificates: commands, what is told of each one, alerts, accounts that are bound.
 
 use std::io::Write as _;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -98,6 +98,52 @@ async fn certificates_are_told_of_from_the_command_line() {
         assert_eq!(code, 2, "{mistake:?}: {err}");
         assert_eq!(err.lines().count(), 1, "{mistake:?}: {err}");
     }
+}
+
+/// What is measured of a certificate goes when the Ingress that wanted it goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn r_vis_certificates_are_measured_while_they_are_there() {
+    let (_pebble, lockgate) = issued(PebbleOptions::default(), &[]).await;
+    let held = certified(&lockgate).await;
+    let secret = ["namespace=\"demo\"", "secret=\"web-tls\""];
+    let managed = "lockgate_acme_certificate_not_after_timestamp_seconds";
+    let served = "lockgate_tls_certificate_not_after_timestamp_seconds";
+    let end: jiff::Timestamp = held["notAfter"].as_str().unwrap().parse().unwrap();
+    let expected = end.as_second().to_string();
+    eventually("the end of what is served", SOON, async || {
+        let found = [
+            lockgate.metric(managed, &secret).await.to_string(),
+            lockgate.metric(served, &["sni=\"a.test\""]).await.to_string(),
+        ];
+        if found.iter().all(|it| *it == expected) { Ok(()) } else { Err(found.join(" ")) }
+    })
+    .await;
+    let begin = lockgate.metric("lockgate_acme_certificate_not_before_timestamp_seconds", &secret);
+    let renewal = lockgate.metric("lockgate_acme_certificate_renew_at_timestamp_seconds", &secret);
+    let (begin, renewal) = (begin.await, renewal.await);
+    assert!(0.0 < begin && begin < renewal, "{begin} {renewal}");
+    let state = lockgate.metric("lockgate_acme_certificate_state", &secret).await;
+    assert_eq!(state.to_string(), "1", "it is in one state");
+    assert_eq!(lockgate.metric("lockgate_acme_is_leader", &[]).await.to_string(), "1");
+
+    let page = lockgate.metrics().await;
+    let mut promtool = Command::new(component("LOCKGATE_PROMTOOL"));
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let said = String::from_utf8(promtool.wait_with_output().unwrap().stderr).unwrap();
+    // It has opinions on ingress-nginx's names, which are as they are.
+    let ours: Vec<&str> =
+        said.lines().filter(|it| it.contains("acme") || it.contains("tls_")).collect();
+    assert!(ours.is_empty() && !said.contains("error while linting"), "{said}");
+
+    lockgate.edit(ingress_class());
+    eventually("nothing left", SOON, async || {
+        let page = lockgate.metrics().await;
+        let left = page.lines().find(|it| it.contains("web-tls") || it.contains("sni=\"a.test\""));
+        left.map_or(Ok(()), |it| Err(it.to_owned()))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
