@@ -4,6 +4,8 @@
 //! that the `args` of an existing Deployment go on working. One that has no meaning here is accepted
 //! and named in the log; one that nobody knows is an error.
 
+mod cert;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::model::name::ObjectName;
 use crate::model::value;
+
+pub use cert::{Ask, Cert, CertCheck, CertCommand, Output, Place, Reason};
 
 /// An ingress proxy that keeps its own certificates.
 #[derive(Debug, Parser)]
@@ -34,6 +38,8 @@ pub enum Command {
     Convert(Convert),
     /// Show everything on this machine: sample objects, sample backends, local certificates.
     Demo(Demo),
+    /// Certificates, as the running replica sees them.
+    Cert(Cert),
 }
 
 /// A flag of Go's: `--x`, `--x=true`, `--x=false`.
@@ -237,6 +243,24 @@ pub struct Serve {
         help_heading = "Certificates"
     )]
     pub acme_email: Option<String>,
+    /// Id of the key by which the CA knows whose account ours is (External Account Binding).
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_EAB_KID",
+        value_name = "ID",
+        requires = "acme_eab_hmac_file",
+        help_heading = "Certificates"
+    )]
+    pub acme_eab_kid: Option<String>,
+    /// File with that key, in base64url as CAs hand it out.
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_EAB_HMAC_FILE",
+        value_name = "FILE",
+        requires = "acme_eab_kid",
+        help_heading = "Certificates"
+    )]
+    pub acme_eab_hmac_file: Option<PathBuf>,
     /// Profile that certificates are ordered with.
     #[arg(long, env = "LOCKGATE_ACME_PROFILE", value_name = "NAME", help_heading = "Certificates")]
     pub acme_profile: Option<String>,
@@ -371,15 +395,6 @@ pub struct Convert {
     /// Files or directories with objects, or - for standard input.
     #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
     pub files: Vec<PathBuf>,
-}
-
-/// `--output`
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Output {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// Flags of `demo`.
@@ -529,7 +544,7 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
     let serve = match &mut cli.command {
         Command::Serve(serve) => Some(&mut **serve),
         Command::Check(check) => Some(&mut check.serve),
-        Command::Convert(_) | Command::Demo(_) => None,
+        Command::Cert(_) | Command::Convert(_) | Command::Demo(_) => None,
     };
     if let Some(serve) = serve {
         serve.without_effect = without_effect;
@@ -582,7 +597,9 @@ fn told(error: &clap::Error) -> Told {
         .or_else(|| context(ContextKind::SuggestedSubcommand))
         .map(|it| format!("; did you mean {it}?"))
         .unwrap_or_default();
-    let text = if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
+    let text = if let (ErrorKind::MissingRequiredArgument, Some(flag)) = (error.kind(), &flag) {
+        format!("lockgate: {flag} is missing\n")
+    } else if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
         (error.kind(), flag)
     {
         format!("lockgate: {flag} is not known{near}\n")

@@ -31,7 +31,7 @@
 //! | 4 | [`certs`], [`status`] | certificates (the only user of `instant-acme`); Events and addresses |
 //! | 5 | [`admin`] | health, metrics, the status page |
 //! | 6 | [`app`] | starts and stops everything |
-//! | 7 | [`check`], [`convert`], [`demo`] | what a user runs beside it |
+//! | 7 | [`cert`], [`check`], [`convert`], [`demo`] | what a user runs beside it |
 //!
 //! # Three journeys
 //!
@@ -82,6 +82,7 @@ pub mod status;
 pub mod admin;
 
 pub mod app;
+pub mod cert;
 pub mod check;
 pub mod convert;
 pub mod demo;

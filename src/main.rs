@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lockgate::args::{self, Command, Told};
-use lockgate::{app, check, convert, demo};
+use lockgate::{app, cert, check, convert, demo};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -33,7 +33,9 @@ fn main() -> ExitCode {
     };
     let (level, json) = match &command {
         Command::Serve(serve) => (serve.log.clone(), serve.log_json),
-        Command::Check(_) | Command::Convert(_) | Command::Demo(_) => ("warn".to_owned(), false),
+        Command::Cert(_) | Command::Check(_) | Command::Convert(_) | Command::Demo(_) => {
+            ("warn".to_owned(), false)
+        }
     };
     log_to_stderr(&level, json);
     // The control plane: a storm there must not slow the threads that serve.
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
                     Command::Serve(serve) => {
                         app::serve(serve, app::Source::Flags, CancellationToken::new()).await?;
                     }
+                    Command::Cert(cert) => return cert::run(cert).await,
                     Command::Check(check) => return check::run(check).await,
                     Command::Convert(args) => return convert::run(args),
                     Command::Demo(demo) => demo::run(demo).await?,

@@ -3,6 +3,7 @@
 mod answering;
 mod attacks;
 mod bluegreen;
+mod cert;
 mod certificates;
 mod check;
 mod cluster;
