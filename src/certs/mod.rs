@@ -17,6 +17,7 @@ pub mod due;
 mod fake;
 mod local;
 mod order;
+pub mod standing;
 mod trouble;
 mod vault;
 
