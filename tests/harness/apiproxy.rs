@@ -131,7 +131,12 @@ impl Identity {
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector.build())
     }
 
-    fn server_config(&self) -> ServerConfig {
+    /// What a server with its certificate needs; it speaks HTTP/1.1.
+    ///
+    /// # Panics
+    ///
+    /// Never: its parts were made here.
+    pub fn server_config(&self) -> ServerConfig {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("the key is PKCS #8");
         let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
