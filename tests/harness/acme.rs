@@ -2,6 +2,7 @@
 //! that look at what they are shown.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -62,21 +63,28 @@ impl Acme {
 
     /// The same with flags for the budget.
     pub fn settle_with(&self, start: Start, budget: &[&str]) -> Start {
+        let old = std::env::var_os("OLD").is_some();
         let start = start.http_port(self.http).resolv_conf(&self.pebble.resolv_conf());
-        let start = start.args(budget.iter().copied());
+        let budget = budget.iter().filter(|it| !old || !it.contains("issues"));
+        let start = start.args(budget.copied());
         let port = self.http.to_string();
         let ca_file = self.pebble.ca_file().display().to_string();
-        start.args(["--acme-directory", &self.ca.directory(), "--acme-ca-file", &ca_file]).args([
-            "--acme-http-port",
-            &port,
-            "--acme-settle",
-            "200ms",
-        ])
+        let start =
+            start.args(["--acme-directory", &self.ca.directory(), "--acme-ca-file", &ca_file]);
+        if old {
+            return start;
+        }
+        start.args(["--acme-http-port", &port, "--acme-settle", "200ms"])
     }
 
     /// The product with these objects besides class and backend, in files.
     pub fn with_manifests(&self, yaml: &str) -> Start {
         self.settle(Lockgate::with_manifests(self.objects(yaml)))
+    }
+
+    /// The product with the objects of a directory that stays when the product ends.
+    pub fn in_directory(&self, dir: &Path) -> Start {
+        self.settle(Lockgate::with_args(["--manifests", &dir.display().to_string()]))
     }
 
     /// These objects, class and backend.

@@ -36,6 +36,9 @@ use super::{
 
 type Body = UnsyncBoxBody<Bytes, Failure>;
 
+/// Where [`CaProxy::suggest`] says that people can read why.
+pub const EXPLANATION: &str = "https://ca.test/why";
+
 /// What a request is for, RFC 8555 section 7.1 and RFC 9773.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Endpoint {
@@ -231,6 +234,15 @@ impl CaProxy {
         let mut headers = fields_of(fields);
         headers.insert(header::CONTENT_TYPE, problem_json());
         self.wrong(Some(at), times, What::Answer { status, headers, body });
+    }
+
+    /// Gives this window to the next `times` who ask when to renew, RFC 9773 section 4.2.
+    pub fn suggest(&self, times: usize, [start, end]: [jiff::Timestamp; 2], retry_after: &str) {
+        let window = json!({ "start": start.to_string(), "end": end.to_string() });
+        let body = json!({ "suggestedWindow": window, "explanationURL": EXPLANATION }).to_string();
+        let mut headers = fields_of(&[("retry-after", retry_after)]);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.wrong(Some(Endpoint::RenewalInfo), times, What::Answer { status: 200, headers, body });
     }
 
     /// Answers everything as an overloaded front does: 503 and a page for people.
