@@ -20,7 +20,7 @@ use super::client::{self, Client, Connection};
 use super::cluster::Cluster;
 use super::lockgate::{Lockgate, NAMESPACE, Start, backend, ingress_tls};
 use super::pebble::{Pebble, PebbleOptions};
-use super::process::{SOON, eventually, free_port};
+use super::process::{SOON, component, eventually, free_port};
 
 /// The annotation that asks for a certificate.
 pub const ASK: (&str, &str) = ("kubernetes.io/tls-acme", "true");
@@ -42,7 +42,11 @@ pub struct Acme {
 
 impl Acme {
     pub async fn new(options: PebbleOptions) -> Self {
-        let http = free_port();
+        Self::asking_at(free_port(), options).await
+    }
+
+    /// One more that asks where another asks.
+    pub async fn asking_at(http: u16, options: PebbleOptions) -> Self {
         let options = PebbleOptions { http_port: http, ..options };
         let (pebble, web) = tokio::join!(Pebble::start(options), Backend::outside("web"));
         let ca = CaProxy::start(&pebble).await;
@@ -75,6 +79,13 @@ impl Acme {
             return start;
         }
         start.args(["--acme-http-port", &port, "--acme-settle", "200ms"])
+    }
+
+    /// Makes the clock of a replica, and the CA's, run this many times as fast; timers, too.
+    pub fn hasten(&self, start: Start, speed: u32) -> Start {
+        let library = component("LOCKGATE_LIBFAKETIME").display().to_string();
+        self.ca.set_clock(0.0, speed.into());
+        start.env("LD_PRELOAD", &library).env("FAKETIME", &format!("+0 x{speed}"))
     }
 
     /// The product with these objects besides class and backend, in files.

@@ -6,7 +6,7 @@
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -280,6 +280,11 @@ impl CaProxy {
         lock(&self.shared.state).clock = Clock { since: Instant::now(), ahead, speed };
     }
 
+    /// The time as the CA believes it to be.
+    pub fn now(&self) -> jiff::Timestamp {
+        lock(&self.shared.state).clock.now()
+    }
+
     /// Holds the next request for an endpoint; see [`Self::held`].
     pub fn hold(&self, at: Endpoint, when: When) {
         let hold = Hold { at, when, reached: false, released: false };
@@ -489,11 +494,16 @@ impl Shared {
 
     /// RFC 9110 section 5.6.7.
     fn date(&self) -> HeaderValue {
-        let Clock { since, ahead, speed } = lock(&self.state).clock;
-        let ahead = ahead + since.elapsed().as_secs_f64() * (speed - 1.0);
-        let ahead = jiff::SignedDuration::from_secs_f64(ahead);
-        let date = (jiff::Timestamp::now() + ahead).strftime("%a, %d %b %Y %H:%M:%S GMT");
-        date.to_string().parse().expect("a date is a field's value")
+        let now = lock(&self.state).clock.now();
+        let date = now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        date.parse().expect("a date is a field's value")
+    }
+}
+
+impl Clock {
+    fn now(self) -> jiff::Timestamp {
+        let ahead = self.ahead + self.since.elapsed().as_secs_f64() * (self.speed - 1.0);
+        jiff::Timestamp::now() + jiff::SignedDuration::from_secs_f64(ahead)
     }
 }
 
@@ -536,9 +546,4 @@ fn problem_json() -> HeaderValue {
 
 fn full(body: Bytes) -> Body {
     Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
-}
-
-/// How long ago a request was made when another was.
-pub fn apart(first: &Asked, second: &Asked) -> Duration {
-    second.at.saturating_duration_since(first.at)
 }
