@@ -106,7 +106,8 @@ impl Acme {
 
     /// A client that trusts what the CA issues, connecting to this replica.
     pub async fn client(&self, replica: &Lockgate) -> Client {
-        Client::new().ca(&self.pebble.root_pem().await).connect_to(replica.https)
+        let root = self.pebble.root_pem().await;
+        Client::new().ca(&root).unresumed().connect_to(replica.https)
     }
 
     /// Waits for a certificate of the CA for `host`; gives a connection that was shown it.
@@ -155,38 +156,36 @@ pub struct Held {
 }
 
 impl Held {
-    /// The two entries of a Secret.
+    /// The two entries of a Secret, which are there and belong together; else what is wrong with them.
+    pub fn parse(secret: &Value) -> Result<Self, String> {
+        let entry = |name: &str| {
+            let text = secret["data"][name].as_str().ok_or_else(|| format!("no {name}"))?;
+            let text = STANDARD.decode(text).map_err(|it| it.to_string())?;
+            String::from_utf8(text).map_err(|it| it.to_string())
+        };
+        let held = Self { chain: entry("tls.crt")?, key: entry("tls.key")? };
+        let pem = |it: rustls::pki_types::pem::Error| it.to_string();
+        let leaf = CertificateDer::from_pem_slice(held.chain.as_bytes()).map_err(pem)?;
+        let key = PrivateKeyDer::from_pem_slice(held.key.as_bytes()).map_err(pem)?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let pair = rustls::sign::CertifiedKey::from_der(vec![leaf], key, &provider);
+        pair.map_err(|it| it.to_string())?;
+        Ok(held)
+    }
+
+    /// The same.
     ///
     /// # Panics
     ///
     /// Unless there are two, and they belong together.
     pub fn of(secret: &Value) -> Self {
-        let entry = |name: &str| {
-            let text =
-                secret["data"][name].as_str().unwrap_or_else(|| panic!("{name}: {secret:#}"));
-            String::from_utf8(STANDARD.decode(text).unwrap()).unwrap()
-        };
-        let held = Self { chain: entry("tls.crt"), key: entry("tls.key") };
-        held.assert_matched();
-        held
+        Self::parse(secret).unwrap_or_else(|error| panic!("not a pair: {error}\n{secret:#}"))
     }
 
     /// The serial number of the leaf, as [`Connection::serial`] gives it.
     pub fn serial(&self) -> String {
-        client::serial(&self.leaf()).unwrap()
-    }
-
-    fn leaf(&self) -> CertificateDer<'static> {
-        CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
-    }
-
-    /// The key is the certificate's.
-    fn assert_matched(&self) {
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let chain = vec![self.leaf()];
-        let pair = rustls::sign::CertifiedKey::from_der(chain, key, &provider);
-        pair.unwrap_or_else(|error| panic!("not a pair: {error}\n{}", self.chain));
+        let leaf = CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap();
+        client::serial(&leaf).unwrap()
     }
 }
 

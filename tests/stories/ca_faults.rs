@@ -101,14 +101,13 @@ async fn r_ca_what_is_served_does_not_need_the_ca() {
             acme.ca.heal();
             acme.ca.hang(Endpoint::Directory, usize::MAX);
         }
-        let begun = Instant::now();
+        let (begun, before) = (Instant::now(), acme.ca.asked().len());
         let lockgate = acme.in_directory(dir.path()).start().await;
         let name = format!("more-{nobody}");
         let host = format!("{name}.test");
         std::fs::write(dir.path().join(&name).with_extension("yaml"), asking(&name, &[&host], &[]))
             .unwrap();
         let handshakes = Handshakes::start(acme.client(&lockgate).await, "one.test");
-        let before = acme.ca.asked().len();
         eventually("a question", SOON, async || acme.ca.asked().len() > before).await;
         lockgate.answers(&format!("http://{host}/"), 200).await;
         let report = handshakes.stop().await;

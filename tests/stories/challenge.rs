@@ -11,12 +11,12 @@ use instant_acme::{
     NewOrder, RetryPolicy,
 };
 
-use crate::harness::acme::{Acme, ROOT, asking};
+use crate::harness::acme::{ASK, Acme, ROOT, asking};
 use crate::harness::apiproxy::LoopbackClient;
 use crate::harness::backend::{Answer, RawBackend};
-use crate::harness::lockgate::{backend, ingress};
+use crate::harness::lockgate::{backend, ingress, ingress_tls};
 use crate::harness::pebble::PebbleOptions;
-use crate::harness::process::{SOON, lock};
+use crate::harness::process::{SOON, eventually, lock};
 
 /// As a CA makes them: 43 characters of base64url.
 const TOKEN: &str = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0";
@@ -102,6 +102,39 @@ async fn r_tok_2_a_host_that_asks_for_nothing_has_its_tokens_routed() {
         let answer = client.get(&url).await.unwrap();
         assert!(!answer.text().starts_with(odd), "{odd}: {}", answer.text());
     }
+}
+
+/// One exact token is a solver's of somebody else, and wins; a whole prefix contradicts what we are asked
+/// to do, and whose it is has to be said.
+#[tokio::test(flavor = "multi_thread")]
+async fn r_tok_3_a_route_of_challenges_is_a_solvers_or_a_contradiction() {
+    let acme = Acme::new(PebbleOptions::default()).await;
+    let [solver, prefix] =
+        [format!("/.well-known/acme-challenge/{TOKEN}"), "/.well-known".to_owned()];
+    let paths = |path, kind| [(path, kind, "web", 80), ("/", "Prefix", "web", 80)];
+    let taken = |name: &str, annotations: &[(&str, &str)]| {
+        let whole = format!("{prefix}/acme-challenge");
+        let host = format!("{name}.test");
+        let annotations = [&[ASK], annotations].concat();
+        ingress_tls(name, &host, &paths(whole.as_str(), "Prefix"), &annotations, name)
+    };
+    let yaml = [
+        asking("solved", &["solved.test"], &[]),
+        ingress("cm-acme-http-solver", "solved.test", &paths(&solver, "Exact"), &[]),
+        taken("ours", &[("lockgate.dev/challenge-path", "ours")]),
+        taken("taken", &[]),
+    ];
+    let lockgate = acme.with_manifests(&yaml.concat()).start().await;
+    acme.certified(&lockgate, "solved.test", SOON * 2).await;
+    acme.certified(&lockgate, "ours.test", SOON * 2).await;
+    let told = lockgate.problem("ChallengePathTaken").await;
+    assert!(told.contains("taken.test"), "{told}");
+    let routed = lockgate.client().get(&format!("http://solved.test{solver}")).await.unwrap();
+    assert_eq!(routed.backend().as_deref(), Some(acme.web.name()), "{}", routed.text());
+    let other = solver.replace('L', "M");
+    let answer = lockgate.client().get(&format!("http://solved.test{other}")).await.unwrap();
+    assert!(answer.text().starts_with(&TOKEN.replace('L', "M")), "{}", answer.text());
+    assert_eq!(acme.ca.orders(), 2, "for the one that is taken, too");
 }
 
 /// Somebody with an ACME client and an account of their own, behind a host that asks us for nothing.

@@ -13,7 +13,7 @@ use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, asking};
 use crate::harness::ca_proxy::{EXPLANATION, Endpoint};
 use crate::harness::client::Client;
 use crate::harness::endpoint::Authority;
-use crate::harness::lockgate::{Lockgate, tls_secret};
+use crate::harness::lockgate::{Lockgate, ingress, tls_secret};
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::{SOON, eventually};
 
@@ -196,6 +196,23 @@ async fn r_ord_5_a_profile_is_ordered_or_nothing_is() {
     assert_eq!(orders(&acme, "one.test")[0].2["profile"], "week");
 }
 
+/// Several names in one Secret, one of which leads nowhere: the others get theirs, and all of them theirs
+/// when it is put right.
+#[tokio::test(flavor = "multi_thread")]
+async fn r_ord_4_one_bad_name_does_not_cost_the_others_theirs() {
+    let acme = Acme::new(PebbleOptions::default()).await;
+    acme.pebble.set_address("lost.test", "127.0.0.9").await;
+    let yaml = asking("one", &["one.test", "lost.test"], &[]);
+    let lockgate = acme.hasten(acme.with_manifests(&yaml), 20).start().await;
+    let shown = acme.certified(&lockgate, "one.test", MINUTE).await;
+    assert_eq!(shown.names(), ["one.test"]);
+    let issued = acme.ca.issued();
+    acme.pebble.clear_address("lost.test").await;
+    let shown = acme.certified(&lockgate, "lost.test", MINUTE).await;
+    assert_eq!(shown.names().len(), 2);
+    assert_eq!((issued, acme.ca.issued()), (1, 2));
+}
+
 /// From the CA's rehearsal to the real one by another URL: the old certificate is shown until the new one
 /// is there, and does not count as something to be replaced.
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +230,10 @@ async fn moving_to_another_ca_leaves_no_gap() {
     production.ca.held().await;
     let handshakes = {
         let both = staging.pebble.root_pem().await + &production.pebble.root_pem().await;
-        Handshakes::start(Client::new().ca(&both).connect_to(lockgate.https), "one.test")
+        Handshakes::start(
+            Client::new().ca(&both).unresumed().connect_to(lockgate.https),
+            "one.test",
+        )
     };
     staging.certified(&lockgate, "one.test", SOON).await;
     production.ca.release();
@@ -230,10 +250,11 @@ async fn a_secret_that_kube_lego_filled_is_taken_over() {
     let old = Authority::new("Fake LE Intermediate X1").issue_expired("one.test");
     let lego = tls_secret("one", &old)
         .replace("metadata:\n", "metadata:\n  annotations: {kubernetes.io/tls-acme: \"true\"}\n");
-    let leftover =
-        asking("one", &["one.test"], &[("kubernetes.io/tls-acme-challenge-endpoints", "true")]);
+    let paths = [("/.well-known/acme-challenge", "Prefix", "kube-lego-nginx", 8080)];
+    let leftover = ingress("kube-lego-nginx", "one.test", &paths, &[]);
+    let yaml = [lego, leftover, asking("one", &["one.test"], &[])].concat();
     acme.ca.hold(Endpoint::NewOrder, crate::harness::ca_proxy::When::Before);
-    let lockgate = acme.with_manifests(&(lego + &leftover)).start().await;
+    let lockgate = acme.with_manifests(&yaml).start().await;
     acme.ca.held().await;
     let any = lockgate.tls_client().connect("https://one.test/").await.unwrap();
     assert_eq!(any.names(), ["one.test"]);
