@@ -126,14 +126,14 @@ impl Acme {
         &self,
         replica: &Lockgate,
         host: &str,
-        serial: &Option<String>,
+        serial: Option<&str>,
         limit: Duration,
     ) -> Connection {
         let client = self.client(replica).await;
         let url = format!("https://{host}/");
         eventually(&format!("another certificate of {host}"), limit, async || {
             let connection = client.connect(&url).await.map_err(|it| it.to_string())?;
-            let another = connection.serial() != *serial;
+            let another = connection.serial().as_deref() != serial;
             another.then_some(connection).ok_or_else(|| format!("still {serial:?}"))
         })
         .await
@@ -269,26 +269,25 @@ impl AcmeCluster {
 
     /// Waits for an Event with this reason on an Ingress; gives its text.
     pub async fn told(&self, ingress: &str, reason: &str) -> String {
-        let event = eventually(&format!("Event {reason} on {ingress}"), SOON * 2, async || {
-            let found = self.events(ingress, reason).await.pop();
-            let path = format!("/api/v1/namespaces/{NAMESPACE}/events");
-            match found {
-                Some(event) => Ok(event),
-                None => {
-                    let all = self.cluster.get_json(&path).await.unwrap_or_default();
-                    let all = all["items"].as_array().cloned().unwrap_or_default();
-                    let text = |it: &Value| {
-                        format!(
-                            "{} {} {}",
-                            it["involvedObject"]["name"], it["reason"], it["message"]
-                        )
-                    };
-                    Err(all.iter().map(text).collect::<Vec<_>>().join("\n"))
-                }
+        let what = format!("Event {reason} on {ingress}");
+        let event = eventually(&what, SOON * 2, async || {
+            if let Some(event) = self.events(ingress, reason).await.pop() {
+                return Ok(event);
             }
+            Err(self.all_events().await)
         })
         .await;
         event["message"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What was told to anybody, one line each.
+    async fn all_events(&self) -> String {
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/events");
+        let all = self.cluster.get_json(&path).await.unwrap_or_default();
+        let line = |it: &Value| {
+            format!("{} {} {}\n", it["involvedObject"]["name"], it["reason"], it["message"])
+        };
+        all["items"].as_array().into_iter().flatten().map(line).collect()
     }
 
     /// Waits until this replica leads.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::SignedDuration;
 
 use crate::harness::acme::{Acme, Handshakes, asking};
-use crate::harness::ca_proxy::{Asked, Endpoint};
+use crate::harness::ca_proxy::{Asked, CaProxy, Endpoint};
 use crate::harness::lockgate::Lockgate;
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::{SOON, eventually};
@@ -195,17 +195,14 @@ async fn answers_that_are_lost_cost_no_certificate() {
         Endpoint::Finalize,
         Endpoint::Certificate,
     ];
+    let ways: [(&str, fn(&CaProxy, Endpoint, usize)); 2] =
+        [("hang", CaProxy::hang), ("cut", CaProxy::truncate)];
     for (turn, place) in places.into_iter().enumerate() {
-        for (way, lose) in [("hang", true), ("cut", false)] {
-            if place == Endpoint::Nonce && !lose {
-                continue; // It has no body to cut.
-            }
+        // An answer with a nonce has no body to cut.
+        let ways = if place == Endpoint::Nonce { &ways[..1] } else { &ways };
+        for (way, lose) in ways {
             let (orders, issued) = (acme.ca.orders(), acme.ca.issued());
-            if lose {
-                acme.ca.hang(place, 1)
-            } else {
-                acme.ca.truncate(place, 1)
-            }
+            lose(&acme.ca, place, 1);
             let name = format!("{way}-{turn}");
             let host = format!("{name}.test");
             lockgate.write(&format!("{name}.yaml"), asking(&name, &[&host], &[]));

@@ -52,9 +52,7 @@ async fn whatever_an_ingress_demands_it_gets_its_certificate() {
     for name in demands.map(|(name, _)| name).into_iter().chain(["everything"]) {
         let url = format!("https://{name}.test/");
         let what = format!("certificate of {name}");
-        let shown = crate::harness::process::eventually(&what, SOON * 2, async || {
-            client.connect(&url).await
-        });
+        let shown = eventually(&what, SOON * 2, async || client.connect(&url).await);
         assert_eq!(shown.await.names(), [format!("{name}.test")]);
         let url = format!("http://{name}.test/.well-known/acme-challenge/{TOKEN}");
         let answer = lockgate.client().get(&url).await.unwrap();
@@ -109,14 +107,18 @@ async fn r_tok_2_a_host_that_asks_for_nothing_has_its_tokens_routed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r_tok_3_a_route_of_challenges_is_a_solvers_or_a_contradiction() {
     let acme = Acme::new(PebbleOptions::default()).await;
-    let [solver, prefix] =
-        [format!("/.well-known/acme-challenge/{TOKEN}"), "/.well-known".to_owned()];
+    let solver = format!("/.well-known/acme-challenge/{TOKEN}");
     let paths = |path, kind| [(path, kind, "web", 80), ("/", "Prefix", "web", 80)];
     let taken = |name: &str, annotations: &[(&str, &str)]| {
-        let whole = format!("{prefix}/acme-challenge");
         let host = format!("{name}.test");
         let annotations = [&[ASK], annotations].concat();
-        ingress_tls(name, &host, &paths(whole.as_str(), "Prefix"), &annotations, name)
+        ingress_tls(
+            name,
+            &host,
+            &paths("/.well-known/acme-challenge", "Prefix"),
+            &annotations,
+            name,
+        )
     };
     let yaml = [
         asking("solved", &["solved.test"], &[]),

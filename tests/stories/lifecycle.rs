@@ -7,10 +7,10 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 
 use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, asking};
-use crate::harness::ca_proxy::{EXPLANATION, Endpoint};
+use crate::harness::ca_proxy::{Asked, EXPLANATION, Endpoint, When};
 use crate::harness::client::Client;
 use crate::harness::endpoint::Authority;
 use crate::harness::lockgate::{Lockgate, ingress, tls_secret};
@@ -46,9 +46,7 @@ async fn kept_alive(validity: Duration, renewals: usize, limit: Duration, reissu
     let issued = || {
         let count = |host: &str| {
             let orders = house.acme.ca.asked_for(Endpoint::NewOrder);
-            let ours = |it: &&crate::harness::ca_proxy::Asked| {
-                it.status == 201 && it.payload.to_string().contains(host)
-            };
+            let ours = |it: &&Asked| it.status == 201 && it.payload.to_string().contains(host);
             orders.iter().filter(ours).count()
         };
         HOSTS.map(count)
@@ -84,7 +82,7 @@ async fn kept_alive(validity: Duration, renewals: usize, limit: Duration, reissu
 /// Every replica shows each new certificate, and no handshake ever fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_renewed_and_nobody_notices() {
-    let validity = Duration::from_secs(40);
+    let validity = Duration::from_secs(30);
     kept_alive(validity, 2, MINUTE * 2, "--acme-min-reissue=10s").await;
 }
 
@@ -97,7 +95,7 @@ async fn long_certificates_of_two_minutes_live_for_ten() {
 /// RFC 9773 section 4.1: the authority's key id and the serial number, each in base64url.
 fn cert_id(der: &[u8]) -> String {
     let (_, leaf) = X509Certificate::from_der(der).unwrap();
-    let mut extensions = leaf.extensions().iter().map(|it| it.parsed_extension());
+    let mut extensions = leaf.extensions().iter().map(X509Extension::parsed_extension);
     let key = extensions.find_map(|it| match it {
         ParsedExtension::AuthorityKeyIdentifier(it) => it.key_identifier.as_ref(),
         _ => None,
@@ -130,7 +128,7 @@ async fn r_ren_3_a_certificate_is_replaced_within_the_suggested_window() {
         if refused {
             acme.ca.refuse(Endpoint::NewOrder, 1, 409, "alreadyReplaced", "it has been", &[]);
         }
-        let second = acme.renewed(&lockgate, &host, &first.serial(), SOON * 2).await;
+        let second = acme.renewed(&lockgate, &host, first.serial().as_deref(), SOON * 2).await;
         assert_eq!(second.names(), [host.as_str()]);
         let orders = orders(&acme, &host);
         assert_eq!(orders[0].2["replaces"], Value::Null);
@@ -170,7 +168,7 @@ async fn r_ren_8_a_recalled_certificate_is_replaced_at_once() {
     acme.ca.heal();
     let second = |it: i64| acme.ca.now() + SignedDuration::from_secs(it);
     acme.ca.suggest(1, [second(-20), second(-10)], "21600");
-    acme.renewed(&lockgate, "one.test", &first.serial(), MINUTE).await;
+    acme.renewed(&lockgate, "one.test", first.serial().as_deref(), MINUTE).await;
     let orders = orders(&acme, "one.test");
     assert_eq!(orders.len(), 2, "{orders:#?}");
     let replaced = cert_id(first.peer_certificate().unwrap());
@@ -225,7 +223,7 @@ async fn moving_to_another_ca_leaves_no_gap() {
     let lockgate = staging.in_directory(dir.path()).start().await;
     staging.certified(&lockgate, "one.test", SOON * 2).await;
     drop(lockgate);
-    production.ca.hold(Endpoint::NewOrder, crate::harness::ca_proxy::When::Before);
+    production.ca.hold(Endpoint::NewOrder, When::Before);
     let lockgate = production.in_directory(dir.path()).start().await;
     production.ca.held().await;
     let handshakes = {
@@ -253,7 +251,7 @@ async fn a_secret_that_kube_lego_filled_is_taken_over() {
     let paths = [("/.well-known/acme-challenge", "Prefix", "kube-lego-nginx", 8080)];
     let leftover = ingress("kube-lego-nginx", "one.test", &paths, &[]);
     let yaml = [lego, leftover, asking("one", &["one.test"], &[])].concat();
-    acme.ca.hold(Endpoint::NewOrder, crate::harness::ca_proxy::When::Before);
+    acme.ca.hold(Endpoint::NewOrder, When::Before);
     let lockgate = acme.with_manifests(&yaml).start().await;
     acme.ca.held().await;
     let any = lockgate.tls_client().connect("https://one.test/").await.unwrap();

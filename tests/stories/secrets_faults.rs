@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::acme::{AcmeCluster, Handshakes, Held, leads};
 use crate::harness::ca_proxy::{Endpoint, When};
+use crate::harness::client::Client;
 use crate::harness::lockgate::{Lockgate, pair};
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::{SOON, eventually};
@@ -146,7 +147,7 @@ async fn r_sto_4_two_writers_do_not_fight() {
     theirs["metadata"] = json!({ "annotations": { "lockgate.dev/managed": null } });
     house.cluster.patch_json(&AcmeCluster::secret_path("handed"), &theirs).await;
     for replica in replicas {
-        let client = crate::harness::client::Client::new().ca(&own.certificate).unresumed();
+        let client = Client::new().ca(&own.certificate).unresumed();
         let client = client.connect_to(replica.https);
         eventually("their certificate", SOON, async || {
             client.connect("https://handed.test/").await
