@@ -195,8 +195,8 @@ async fn answers_that_are_lost_cost_no_certificate() {
         Endpoint::Finalize,
         Endpoint::Certificate,
     ];
-    let ways: [(&str, fn(&CaProxy, Endpoint, usize)); 2] =
-        [("hang", CaProxy::hang), ("cut", CaProxy::truncate)];
+    type Loss = fn(&CaProxy, Endpoint, usize);
+    let ways: [(&str, Loss); 2] = [("hang", CaProxy::hang), ("cut", CaProxy::truncate)];
     for (turn, place) in places.into_iter().enumerate() {
         // An answer with a nonce has no body to cut.
         let ways = if place == Endpoint::Nonce { &ways[..1] } else { &ways };

@@ -13,7 +13,7 @@ use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, asking};
 use crate::harness::ca_proxy::{Asked, EXPLANATION, Endpoint, When};
 use crate::harness::client::Client;
 use crate::harness::endpoint::Authority;
-use crate::harness::lockgate::{Lockgate, ingress, tls_secret};
+use crate::harness::lockgate::{Lockgate, ingress, pair, tls_secret};
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::{SOON, eventually};
 
@@ -283,4 +283,57 @@ async fn kube_legos_settings_are_understood() {
     let told =
         accounts.iter().any(|it| it.payload["contact"] == json!(["mailto:somebody@one.test"]));
     assert!(told, "the CA was not told the address");
+}
+
+/// Each milestone and each obstacle is told to the owner of the Ingress it concerns, in words that say what
+/// is wrong; a Secret that is somebody else's is left as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn r_vis_owners_are_told_what_happens() {
+    let house = AcmeCluster::new(PebbleOptions::default()).await;
+    let ca = &house.acme.ca;
+    house.acme.pebble.set_address("lost.test", "127.0.0.9").await;
+    let own = tls_secret("foreign", &pair(&["foreign.test"]));
+    house.cluster.apply(&own).await;
+    let before = house.secret("foreign").await;
+    let replica = house.replica("lockgate").await;
+    let unchecked = [("lockgate.dev/self-check", "off")];
+    house.ask("good", &["good.test"]).await;
+    house.ask("foreign", &["foreign.test"]).await;
+    house.cluster.apply(&asking("lost", &["lost.test"], &unchecked)).await;
+    house.acme.certified(&replica, "good.test", SOON * 2).await;
+    let milestones = [
+        "CertificateRequested",
+        "OrderCreated",
+        "CertificateIssued",
+        "CertificateStored",
+        "RenewalScheduled",
+    ];
+    for reason in milestones {
+        house.told("good", reason).await;
+        assert_eq!(house.events("good", reason).await[0]["type"], "Normal", "{reason}");
+    }
+    let told = house.told("lost", "ValidationFailed").await;
+    for part in ["lost.test", "connection refused"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let told = house.told("foreign", "SecretNotManaged").await;
+    assert!(told.contains("foreign"), "{told}");
+    assert_eq!(house.secret("foreign").await, before, "somebody else's Secret was written");
+
+    let detail = "too many certificates (5) already issued for this exact set of identifiers";
+    ca.limit(Endpoint::NewOrder, 1, Some("3600"), detail);
+    house.ask("often", &["often.test"]).await;
+    let told = house.told("often", "RateLimited").await;
+    assert!(told.contains(detail), "{told}");
+    ca.busy(&[]);
+    house.ask("late", &["late.test"]).await;
+    house.told("late", "CaUnavailable").await;
+    for (name, reason) in [("lost", "ValidationFailed"), ("often", "RateLimited")] {
+        let events = house.events(name, reason).await;
+        assert_eq!((events.len(), &events[0]["type"]), (1, &json!("Warning")), "{events:#?}");
+    }
+    let told = replica.admin_json("/api/certificates").await.to_string();
+    for (name, state) in [("good", "Ready"), ("lost", "Backoff"), ("often", "Backoff")] {
+        assert!(told.contains(state), "{name}: {told}");
+    }
 }
