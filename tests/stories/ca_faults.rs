@@ -19,6 +19,9 @@ const NOWHERE: &str = "127.0.0.9";
 /// Spares a host the look at itself before the CA looks.
 const UNCHECKED: (&str, &str) = ("lockgate.dev/self-check", "off");
 
+/// A way to lose the answers to so many requests.
+type Loss = fn(&CaProxy, Endpoint, usize);
+
 /// Seconds between the first requests of each burst, as a clock of this speed counts them.
 fn gaps(asked: &[Asked], speed: u32) -> Vec<f64> {
     let mut begins: Vec<Instant> = Vec::new();
@@ -195,7 +198,6 @@ async fn answers_that_are_lost_cost_no_certificate() {
         Endpoint::Finalize,
         Endpoint::Certificate,
     ];
-    type Loss = fn(&CaProxy, Endpoint, usize);
     let ways: [(&str, Loss); 2] = [("hang", CaProxy::hang), ("cut", CaProxy::truncate)];
     for (turn, place) in places.into_iter().enumerate() {
         // An answer with a nonce has no body to cut.
