@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use crate::harness::acme::{AcmeCluster, asking};
 use crate::harness::pebble::PebbleOptions;
-use crate::harness::process::{SOON, eventually};
+use crate::harness::process::SOON;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -35,13 +35,6 @@ async fn eleven_ingresses_applied_at_once_get_eleven_certificates() {
     assert!(told.contains(&lost), "{told}");
     let url = format!("http://{lost}/");
     replicas[0].answers(&url, 200).await;
-    // An attempt all the same, or a few more looks, whichever the patience with it allows by now.
-    let looks = || acme.pebble.process().log().matches("app-7").count();
-    let before = looks();
-    eventually("another look, or the CA's word", MINUTE, async || {
-        looks() > before || !house.events(&name(&lost), "ValidationFailed").await.is_empty()
-    })
-    .await;
 
     acme.pebble.clear_address(&lost).await;
     let fixed = Instant::now();
