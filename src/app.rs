@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::args::{HostOwnership, IssuerFlag, Serve};
-use crate::certs::{self, Acme, AcmeOptions, Budget, Issuer, Keeper, KeeperOptions, Local};
+use crate::certs::{
+    self, Acme, AcmeOptions, Budget, Issuer, Keeper, KeeperFlags, KeeperOptions, Local,
+};
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
@@ -109,16 +111,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
             issuer,
             metrics: metrics.clone(),
             notices: notices.clone(),
-            namespace: args.pod_namespace.as_str().into(),
-            holder,
-            budget: Budget {
-                issues: args.acme_max_issues.count,
-                span: args.acme_max_issues.span,
-                gap: args.acme_min_reissue,
-                public: true,
-            },
-            settle: args.acme_settle,
-            http_port: args.acme_http_port,
+            flags: keeper_flags(args, &holder),
             snapshots,
             standing,
             health,
@@ -438,6 +431,17 @@ fn issuer(
             };
             Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone(), wall)?))))
         }
+    }
+}
+
+fn keeper_flags(args: &Serve, holder: &str) -> KeeperFlags {
+    let (issues, span) = (args.acme_max_issues.count, args.acme_max_issues.span);
+    KeeperFlags {
+        namespace: args.pod_namespace.as_str().into(),
+        holder: holder.into(),
+        budget: Budget { issues, span, gap: args.acme_min_reissue, public: true },
+        settle: args.acme_settle,
+        http_port: args.acme_http_port,
     }
 }
 
