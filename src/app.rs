@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::args::{HostOwnership, IssuerFlag, Serve};
 use crate::certs::{
-    self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperOptions, Local,
+    self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperFlags, KeeperOptions, Local,
 };
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
@@ -111,16 +111,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
             issuer,
             metrics: metrics.clone(),
             notices: notices.clone(),
-            namespace: args.pod_namespace.as_str().into(),
-            holder,
-            budget: Budget {
-                issues: args.acme_max_issues.count,
-                span: args.acme_max_issues.span,
-                gap: args.acme_min_reissue,
-                public: true,
-            },
-            settle: args.acme_settle,
-            http_port: args.acme_http_port,
+            flags: keeper_flags(args, &holder),
             snapshots,
             standing,
             health,
@@ -458,6 +449,17 @@ fn binding(args: &Serve) -> anyhow::Result<Option<Binding>> {
     let text = std::fs::read_to_string(file).with_context(flag)?;
     let binding = Binding::read(kid, &text).context("it holds no base64url");
     binding.with_context(flag).map(Some)
+}
+
+fn keeper_flags(args: &Serve, holder: &str) -> KeeperFlags {
+    let (issues, span) = (args.acme_max_issues.count, args.acme_max_issues.span);
+    KeeperFlags {
+        namespace: args.pod_namespace.as_str().into(),
+        holder: holder.into(),
+        budget: Budget { issues, span, gap: args.acme_min_reissue, public: true },
+        settle: args.acme_settle,
+        http_port: args.acme_http_port,
+    }
 }
 
 fn addresses(args: &Serve) -> Addresses {

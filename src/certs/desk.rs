@@ -23,6 +23,9 @@ use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::{Plan, Wanted};
 
+/// How long the record of an order is kept for a Secret that is no longer wanted.
+const ORPHANED: Duration = Duration::from_secs(3_600);
+
 /// What is known beside the plan.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -38,6 +41,8 @@ pub(super) struct Desk {
     /// What waits for a moment, for reasons that are nobody else's.
     pub(super) paused: HashMap<ObjectName, Paused>,
     pub(super) breaker: Breaker,
+    /// Since when each is no longer wanted whose order may have left a record.
+    left: HashMap<ObjectName, Instant>,
 }
 
 /// A wait that a restart may cut short.
@@ -98,12 +103,23 @@ impl Desk {
             }
         }
         let is_wanted = |name: &ObjectName| plan.wanted.contains_key(name);
+        let gone = self.settled.keys().filter(|it| !is_wanted(it)).cloned();
+        self.left.extend(gone.map(|it| (it, now)));
+        self.left.retain(|name, _| !is_wanted(name));
         self.settled.retain(|name, _| is_wanted(name));
         self.kept.retain(|name, _| is_wanted(name));
         self.fights.retain(|name, _| is_wanted(name));
         self.windows.retain(|name, _| is_wanted(name));
         self.sights.retain(|name, _| is_wanted(name));
         self.paused.retain(|name, _| is_wanted(name));
+    }
+
+    /// One whose record nobody will take up: who deletes an Ingress may make it again within the hour.
+    pub(super) fn orphan(&mut self, now: Instant) -> Option<ObjectName> {
+        let old = self.left.iter().find(|(_, since)| now.duration_since(**since) > ORPHANED);
+        let name = old.map(|(name, _)| name.clone())?;
+        self.left.remove(&name);
+        Some(name)
     }
 
     /// The CA's window for what a Secret holds.
@@ -226,14 +242,17 @@ impl Desk {
         let key = ledger::key(keeper.issuer.name(), &item.names);
         let backoff = keeper.book.open().backoff(&key, &keeper.spec());
         let limited = backoff.class == Some(Class::C);
-        if backoff.until > now && !(asked && !limited) {
+        if backoff.until > now && (limited || !asked) {
             return self.back_off(keeper, &item, &backoff, now);
         }
-        if let Some(step) = spent(keeper, &keeper.ask(&item, &key), rule, now) {
+        if let Some(step) = spent(keeper, &item.ask(&key), rule, now) {
             return step;
         }
         if public && wanted.self_check && !asked {
             let published = published(keeper, wanted);
+            if item.due.is_renewal() && self.sight(name, wanted).is_stale(now) {
+                return Step::Do(Task::Look(State::Checking, String::new()));
+            }
             match self.sight(name, wanted).advice(item.due.is_renewal(), &published, now) {
                 Advice::Look => return Step::Do(Task::Look(State::Checking, String::new())),
                 Advice::Order => {}
@@ -260,7 +279,7 @@ impl Desk {
             let may = keeper.book.open().subset_at(&full) <= now;
             let key = ledger::key(keeper.issuer.name(), &part.names);
             let clear = keeper.book.open().backoff(&key, &keeper.spec()).until <= now;
-            if may && clear && spent(keeper, &keeper.ask(&part, &key), now, now).is_none() {
+            if may && clear && spent(keeper, &part.ask(&key), now, now).is_none() {
                 return Step::Do(Task::Order(Box::new(part), Priority::Subset));
             }
         }

@@ -8,10 +8,13 @@ use tokio::sync::Notify;
 use super::standing::State;
 use crate::model::name::ObjectName;
 
+/// Where each stands, and the URL of its order.
+pub(super) type States = BTreeMap<ObjectName, (State, Option<String>)>;
+
 /// All that is under way; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Work {
-    states: Arc<Mutex<BTreeMap<ObjectName, (State, Option<String>)>>>,
+    states: Arc<Mutex<States>>,
     changed: Arc<Notify>,
 }
 
@@ -30,7 +33,7 @@ impl Work {
     }
 
     /// Where each stands, and the URL of its order.
-    pub(super) fn states(&self) -> BTreeMap<ObjectName, (State, Option<String>)> {
+    pub(super) fn states(&self) -> States {
         self.lock().clone()
     }
 
@@ -39,7 +42,7 @@ impl Work {
         self.changed.notified().await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectName, (State, Option<String>)>> {
+    fn lock(&self) -> MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,6 +14,7 @@
 //! says is the last word: however things go wrong, no set of names is issued more often than it allows.
 
 mod account;
+mod acme;
 mod ari;
 mod book;
 mod chain;
@@ -25,18 +26,22 @@ mod doing;
 pub mod due;
 mod eab;
 mod fake;
+mod issue;
 mod ledger;
 mod limit;
 mod local;
 mod marks;
 mod obtain;
 mod order;
+mod outcome;
 mod record;
+mod refusal;
 mod route;
 pub mod selfcheck;
 pub mod standing;
 mod tell;
 mod trouble;
+mod upkeep;
 mod vault;
 mod work;
 
@@ -55,11 +60,11 @@ use crate::store::{Notice, Snapshots, Store};
 use book::Book;
 use standing::{Health, Standing};
 
+pub use acme::{Acme, AcmeOptions};
 pub use eab::Binding;
 pub use fake::fake;
 pub use ledger::Budget;
 pub use local::Local;
-pub use order::{Acme, AcmeOptions};
 pub use trouble::Trouble;
 pub use vault::Vault;
 
@@ -99,16 +104,8 @@ pub struct KeeperOptions {
     pub metrics: Arc<Metrics>,
     /// Where milestones are told.
     pub notices: mpsc::Sender<Notice>,
-    /// Our own namespace: records of orders and the ledger are kept there.
-    pub namespace: Box<str>,
-    /// Who we are, in records.
-    pub holder: String,
-    /// How often one set of names is issued at most.
-    pub budget: Budget,
-    /// How long names must have been the same before they are ordered (`--acme-settle`).
-    pub settle: Duration,
-    /// Where the CA asks for challenges, and so do we beforehand (`--acme-http-port`).
-    pub http_port: u16,
+    /// What the flags say.
+    pub flags: KeeperFlags,
     /// Where Ingresses have the addresses they were given.
     pub snapshots: Snapshots,
     /// Where it is told how each certificate stands.
@@ -117,6 +114,21 @@ pub struct KeeperOptions {
     pub health: watch::Sender<Arc<Health>>,
     /// The time of day.
     pub wall: fn() -> jiff::Timestamp,
+}
+
+/// What the flags say of keeping certificates.
+#[derive(Clone, Debug)]
+pub struct KeeperFlags {
+    /// Our own namespace: records of orders and the ledger are kept there.
+    pub namespace: Box<str>,
+    /// Who we are, in records.
+    pub holder: Arc<str>,
+    /// How often one set of names is issued at most.
+    pub budget: Budget,
+    /// How long names must have been the same before they are ordered (`--acme-settle`).
+    pub settle: Duration,
+    /// Where the CA asks for challenges, and so do we beforehand (`--acme-http-port`).
+    pub http_port: u16,
 }
 
 /// The keeper of certificates; cheap to clone.
@@ -141,8 +153,7 @@ impl Keeper {
     /// A keeper that has not begun.
     pub fn new(options: KeeperOptions) -> Self {
         let vault = Vault::new(options.store, options.leadership);
-        let mut settle = options.settle;
-        let mut budget = options.budget;
+        let KeeperFlags { namespace, holder, mut budget, mut settle, http_port } = options.flags;
         if let Issuer::Local(local) = &options.issuer {
             // Nobody counts what it issues, and nothing is lost by it: only loops are bounded.
             settle = Duration::ZERO;
@@ -151,15 +162,15 @@ impl Keeper {
             budget.public = false;
         }
         Self {
-            book: Book::new(vault.clone(), &options.namespace, budget),
+            book: Book::new(vault.clone(), &namespace, budget),
             vault,
             issuer: options.issuer,
             metrics: options.metrics,
             notices: options.notices,
-            namespace: options.namespace,
-            holder: options.holder.into(),
+            namespace,
+            holder,
             settle,
-            http_port: options.http_port,
+            http_port,
             snapshots: options.snapshots,
             standing: options.standing,
             health: options.health,
@@ -215,39 +226,4 @@ fn spread(key: &str, failures: u32) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn r_ord_2_newer_profiles_take_fewer_names() {
-        for (profile, expected) in [
-            (None, 100),
-            (Some("classic"), 100),
-            (Some("tlsserver"), 25),
-            (Some("shortlived"), 25),
-            (Some("custom"), 100),
-        ] {
-            assert_eq!(most_names(profile), expected, "{profile:?}");
-        }
-    }
-
-    #[test]
-    fn r_clk_a_clock_that_is_nearly_right_is_right() {
-        for (known, expected) in
-            [(None, 0), (Some(300), 0), (Some(-300), 0), (Some(301), 301), (Some(-90_000), -90_000)]
-        {
-            assert_eq!(skew(known), expected, "{known:?}");
-        }
-    }
-
-    #[test]
-    fn r_bak_the_spread_is_stable_and_bounded() {
-        for failures in 0..100 {
-            let found = spread("key", failures);
-            assert!(
-                (-1.0..=1.0).contains(&found)
-                    && found.to_bits() == spread("key", failures).to_bits()
-            );
-        }
-    }
-}
+mod tests;

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::ari::{Ari, Window};
-use super::claims::{self, Kept};
+use super::ari::Window;
+use super::claims;
 use super::doing::Doing;
 use super::due::{self, Due, due};
 use super::ledger::{self, Ask, Failure};
-use super::marks::{self, Marks, moment};
-use super::order::{Acme, Found, Placed};
+use super::marks::{self, moment};
 use super::record::{self, Claim, Record};
 use super::standing::State;
 use super::trouble::{Class, Trouble};
@@ -49,6 +48,12 @@ impl Item {
     /// Whether it is for a part of the names.
     pub(super) fn is_subset(&self) -> bool {
         self.names != self.wanted.names
+    }
+
+    /// As the ledger hears of it.
+    pub(super) fn ask<'a>(&'a self, key: &'a str) -> Ask<'a> {
+        let Self { names, due, early, forced, .. } = self;
+        Ask { key, names, first: due.is_first(), forced: *forced, early: *early }
     }
 }
 
@@ -134,122 +139,6 @@ impl Keeper {
         Ok(Got::Stored(pair))
     }
 
-    /// Has a certificate issued; gives its chain, and the order's URL.
-    async fn issue(
-        &self,
-        item: &Item,
-        key: &str,
-        record: &mut Record,
-        again: bool,
-        doing: &Doing,
-    ) -> Result<(String, Option<String>), Trouble> {
-        let ask = self.ask(item, key);
-        let now = self.now();
-        let reserved = {
-            let mut ledger = self.book.open();
-            let open = ledger.reserved(key).is_some();
-            if open && !again {
-                // Its record is lost, and with it what anybody knows of its end.
-                ledger.abandon(key, now);
-            }
-            open && again
-        };
-        if !reserved && record.url().is_none() {
-            self.reserve(&ask).await?;
-        }
-        doing.at(State::Ordering);
-        let acme = match &self.issuer {
-            Issuer::Local(local) => {
-                let chain = local.issue(&self.vault, record.csr()?, now).await?;
-                self.note_issue(&ask, again).await?;
-                return Ok((chain, None));
-            }
-            Issuer::Acme(acme) => acme,
-        };
-        let placed = self.placed(acme, item, &ask, record).await?;
-        record.note_url(&self.vault, placed.url()).await?;
-        doing.order(placed.url());
-        let text = format!("the CA has an order for Secret {}: {}", item.name, placed.url());
-        self.tell(&item.wanted.ingresses, "OrderCreated", &text, false);
-        let url = placed.url().to_owned();
-        match acme.complete(placed, record.csr()?, doing).await {
-            Ok(chain) => {
-                self.note_issue(&ask, again).await?;
-                Ok((chain, Some(url)))
-            }
-            Err(trouble) => {
-                if matches!(trouble.class(), Class::B | Class::D) {
-                    self.book.open().release(key, self.now());
-                    record.drop_url(&self.vault).await?;
-                }
-                Err(trouble)
-            }
-        }
-    }
-
-    /// The order on record, or a new one.
-    async fn placed(
-        &self,
-        acme: &Acme,
-        item: &Item,
-        ask: &Ask<'_>,
-        record: &mut Record,
-    ) -> Result<Placed, Trouble> {
-        if let Some(url) = record.url() {
-            match acme.find(&self.vault, url).await {
-                Ok(Found::Order(placed)) => return Ok(placed),
-                Ok(Found::Gone) => {
-                    // It may have been issued before it went.
-                    self.book.open().abandon(ask.key, self.now());
-                    record.drop_url(&self.vault).await?;
-                    self.reserve(ask).await?;
-                }
-                Err(trouble) => {
-                    if matches!(trouble.class(), Class::B | Class::D) {
-                        self.book.open().release(ask.key, self.now());
-                        record.drop_url(&self.vault).await?;
-                    }
-                    return Err(trouble);
-                }
-            }
-        }
-        let account = acme.account(&self.vault).await?;
-        let replaces = replaced(item, &account);
-        let mut placed = acme.place(&self.vault, ask.names, replaces).await;
-        if let Err(Trouble::Replaces(text)) = &placed {
-            tracing::info!(secret = %item.name, text, "ordered once more, in place of nothing");
-            self.book.open().ordered(self.now());
-            placed = acme.place(&self.vault, ask.names, None).await;
-        }
-        if placed.is_err() {
-            // Without its URL nobody can have finalized it.
-            self.book.open().release(ask.key, self.now());
-        }
-        placed
-    }
-
-    /// Takes a place in the budgets, and writes that down before anything is asked.
-    async fn reserve(&self, ask: &Ask<'_>) -> Result<(), Trouble> {
-        let now = self.now();
-        {
-            let mut ledger = self.book.open();
-            ledger
-                .admits(ask, false, now)
-                .map_err(|it| Trouble::Budget { text: it.text, until: it.until })?;
-            ledger.reserve(ask.key, now);
-        }
-        let flushed = self.book.flush().await;
-        if flushed.is_err() {
-            self.book.open().release(ask.key, now);
-        }
-        flushed
-    }
-
-    async fn note_issue(&self, ask: &Ask<'_>, again: bool) -> Result<(), Trouble> {
-        self.book.open().issued(ask, again, self.now());
-        self.book.flush().await
-    }
-
     fn note_failure(&self, item: &Item, key: &str, trouble: &Trouble, now: i64) {
         let class = trouble.class();
         if matches!(class, Class::F | Class::H) || matches!(trouble, Trouble::Down { .. }) {
@@ -289,23 +178,6 @@ impl Keeper {
             Issuer::Acme(acme) => acme.profile().unwrap_or_default().to_owned(),
             Issuer::Local(_) => String::new(),
         }
-    }
-
-    pub(super) fn ask<'a>(&self, item: &'a Item, key: &'a str) -> Ask<'a> {
-        let Item { names, due, early, forced, .. } = item;
-        Ask { key, names, first: due.is_first(), forced: *forced, early: *early }
-    }
-
-    async fn register_again(&self, text: &str) -> Result<(), Trouble> {
-        let Issuer::Acme(acme) = &self.issuer else { return Ok(()) };
-        let now = self.now();
-        if let Err(until) = self.book.open().register(acme.name(), now) {
-            let text = format!("{text}; it was registered anew within a day");
-            return Err(Trouble::Budget { text, until });
-        }
-        self.book.flush().await?;
-        tracing::warn!(text, "the CA no longer knows the account, which is registered anew");
-        acme.register_again(&self.vault).await
     }
 
     /// Whether somebody already did what is to be done.
@@ -355,137 +227,11 @@ impl Keeper {
             };
         }
     }
-
-    /// Makes a Secret that was handed over ours; nothing of what it holds changes.
-    pub(super) async fn adopt(&self, name: &ObjectName) -> Result<(), Trouble> {
-        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
-        if !claims::is_ours(&secret) {
-            return Err(Trouble::Foreign);
-        }
-        claims::adopt(&mut secret);
-        self.vault.write(&mut secret).await
-    }
-
-    /// Puts back what a Secret held before somebody else changed it.
-    pub(super) async fn restore(&self, name: &ObjectName, kept: &Kept) -> Result<(), Trouble> {
-        let mut secret = match self.vault.secret(name).await? {
-            None => fresh(name),
-            Some(found) if claims::is_ours(&found) => found,
-            Some(_) => return Err(Trouble::Foreign),
-        };
-        let (crt, key) = kept.pair.to_pem();
-        secret.data.insert("tls.crt".to_owned(), crt.into_bytes());
-        secret.data.insert("tls.key".to_owned(), key.into_bytes());
-        for (name, value) in &kept.marks {
-            secret.annotations.insert(format!("{PREFIX}{name}"), value.to_string());
-        }
-        self.vault.write(&mut secret).await
-    }
-
-    /// Revokes what a Secret holds, once; what is wanted is ordered anew.
-    pub(super) async fn revoke(
-        &self,
-        name: &ObjectName,
-        pair: &Keypair,
-        reason: &str,
-    ) -> Result<(), Trouble> {
-        if let (Issuer::Acme(acme), Some(leaf)) = (&self.issuer, pair.chain.first()) {
-            match acme.revoke(&self.vault, leaf, reason).await {
-                // Asked once and refused for good is done, too: its owner is told.
-                Err(trouble) if is_final(&trouble) => {
-                    self.take_mark_off(name, marks::REVOKE).await;
-                    return Err(trouble);
-                }
-                other => other?,
-            }
-        }
-        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
-        secret.annotations.remove(&marks::full(marks::REVOKE));
-        secret.annotations.insert(marks::full(marks::RENEW), "now".to_owned());
-        self.vault.write(&mut secret).await
-    }
-
-    /// Asks when the CA wants a certificate renewed, and writes down a window that is news.
-    pub(super) async fn look_up_window(
-        &self,
-        name: &ObjectName,
-        wanted: &Wanted,
-        mut known: Ari,
-    ) -> Ari {
-        let (Issuer::Acme(acme), Some(held)) = (&self.issuer, &wanted.held) else { return known };
-        let told = acme.renewal_info(&self.vault, &held.id).await;
-        let now = self.now();
-        known.tried = Some(now);
-        match told {
-            Ok(Some(told)) => known.take(Ok(told), now),
-            Ok(None) => known.take(Err(Some(86_400)), now),
-            Err(trouble) => {
-                tracing::debug!(secret = %name, %trouble, "no renewal window");
-                let wait = match trouble {
-                    Trouble::Down { wait, .. } => wait,
-                    Trouble::Limited(it) => Some(it.until - now),
-                    _ => None,
-                };
-                known.take(Err(wait), now);
-            }
-        }
-        if known.window != Marks(&wanted.marks).window()
-            && let Some(window) = &known.window
-            && let Err(error) = self.write_window(name, held, window).await
-        {
-            tracing::debug!(secret = %name, %error, "the renewal window was not written down");
-        }
-        known
-    }
-
-    async fn write_window(
-        &self,
-        name: &ObjectName,
-        held: &Keypair,
-        window: &Window,
-    ) -> Result<(), Trouble> {
-        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
-        let id = marks::full(marks::CERT_ID);
-        if !claims::is_ours(&secret) || secret.annotations.get(&id) != Some(&held.id) {
-            return Ok(());
-        }
-        let issued = secret.annotations.get(ISSUED_AT).and_then(|it| it.parse().ok());
-        let renewal = due::renewal(held.not_before, held.not_after, &held.id, Some(window), issued);
-        secret.annotations.insert(marks::full(marks::ARI_WINDOW), window.to_string());
-        secret.annotations.insert(marks::full(marks::RENEW_AT), moment(renewal.at));
-        self.vault.write(&mut secret).await
-    }
-
-    /// Forgets what somebody asked; they are told why.
-    async fn take_mark_off(&self, name: &ObjectName, mark: &str) {
-        let taken = async {
-            let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
-            match secret.annotations.remove(&marks::full(mark)) {
-                Some(_) => self.vault.write(&mut secret).await,
-                None => Ok(()),
-            }
-        };
-        if let Err::<(), Trouble>(error) = taken.await {
-            tracing::warn!(secret = %name, %error, "an annotation was not taken off");
-        }
-    }
 }
 
 /// Whether the answer to a request of a person is there.
-fn is_final(trouble: &Trouble) -> bool {
+pub(super) fn is_final(trouble: &Trouble) -> bool {
     matches!(trouble.class(), Class::B | Class::C | Class::D | Class::H)
-}
-
-/// The certificate that a new one takes the place of, where the CA is to know: one of this account's.
-fn replaced<'a>(item: &'a Item, account: &str) -> Option<&'a str> {
-    let held = item.wanted.held.as_ref()?;
-    let marks = Marks(&item.wanted.marks);
-    let ours = marks.get(marks::ACCOUNT) == Some(account);
-    let same = marks.get(marks::CERT_ID) == Some(&*held.id);
-    let shared = item.names.iter().any(|name| held.names.iter().any(|it| it.to_string() == *name));
-    // Half an id is none: the CA could not find it.
-    let whole = !held.id.starts_with('.');
-    (ours && same && shared && whole).then_some(&*held.id)
 }
 
 /// What is wanted, with the Secret as it is now.
@@ -506,7 +252,7 @@ fn seen(secret: &StoredSecret, wanted: &Wanted) -> Wanted {
     }
 }
 
-fn fresh(name: &ObjectName) -> StoredSecret {
+pub(super) fn fresh(name: &ObjectName) -> StoredSecret {
     StoredSecret {
         name: name.clone(),
         kind: "kubernetes.io/tls".to_owned(),

@@ -115,7 +115,8 @@ impl Sight {
     }
 }
 
-fn is_fine(seen: Seen) -> bool {
+/// Whether nothing speaks against asking the CA.
+pub(super) fn is_fine(seen: Seen) -> bool {
     matches!(seen, Seen::Ok | Seen::Inconclusive)
 }
 

@@ -11,17 +11,15 @@ use tokio::time::Instant;
 
 use super::ari::Ari;
 use super::claims::Kept;
-use super::desk::{Desk, Paused, Step, Task};
+use super::desk::{Desk, Step, Task};
 use super::doing::Work;
 use super::due::Priority;
 use super::ledger;
-use super::marks::moment;
-use super::obtain::{Got, Item, is_race};
+use super::obtain::{Got, Item};
 use super::selfcheck::{self, Look};
 use super::standing::{Standing, State};
-use super::trouble::{Class, Trouble};
+use super::trouble::Trouble;
 use super::{AT_ONCE, Issuer, Keeper};
-use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::{Plan, Wanted};
 
@@ -29,8 +27,6 @@ use crate::model::plan::{Plan, Wanted};
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Shortest time between two rounds: what got on in between is seen together.
 const ROUND: Duration = Duration::from_millis(50);
-/// How long a certificate that was stored may take to come back in a snapshot.
-const ROUND_TRIP: Duration = Duration::from_secs(5);
 /// Before the account's key or the ledger is asked for again.
 const NOT_READY: Duration = Duration::from_secs(5);
 /// Most renewal windows that are asked for at once.
@@ -42,7 +38,7 @@ const CLOCK: i64 = 60;
 
 /// What a job was for, and what came of it.
 #[derive(Debug)]
-enum Done {
+pub(super) enum Done {
     Got(Box<Item>, Result<Got, Trouble>),
     Written(ObjectName, Wanted, Result<(), Trouble>),
     Restored(ObjectName, Wanted, Result<(), Trouble>),
@@ -50,10 +46,11 @@ enum Done {
     Window(ObjectName, Wanted, Ari),
     Looked(ObjectName, Wanted, Vec<(String, Look)>),
     Probed(Result<(), Trouble>),
+    Forgotten(ObjectName, Result<(), Trouble>),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Order,
     Write,
     Window,
@@ -62,14 +59,14 @@ enum Kind {
 }
 
 /// The loop's own state.
-struct Office {
-    keeper: Keeper,
-    desk: Desk,
+pub(super) struct Office {
+    pub(super) keeper: Keeper,
+    pub(super) desk: Desk,
     jobs: JoinSet<Done>,
-    busy: HashMap<task::Id, (ObjectName, Kind, Option<String>)>,
+    pub(super) busy: HashMap<task::Id, (ObjectName, Kind, Option<String>)>,
     work: Work,
     /// What each Ingress heard last of each kind, so that nothing is told twice.
-    told: HashMap<(ObjectName, &'static str), String>,
+    pub(super) told: HashMap<(ObjectName, &'static str), String>,
     /// Since when a challenge would be answered.
     answerable: Option<Instant>,
     /// Not before this is the account's key, or the ledger, asked for again.
@@ -94,8 +91,10 @@ pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
     };
     loop {
         let plan = plans.borrow_and_update().clone();
+        let began = Instant::now();
         let sleep = office.round(&plan).await;
-        let begun = Instant::now();
+        // However much there is to keep, most of the time is left for others.
+        let (begun, rest) = (Instant::now(), ROUND.max(began.elapsed() * 5));
         let progress = office.work.clone();
         tokio::select! {
             changed = plans.changed() => if changed.is_err() { return },
@@ -107,7 +106,7 @@ pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
         while let Some(done) = office.jobs.try_join_next_with_id() {
             office.conclude(done);
         }
-        tokio::time::sleep_until(begun + ROUND).await;
+        tokio::time::sleep_until(begun + rest.min(LONGEST_SLEEP / 12)).await;
     }
 }
 
@@ -205,7 +204,23 @@ impl Office {
         }
         sleep = sleep.min(self.order(orders, fresh, &mut standings));
         sleep = sleep.min(self.probe(now));
+        self.clean();
         (sleep, standings)
+    }
+
+    /// Deletes the records of orders for what nobody wants any more.
+    fn clean(&mut self) {
+        while self.count(Kind::Write) < AT_ONCE
+            && let Some(name) = self.desk.orphan(Instant::now())
+        {
+            let keeper = self.keeper.clone();
+            let orphan = name.clone();
+            let job = self.jobs.spawn(async move {
+                let result = keeper.forget(&orphan).await;
+                Done::Forgotten(orphan, result)
+            });
+            self.busy.insert(job.id(), (name, Kind::Write, None));
+        }
     }
 
     /// How long other replicas are given to hear of a new account's key.
@@ -253,6 +268,11 @@ impl Office {
         tracing::info!(secret = %name, reason = %item.due, names = ?item.names, "ordering a certificate");
         let text = format!("a certificate for Secret {name} is requested: {}", item.due);
         self.tell(&item.wanted, "CertificateRequested", &text, false);
+        let skew = super::skew(Some(self.keeper.skew()));
+        if skew != 0 {
+            let text = format!("this machine's clock is {skew} s ahead of the CA's, which counts");
+            self.tell(&item.wanted, "ClockSkew", &text, true);
+        }
         if item.is_subset() {
             let full = ledger::key(self.keeper.issuer.name(), &item.wanted.names);
             self.keeper.book.open().subset(&full, now);
@@ -341,195 +361,6 @@ impl Office {
         self.busy.values().filter(|(_, it, _)| *it == kind).count()
     }
 
-    fn conclude(&mut self, done: Result<(task::Id, Done), task::JoinError>) {
-        let (id, done) = match done {
-            Ok((id, done)) => (id, done),
-            Err(error) => {
-                tracing::error!(%error, "work on a certificate failed and is begun again");
-                if let Some((name, ..)) = self.busy.remove(&error.id()) {
-                    self.hold(&name, None, State::Backoff, "it failed".to_owned());
-                }
-                return;
-            }
-        };
-        self.busy.remove(&id);
-        let now = self.keeper.now();
-        match done {
-            Done::Got(item, Ok(Got::Stored(pair))) => self.stored(&item, &pair),
-            Done::Got(item, Ok(Got::Settled)) => self.settled(&item.name, &item.wanted),
-            Done::Got(item, Err(trouble)) => self.failed(&item, &trouble, now),
-            Done::Written(name, wanted, Ok(())) => self.settled(&name, &wanted),
-            Done::Restored(name, wanted, Ok(())) => {
-                let fight = self.desk.fights.entry(name.clone()).or_default();
-                if wanted.exists {
-                    fight.restored = Some(now);
-                } else {
-                    fight.recreated = Some(now);
-                }
-                let text = format!("Secret {name} was changed by somebody else and put back");
-                self.tell(&wanted, "Conflict", &text, true);
-                self.settled(&name, &wanted);
-            }
-            Done::Revoked(name, wanted, Ok(())) => {
-                let text = format!("the certificate in Secret {name} is revoked");
-                self.tell(&wanted, "CertificateRevoked", &text, false);
-                self.settled(&name, &wanted);
-            }
-            Done::Written(name, wanted, Err(trouble))
-            | Done::Restored(name, wanted, Err(trouble))
-            | Done::Revoked(name, wanted, Err(trouble)) => {
-                self.trip(&trouble, now);
-                if trouble.concerns_owner() {
-                    self.tell(
-                        &wanted,
-                        trouble.reason(),
-                        &format!("Secret {name}: {trouble}"),
-                        true,
-                    );
-                }
-                self.hold(&name, Some((&wanted, &trouble)), State::Backoff, trouble.to_string());
-            }
-            Done::Window(name, wanted, ari) => self.informed(&name, &wanted, ari),
-            Done::Looked(name, wanted, looks) => self.seen(&name, &wanted, looks, now),
-            Done::Probed(Ok(())) => self.desk.breaker.half_close(),
-            Done::Probed(Err(trouble)) => self.trip(&trouble, now),
-        }
-    }
-
-    fn stored(&mut self, item: &Item, pair: &Keypair) {
-        let Item { name, wanted, .. } = item;
-        self.desk.breaker.close();
-        self.keeper.metrics.orders.with_label_values(&["issued"]).inc();
-        self.told.retain(|(it, _), _| !wanted.ingresses.contains(it));
-        let until = moment(pair.not_after);
-        tracing::info!(secret = %name, %until, "certificate stored");
-        let text = format!("the CA issued a certificate for Secret {name}, good until {until}");
-        self.tell(wanted, "CertificateIssued", &text, false);
-        self.tell(wanted, "CertificateStored", &format!("it is stored in Secret {name}"), false);
-        let renewal = super::due::renewal(
-            pair.not_before,
-            pair.not_after,
-            &pair.id,
-            None,
-            Some(self.keeper.now()),
-        );
-        let text = format!("Secret {name} is renewed at {} (rule)", moment(renewal.at));
-        self.tell(wanted, "RenewalScheduled", &text, false);
-        self.settled(name, wanted);
-    }
-
-    /// What was written is on its way round to us; until then it looks as if it was not.
-    fn settled(&mut self, name: &ObjectName, wanted: &Wanted) {
-        let why = "what was written is on its way round".to_owned();
-        let paused = Paused {
-            until: Instant::now() + ROUND_TRIP,
-            failures: 0,
-            names: wanted.names.clone(),
-            state: State::Storing,
-            why,
-        };
-        self.desk.paused.insert(name.clone(), paused);
-    }
-
-    fn failed(&mut self, item: &Item, trouble: &Trouble, now: i64) {
-        let Item { name, wanted, .. } = item;
-        self.trip(trouble, now);
-        let class = trouble.class();
-        let pause = match trouble {
-            Trouble::Down { .. } => self.desk.breaker.until().map_or(30, |it| it - now),
-            _ => self.keeper.pause(item, trouble, now),
-        };
-        if !matches!(class, Class::H) {
-            self.keeper.metrics.orders.with_label_values(&["failed"]).inc();
-        }
-        tracing::warn!(secret = %name, %trouble, retry_in = pause, "no certificate");
-        if trouble.concerns_owner() {
-            let mut text =
-                format!("no certificate for Secret {name}: {trouble}; next try in {pause} s");
-            if let Trouble::Limited(limited) = trouble
-                && let Some(page) = &limited.page
-            {
-                text.push_str(&format!(", or once somebody lifted the pause at {page}"));
-            }
-            self.tell(wanted, trouble.reason(), &text, true);
-        }
-        let held = matches!(class, Class::F) || matches!(trouble, Trouble::Unfinished(_));
-        if held {
-            self.hold(name, Some((wanted, trouble)), State::Backoff, trouble.to_string());
-        }
-    }
-
-    /// Lets an item wait for reasons of its own.
-    fn hold(
-        &mut self,
-        name: &ObjectName,
-        of: Option<(&Wanted, &Trouble)>,
-        state: State,
-        why: String,
-    ) {
-        let failures = self.desk.paused.get(name).map_or(0, |it| it.failures).saturating_add(1);
-        let seconds = match of {
-            Some((_, trouble)) if is_race(trouble) && failures == 1 => 1,
-            Some((_, trouble)) => {
-                let spread = super::spread(&name.to_string(), failures);
-                trouble.pause(failures, spread, None, self.keeper.now())
-            }
-            None => 60,
-        };
-        let names = of.map(|(it, _)| it.names.clone()).unwrap_or_default();
-        let time = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
-        let until = Instant::now() + time;
-        self.desk.paused.insert(name.clone(), Paused { until, failures, names, state, why });
-    }
-
-    /// What an error says of the CA as a whole.
-    fn trip(&mut self, trouble: &Trouble, now: i64) {
-        match trouble {
-            Trouble::Down { .. } => {
-                let spread = super::spread(self.keeper.issuer.name(), 0);
-                self.desk.breaker.trip(trouble, spread, now);
-            }
-            // It answered: whatever it said, it is there.
-            _ if matches!(trouble.class(), Class::B | Class::C | Class::D | Class::G) => {
-                self.desk.breaker.close();
-            }
-            _ => {}
-        }
-    }
-
-    fn informed(&mut self, name: &ObjectName, wanted: &Wanted, ari: Ari) {
-        let Some(held) = &wanted.held else { return };
-        if let Some(notice) = &ari.notice {
-            let text = format!("the CA explains when Secret {name} is to be renewed: {notice}");
-            self.tell(wanted, "AriNotice", &text, false);
-        }
-        let before = self.desk.window(name, wanted);
-        if ari.window.is_some() && ari.window != before {
-            let renewal = super::due::renewal_of(wanted, ari.window.as_ref());
-            if let Some(it) = renewal {
-                let (at, source) = (moment(it.at), it.source.name());
-                let text = format!("Secret {name} is renewed at {at} ({source})");
-                self.tell(wanted, "RenewalScheduled", &text, false);
-            }
-        }
-        self.desk.windows.insert(name.clone(), (held.id.clone(), ari));
-    }
-
-    fn seen(&mut self, name: &ObjectName, wanted: &Wanted, looks: Vec<(String, Look)>, now: i64) {
-        let entry = self.desk.sights.entry(name.clone()).or_default();
-        if entry.0 != wanted.names {
-            *entry = (wanted.names.clone(), super::route::Sight::default());
-        }
-        if entry.1.take(looks, now) {
-            tracing::info!(secret = %name, "all its hosts lead here now");
-            let key = ledger::key(self.keeper.issuer.name(), &wanted.names);
-            let mut ledger = self.keeper.book.open();
-            if ledger.backoff(&key, &self.keeper.spec()).class == Some(Class::B) {
-                ledger.hasten(&key, now);
-            }
-        }
-    }
-
     /// Failures in a row, and what the last one said.
     fn add_past(&self, standing: &mut Standing, wanted: &Wanted) {
         let key = ledger::key(self.keeper.issuer.name(), &wanted.names);
@@ -552,7 +383,13 @@ impl Office {
     }
 
     /// Tells the Ingresses, each the same thing once.
-    fn tell(&mut self, wanted: &Wanted, reason: &'static str, text: &str, warning: bool) {
+    pub(super) fn tell(
+        &mut self,
+        wanted: &Wanted,
+        reason: &'static str,
+        text: &str,
+        warning: bool,
+    ) {
         const MOST: usize = 50_000;
         if self.told.len() > MOST {
             self.told.clear();

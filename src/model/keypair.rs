@@ -188,8 +188,8 @@ fn pem(label: &str, der: &[u8]) -> String {
         }
         text.push(character);
     }
-    text.push_str(&format!("\n-----END {label}-----\n"));
-    text
+    text.push('\n');
+    text + &format!("-----END {label}-----\n")
 }
 
 /// Subject alternative names (RFC 5280 section 4.2.1.6), or the common name where there are none.

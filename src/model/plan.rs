@@ -229,6 +229,7 @@ pub struct Certificate {
 }
 
 /// A Secret we are to fill.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Wanted {
     /// Names the certificate must cover, lower-cased.

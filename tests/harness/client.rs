@@ -19,6 +19,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
@@ -75,6 +76,13 @@ impl Client {
     #[must_use]
     pub fn showing(self, chain: &Pair) -> Self {
         Self { tls: any_certificate_of(Some(chain), rustls::ALL_VERSIONS), ..self }
+    }
+
+    /// Resumes no TLS session, so that every handshake shows a certificate.
+    #[must_use]
+    pub fn unresumed(mut self) -> Self {
+        self.tls.resumption = Resumption::disabled();
+        self
     }
 
     /// Connects to `addr` whatever the URL says.

@@ -88,7 +88,9 @@ impl Page {
     pub(super) fn prune(&mut self, now: i64, kept: i64) -> bool {
         let before = self.clone();
         let past = |times: &mut Vec<i64>, kept: i64| {
-            times.iter_mut().for_each(|it| *it = (*it).min(now));
+            for time in times.iter_mut() {
+                *time = (*time).min(now);
+            }
             times.retain(|it| now - it < kept);
         };
         for set in self.sets.values_mut() {
