@@ -372,6 +372,7 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         },
         account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
         adopt_cert_manager: args.adopt_cert_manager_annotations,
+        translate_snippets: args.translate_snippets,
         most_names: certs::most_names(args.acme_profile.as_deref()),
     }
 }

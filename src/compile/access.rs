@@ -41,6 +41,7 @@ pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem
                 ingress: &route.ingress,
                 unlisted: &mut *unlisted,
                 unlisted_maps: &mut *unlisted_maps,
+                snippet: route.options.snippets.as_ref().map_or(&[], |it| &it.auth),
                 notes: Vec::new(),
             };
             let unset = Access::default();
@@ -72,6 +73,8 @@ struct LookUp<'a> {
     ingress: &'a ObjectName,
     unlisted: &'a mut BTreeSet<ObjectName>,
     unlisted_maps: &'a mut BTreeSet<ObjectName>,
+    /// Fields of its `auth-snippet`.
+    snippet: &'a [(HeaderName, Phrase)],
     /// What its owner should know, though it is served.
     notes: Vec<String>,
 }
@@ -148,10 +151,11 @@ impl LookUp<'_> {
             global
         };
         let Some(url) = &said.url else { return Ok(None) };
-        let headers = match &said.set_headers {
+        let mut headers = match &said.set_headers {
             None => Vec::new(),
             Some(name) => self.headers(name)?,
         };
+        headers.extend(self.snippet.iter().cloned());
         let request_redirect = said.request_redirect.clone();
         let always_set_cookie = said.always_set_cookie.or(global.always_set_cookie);
         Ok(Some(Arc::new(Judge {
