@@ -69,8 +69,6 @@ pub enum Instead {
     Serve,
     /// Its paths answer 503, because without it they would be open or mean something else.
     Refuse,
-    /// It is left out whole: its paths would take those of others.
-    Skip,
 }
 
 /// What the annotations of one Ingress come to.
@@ -81,21 +79,14 @@ pub(super) struct Reading {
     /// An annotation about TLS towards endpoints that could not be read: whoever would take it over, as
     /// others on a host do, does not know what was asked for.
     pub(super) unread_tls: Option<&'static str>,
-    /// Why it is left out.
-    pub(super) skip: Option<String>,
     /// Reason and text of each problem.
     pub(super) problems: Vec<(&'static str, String)>,
 }
 
 /// Reads the annotations of an Ingress on top of what the ConfigMap set.
 pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
-    let mut reading = Reading {
-        options: base.clone(),
-        refusal: None,
-        unread_tls: None,
-        skip: None,
-        problems: Vec::new(),
-    };
+    let mut reading =
+        Reading { options: base.clone(), refusal: None, unread_tls: None, problems: Vec::new() };
     let named = named(ingress, policy);
     // A canary's paths are those of another Ingress: only what it says about its Service counts.
     let is_canary = named.get("canary").is_some_and(|it| boolean(it) == Some(true));
@@ -114,10 +105,6 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
         && let Some(text) = reading.options.buffers.shortened()
     {
         reading.problems.push(("BadAnnotation", text));
-    }
-    if let Some(skip) = &reading.skip {
-        // Of an Ingress that is left out nothing else matters.
-        reading.problems = vec![("NotSupported", skip.clone())];
     }
     reading
 }
@@ -189,11 +176,6 @@ impl Reading {
                     Instead::Refuse => {
                         let text = format!("{what}: the paths of this Ingress answer 503");
                         self.refusal.get_or_insert_with(|| text.clone());
-                        text
-                    }
-                    Instead::Skip => {
-                        let text = format!("{what}: the whole Ingress is left out");
-                        self.skip.get_or_insert_with(|| text.clone());
                         text
                     }
                 };
