@@ -47,7 +47,7 @@ pub(super) fn read<'a>(
     // Most Ingresses change nothing, and have these in common.
     let usual = Arc::new(settings.options.clone());
     for (name, ingress) in class::ours(objects, policy) {
-        let Reading { options, refusal, unread_tls, skip, problems: found, .. } =
+        let Reading { options, refusal, unread_tls, problems: found, .. } =
             annotation::read(ingress, policy, &settings.options);
         problems.extend(found.into_iter().map(|(why, text)| Problem::ingress(name, why, text)));
         if ingress.annotations.get(LEGO_CHALLENGES).is_some_and(|it| **it == *"true") {
@@ -61,12 +61,10 @@ pub(super) fn read<'a>(
             problems.push(Problem::ingress(name, "CatchAll", text));
             continue;
         }
-        if skip.is_none() {
-            let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
-            let options = if options == *usual { usual.clone() } else { options.into() };
-            let place = ours.len();
-            ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
-        }
+        let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
+        let options = if options == *usual { usual.clone() } else { options.into() };
+        let place = ours.len();
+        ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
     }
     ours
 }

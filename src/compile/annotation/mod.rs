@@ -74,8 +74,6 @@ pub enum Instead {
     Serve,
     /// Its paths answer 503, because without it they would be open or mean something else.
     Refuse,
-    /// It is left out whole: its paths would take those of others.
-    Skip,
 }
 
 /// What the annotations of one Ingress come to.
@@ -86,8 +84,6 @@ pub(super) struct Reading {
     /// An annotation about TLS towards endpoints that could not be read: whoever would take it over, as
     /// others on a host do, does not know what was asked for.
     pub(super) unread_tls: Option<&'static str>,
-    /// Why it is left out.
-    pub(super) skip: Option<String>,
     /// Whether snippets are translated.
     translate: bool,
     /// Reason and text of each problem.
@@ -110,10 +106,6 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
         && let Some(text) = reading.options.buffers.shortened()
     {
         reading.problems.push(("BadAnnotation", text));
-    }
-    if let Some(skip) = &reading.skip {
-        // Of an Ingress that is left out nothing else matters.
-        reading.problems = vec![("NotSupported", skip.clone())];
     }
     reading
 }
@@ -157,7 +149,7 @@ pub fn judge<'a>(ingress: &'a Ingress, policy: &Policy, base: &Options) -> Vec<J
     let judged = |(name, value): (&'a str, &'a str)| {
         let mut reading = Reading::of(base, policy);
         reading.take(name, value);
-        let verdict = if reading.refusal.is_some() || reading.skip.is_some() {
+        let verdict = if reading.refusal.is_some() {
             Verdict::Refused
         } else if reading.problems.is_empty() {
             Verdict::Works
@@ -211,7 +203,6 @@ impl Reading {
             options: base.clone(),
             refusal: None,
             unread_tls: None,
-            skip: None,
             problems: Vec::new(),
         }
     }
@@ -278,11 +269,6 @@ impl Reading {
                     Instead::Refuse => {
                         let text = format!("{what}: the paths of this Ingress answer 503");
                         self.refusal.get_or_insert_with(|| text.clone());
-                        text
-                    }
-                    Instead::Skip => {
-                        let text = format!("{what}: the whole Ingress is left out");
-                        self.skip.get_or_insert_with(|| text.clone());
                         text
                     }
                 };
