@@ -9,6 +9,7 @@ mod demo;
 mod directory;
 mod framing;
 mod grpc;
+mod nginx;
 mod outages;
 mod page;
 mod peer;
