@@ -20,7 +20,7 @@ struct Nginx {
 
 impl Nginx {
     /// Locations name a Service as `web` or `api`.
-    async fn start(servers: &[(&str, &str)], web: SocketAddr, api: SocketAddr) -> Self {
+    async fn start(servers: &[(&str, String)], web: SocketAddr, api: SocketAddr) -> Self {
         let files = tempfile::tempdir().unwrap();
         let dir = files.path().display();
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -70,12 +70,30 @@ async fn told(addr: SocketAddr, host: &str, target: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_and_rewrites_are_those_of_nginx() {
     let [web, api] = [Backend::start("web").await, Backend::start("api").await];
+    let nginx = Nginx::start(&servers(), web.addr(), api.addr()).await;
+    let lockgate = Lockgate::with_manifests(objects(web.addr(), api.addr())).start().await;
+    let mut wrong = Vec::new();
+    for (host, targets) in CASES {
+        for target in *targets {
+            let ours = told(lockgate.http, host, target).await;
+            let theirs = told(nginx.addr, host, target).await;
+            let known = DIFFERENT.iter().find(|it| (it.0, it.1) == (*host, *target));
+            if known.map_or(&*theirs, |it| it.2) != ours || (known.is_some() && ours == theirs) {
+                wrong.push(format!("{host} {target}: {ours}, nginx {theirs}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The servers that ingress-nginx would make of [`objects`].
+fn servers() -> Vec<(&'static str, String)> {
     let pass = |service: &str| format!("{{ proxy_pass http://{service}; }}");
     let rewrite = |path: &str, target: &str| {
         format!("{{ rewrite \"(?i){path}\" {target} break; proxy_pass http://api; }}")
     };
     let rest = "{ return 404; }";
-    let servers = [
+    vec![
         // `Prefix /`, `/a`, `/b/` and `Exact /a/x`.
         (
             "plain.test",
@@ -129,10 +147,10 @@ async fn paths_and_rewrites_are_those_of_nginx() {
                 pass("web")
             ),
         ),
-    ];
-    let servers: Vec<_> = servers.iter().map(|(host, text)| (*host, &**text)).collect();
-    let nginx = Nginx::start(&servers, web.addr(), api.addr()).await;
+    ]
+}
 
+fn objects(web: SocketAddr, api: SocketAddr) -> String {
     let number = Cell::new(100);
     let on = |host: &str, paths: &[(&str, &str, &str)], annotations: &[(&str, &str)]| {
         let names: Vec<_> = annotations
@@ -146,10 +164,10 @@ async fn paths_and_rewrites_are_those_of_nginx() {
         let paths: Vec<_> = paths.iter().map(|(path, kind, to)| (*path, *kind, *to, 80)).collect();
         ingress(&name, host, &paths, &annotations)
     };
-    let objects = [
+    [
         ingress_class(),
-        backend("web", 80, &[web.addr()]),
-        backend("api", 80, &[api.addr()]),
+        backend("web", 80, &[web]),
+        backend("api", 80, &[api]),
         on(
             "plain.test",
             &[
@@ -189,108 +207,98 @@ async fn paths_and_rewrites_are_those_of_nginx() {
         ),
         on("path.test", &[("/", "Prefix", "web")], &[("temporal-redirect", "/new")]),
         on("root.test", &[("/", "Prefix", "web")], &[("app-root", "/app")]),
-    ];
-    let lockgate = Lockgate::with_manifests(objects.concat()).start().await;
-
-    let mut wrong = Vec::new();
-    for (host, targets) in [
-        (
-            "plain.test",
-            &[
-                "/",
-                "/a",
-                "/a/",
-                "/A",
-                "/ab",
-                "/a/x",
-                "/a/x/",
-                "/a/xy",
-                "/b",
-                "/b?q",
-                "/b/",
-                "/b/c",
-                "/a//b",
-                "//a",
-                "/%61",
-                "/x/../a",
-                "/x/%2e%2E/a/",
-                "/./b/",
-                "/a%20b",
-                "/a/?x=/../y",
-                "/a/b%3fc",
-                "/..",
-                "/../a",
-                "/x/.",
-                "/a;x",
-                "/a+b",
-                "/a%2Bb",
-            ][..],
-        ),
-        (
-            "rewrite.test",
-            &[
-                "/api",
-                "/api/",
-                "/api?x",
-                "/API/b",
-                "/apis",
-                "/api/a/b/?c=d&e",
-                "/api/a%20b",
-                "/api/%41",
-                "/api/x/../y",
-                "/api/caf%C3%A9",
-                "/api//b",
-                "/api/%3F",
-                "/api/%25",
-                "/api/%2Fx",
-                "/x/../api/y",
-                "/old",
-                "/older/x",
-                "/old?x=1",
-                "/url/a/b",
-                "/url/a?b=c",
-                "/web/x",
-                "/website",
-                "/WEB",
-                "/",
-                "/other",
-            ],
-        ),
-        (
-            "regex.test",
-            &[
-                "/id/1",
-                "/id/1a",
-                "/ID/1/x",
-                "/id/1/x/",
-                "/id/abc/x",
-                "/id/",
-                "/a-b.c@v12",
-                "/a-b.c@v1",
-                "/v1.0",
-                "/v1x0/y",
-                "/p",
-                "/x/q",
-                "/x/y",
-            ],
-        ),
-        ("tail.test", &["/t", "/tx", "/t/x", "/T/x?y", "/t%20x", "/tx/y/", "/t../x"]),
-        ("query.test", &["/q/1", "/q/1?x=2", "/q/a%20b", "/q/a%26b?c", "/q/"]),
-        ("to.test", &["/", "/x/?y=1", "/%41"]),
-        ("path.test", &["/", "/x?y"]),
-        ("root.test", &["/", "/x", "//", "/?x"]),
-    ] {
-        for target in targets {
-            let ours = told(lockgate.http, host, target).await;
-            let theirs = told(nginx.addr, host, target).await;
-            let known = DIFFERENT.iter().find(|it| (it.0, it.1) == (host, *target));
-            if known.map_or(&*theirs, |it| it.2) != ours || (known.is_some() && ours == theirs) {
-                wrong.push(format!("{host} {target}: {ours}, nginx {theirs}"));
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ]
+    .concat()
 }
+
+/// Hosts, and what they are asked for.
+const CASES: &[(&str, &[&str])] = &[
+    (
+        "plain.test",
+        &[
+            "/",
+            "/a",
+            "/a/",
+            "/A",
+            "/ab",
+            "/a/x",
+            "/a/x/",
+            "/a/xy",
+            "/b",
+            "/b?q",
+            "/b/",
+            "/b/c",
+            "/a//b",
+            "//a",
+            "/%61",
+            "/x/../a",
+            "/x/%2e%2E/a/",
+            "/./b/",
+            "/a%20b",
+            "/a/?x=/../y",
+            "/a/b%3fc",
+            "/..",
+            "/../a",
+            "/x/.",
+            "/a;x",
+            "/a+b",
+            "/a%2Bb",
+        ],
+    ),
+    (
+        "rewrite.test",
+        &[
+            "/api",
+            "/api/",
+            "/api?x",
+            "/API/b",
+            "/apis",
+            "/api/a/b/?c=d&e",
+            "/api/a%20b",
+            "/api/%41",
+            "/api/x/../y",
+            "/api/caf%C3%A9",
+            "/api//b",
+            "/api/%3F",
+            "/api/%25",
+            "/api/%2Fx",
+            "/x/../api/y",
+            "/old",
+            "/older/x",
+            "/old?x=1",
+            "/url/a/b",
+            "/url/a?b=c",
+            "/web/x",
+            "/website",
+            "/WEB",
+            "/",
+            "/other",
+        ],
+    ),
+    (
+        "regex.test",
+        &[
+            "/id/1",
+            "/id/1a",
+            "/ID/1/x",
+            "/id/1/x/",
+            "/id/abc/x",
+            "/id/",
+            "/a-b.c@v12",
+            "/a-b.c@v1",
+            "/v1.0",
+            "/v1x0/y",
+            "/p",
+            "/x/q",
+            "/x/y",
+        ],
+    ),
+    ("tail.test", &["/t", "/tx", "/t/x", "/T/x?y", "/t%20x", "/tx/y/", "/t../x"]),
+    ("query.test", &["/q/1", "/q/1?x=2", "/q/a%20b", "/q/a%26b?c", "/q/"]),
+    ("to.test", &["/", "/x/?y=1", "/%41"]),
+    ("path.test", &["/", "/x?y"]),
+    ("root.test", &["/", "/x", "//", "/?x"]),
+];
 
 /// Host, target, our answer, and why nginx's is another one.
 const DIFFERENT: &[(&str, &str, &str, &str)] = &[
