@@ -179,25 +179,22 @@ fn add_rules(
             };
             let pattern =
                 if it.exact { PathPattern::Exact(text) } else { PathPattern::Prefix(text) };
-            match entry.paths.get(&pattern) {
-                Some(first) => {
-                    let older = &first.ingress;
-                    let who = if older == ours.name {
-                        "an earlier rule of it".to_owned()
-                    } else {
-                        format!("{older}, which is older,")
-                    };
-                    report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
-                }
-                None => {
-                    let target = ours.target(it.backend.as_ref());
-                    let mut route = ours.route(&host, raw, target);
-                    if let Err(text) = locations::place(ours.ingress, entry, &pattern, &mut route) {
-                        report("BadPattern", text);
-                    }
-                    entry.paths.insert(pattern, Arc::new(route));
-                }
+            if let Some(first) = entry.paths.get(&pattern) {
+                let older = &first.ingress;
+                let who = if older == ours.name {
+                    "an earlier rule of it".to_owned()
+                } else {
+                    format!("{older}, which is older,")
+                };
+                report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
+                continue;
             }
+            let target = ours.target(it.backend.as_ref());
+            let mut route = ours.route(&host, raw, target);
+            if let Err(text) = locations::place(ours.ingress, entry, &pattern, &mut route) {
+                report("BadPattern", text);
+            }
+            entry.paths.insert(pattern, Arc::new(route));
         }
     }
 }
