@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::args::{HostOwnership, IssuerFlag, Serve};
-use crate::certs::{self, Acme, AcmeOptions, Binding, Issuer, Keeper, Local, Vault};
+use crate::certs::{
+    self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperOptions, Local,
+};
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
@@ -80,6 +82,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let account = policy.account.clone();
     let store = store(args, source, &policy, &identity).await?;
     let elected = CancellationToken::new();
+    let holder = identity.clone();
     let (leadership, election) = elect(args, &store, &metrics, identity, elected.clone());
 
     let (compiled, compilations) = watch::channel(Compiled::default());
@@ -96,17 +99,32 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         ready,
     };
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(compiler.run(store.snapshots()));
+    let snapshots = store.snapshots();
+    tasks.spawn(compiler.run(snapshots.clone()));
+    let (standing, standings) = watch::channel(Arc::default());
+    let (health, healths) = watch::channel(Arc::default());
     if let Some(issuer) = issuer(args, account, &leadership)? {
-        let keeper = Keeper {
-            vault: Vault::new(store.clone(), leadership.clone()),
+        let keeper = Keeper::new(KeeperOptions {
+            store: store.clone(),
+            leadership: leadership.clone(),
             issuer,
             metrics: metrics.clone(),
             notices: notices.clone(),
             namespace: args.pod_namespace.as_str().into(),
-            min_reissue: args.acme_min_reissue,
+            holder,
+            budget: Budget {
+                issues: args.acme_max_issues.count,
+                span: args.acme_max_issues.span,
+                gap: args.acme_min_reissue,
+                public: true,
+            },
+            settle: args.acme_settle,
+            http_port: args.acme_http_port,
+            snapshots,
+            standing,
+            health,
             wall,
-        };
+        });
         tasks.spawn(keeper.run(plans));
     }
     let interval = Duration::from_secs(args.status_update_interval.max(5));
@@ -119,9 +137,6 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         compilations.clone(),
     ));
     tasks.spawn(status::tell(store.clone(), leadership.clone(), compilations.clone(), noticed));
-    // The keeper of certificates tells of them.
-    let (_standing, standings) = watch::channel(Arc::default());
-    let (_health, healths) = watch::channel(Arc::default());
     let admin = Admin {
         current,
         compiled: compilations,
@@ -361,6 +376,7 @@ fn policy(args: &Serve) -> Policy {
         },
         account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
         adopt_cert_manager: args.adopt_cert_manager_annotations,
+        most_names: certs::most_names(args.acme_profile.as_deref()),
     }
 }
 
@@ -423,7 +439,7 @@ fn issuer(
                 binding: binding(args)?,
                 account,
             };
-            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone())?))))
+            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone(), wall)?))))
         }
     }
 }

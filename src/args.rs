@@ -47,6 +47,24 @@ fn duration(text: &str) -> Result<Duration, String> {
     value::duration(text).ok_or_else(|| "a time such as 30s, 5m or 1h30m".to_owned())
 }
 
+/// How many in what time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// How many, 1 to 1000.
+    pub count: u32,
+    /// In any time of this length.
+    pub span: Duration,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let parsed = text.split_once('/').and_then(|(count, span)| {
+        let count = count.trim().parse().ok().filter(|it| (1..=1_000).contains(it))?;
+        let span = value::duration(span.trim()).filter(|it| !it.is_zero())?;
+        Some(Rate { count, span })
+    });
+    parsed.ok_or_else(|| "a number and a time such as 3/7d".to_owned())
+}
+
 /// Flags of `serve`.
 #[derive(Args, Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of ingress-nginx")]
@@ -257,7 +275,23 @@ pub struct Serve {
     /// Profile that certificates are ordered with.
     #[arg(long, env = "LOCKGATE_ACME_PROFILE", value_name = "NAME", help_heading = "Certificates")]
     pub acme_profile: Option<String>,
-    /// Shortest time between two renewals of one certificate.
+    /// Most certificates for one set of names in a time; more are a loop, not a need.
+    #[arg(long, env = "LOCKGATE_ACME_MAX_ISSUES", value_name = "N/TIME", default_value = "3/7d", value_parser = rate, help_heading = "Certificates")]
+    pub acme_max_issues: Rate,
+    /// Port at which the CA asks for challenges, and so do we beforehand.
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_HTTP_PORT",
+        value_name = "PORT",
+        default_value_t = 80,
+        help_heading = "Certificates"
+    )]
+    pub acme_http_port: u16,
+    /// How long names must stay the same before they are ordered; a sixth of it where there is no
+    /// certificate at all.
+    #[arg(long, env = "LOCKGATE_ACME_SETTLE", value_name = "TIME", default_value = "30s", value_parser = duration, hide = true)]
+    pub acme_settle: Duration,
+    /// Shortest time between two certificates for one set of names.
     #[arg(long, env = "LOCKGATE_ACME_MIN_REISSUE", value_name = "TIME", default_value = "1h", value_parser = duration, help_heading = "Certificates")]
     pub acme_min_reissue: Duration,
     /// How long certificates of the local issuer last.

@@ -823,7 +823,7 @@ fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String
 }
 
 fn wanted_text(wanted: &Wanted) -> String {
-    let Wanted { names, ingresses, exists, held, issuer, issued_at } = wanted;
+    let Wanted { names, ingresses, exists, held, issuer, issued_at, .. } = wanted;
     let mut text = format!("{}; asked for by {}", list(names), list(ingresses));
     match held {
         Some(pair) => write!(text, "; holds {}", list(&pair.names)).unwrap(),

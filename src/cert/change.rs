@@ -95,7 +95,7 @@ async fn annotate(
         let mut secret = found.clone();
         secret.annotations.insert(key.to_owned(), value.to_owned());
         match store.write_secret(&secret, false).await {
-            Ok(()) => return Ok(Some(found)),
+            Ok(_) => return Ok(Some(found)),
             // Somebody wrote in between: what is there now may be another matter.
             Err(StoreError::Conflict(_)) => {}
             Err(error) => return Err(error).with_context(|| format!("Secret {name}")),

@@ -52,6 +52,8 @@ pub struct Policy {
     pub account: ObjectName,
     /// `--adopt-cert-manager-annotations`
     pub adopt_cert_manager: bool,
+    /// Most names that the CA puts into one certificate.
+    pub most_names: usize,
 }
 
 impl Default for Policy {
@@ -72,6 +74,7 @@ impl Default for Policy {
             issuer: IssuerKind::None,
             account: ObjectName::new("lockgate", "lockgate-acme-account"),
             adopt_cert_manager: false,
+            most_names: 100,
         }
     }
 }

@@ -166,6 +166,8 @@ pub const MANAGED: &str = "lockgate.dev/managed";
 pub const ISSUER: &str = "lockgate.dev/issuer";
 /// When we stored what a managed Secret holds, in seconds since 1970.
 pub const ISSUED_AT: &str = "lockgate.dev/issued-at";
+/// What our annotations begin with.
+pub const PREFIX: &str = "lockgate.dev/";
 /// kube-lego's request for a certificate, on an Ingress, and its mark, on a Secret.
 pub const TLS_ACME: &str = "kubernetes.io/tls-acme";
 /// Our name as field manager, as component in Events and in `app.kubernetes.io/managed-by`.

@@ -33,6 +33,8 @@ pub struct Plan {
     pub default_certificate: Option<Certificate>,
     /// Secrets we are to fill, with the names they must cover.
     pub wanted: BTreeMap<ObjectName, Wanted>,
+    /// Secrets somebody asked us to fill, and why we do not.
+    pub declined: BTreeMap<ObjectName, Declined>,
     /// RFC 7638 thumbprint of the ACME account's key; answers HTTP-01 challenges.
     pub thumbprint: Option<Box<str>>,
     /// What the ConfigMap sets.
@@ -156,4 +158,27 @@ pub struct Wanted {
     pub issuer: Option<String>,
     /// When we stored what it holds, in seconds since 1970, from our annotation.
     pub issued_at: Option<i64>,
+    /// All our annotations on the Secret, without the `lockgate.dev/` they begin with.
+    pub marks: BTreeMap<Box<str>, Box<str>>,
+    /// Whether the Secret bears our mark: one that does not is somebody's who handed it over.
+    pub marked: bool,
+    /// Whether the names are asked for a challenge's answer before the CA is.
+    pub self_check: bool,
+    /// Whether a renewal keeps the private key, for those who pinned it.
+    pub reuse_key: bool,
+}
+
+/// A Secret that is asked for and not filled by us.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Declined {
+    /// The names it was to cover, as far as they are names.
+    pub names: BTreeSet<String>,
+    /// The Ingresses that ask for it.
+    pub ingresses: BTreeSet<ObjectName>,
+    /// The reason of the problem that was told.
+    pub reason: &'static str,
+    /// What it says.
+    pub text: String,
+    /// What it holds, when that is readable.
+    pub held: Option<Arc<Keypair>>,
 }

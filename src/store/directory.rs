@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Snapshots, StoreError, StoredSecret, convert};
+use super::{Snapshots, StoreError, StoredMap, StoredSecret, convert};
 use crate::compile::objects::Objects;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -109,7 +109,7 @@ impl Directory {
         &self,
         secret: &StoredSecret,
         rehearse: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         if !secret.name.is_valid() {
             return Err(StoreError::Forbidden(format!("{} is no name of a Secret", secret.name)));
         }
@@ -144,7 +144,46 @@ impl Directory {
                 io::ErrorKind::AlreadyExists => StoreError::Conflict(name.clone()),
                 _ => StoreError::Unavailable(format!("{}: {error}", self.file(name).display())),
             }
-        })
+        })?;
+        Ok(Some(version_of(data, annotations)))
+    }
+
+    pub(super) async fn config_map(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<StoredMap>, StoreError> {
+        let path = self.map_file(name);
+        match tokio::fs::read(&path).await {
+            Ok(text) => {
+                let data: BTreeMap<String, String> =
+                    serde_json::from_slice(&text).unwrap_or_default();
+                let version = Some(version_of(&data, &BTreeMap::new()));
+                Ok(Some(StoredMap { name: name.clone(), data, version }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::Unavailable(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    pub(super) async fn write_config_map(
+        &self,
+        map: &StoredMap,
+    ) -> Result<Option<String>, StoreError> {
+        let held = self.config_map(&map.name).await?.and_then(|it| it.version);
+        if held != map.version {
+            return Err(StoreError::Conflict(map.name.clone()));
+        }
+        let (path, object) = (self.map_file(&map.name), serde_json::json!(map.data));
+        let shown = path.display().to_string();
+        let written = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            write_private(&path, &object, false)
+        });
+        written
+            .await
+            .map_err(|it| StoreError::Unavailable(it.to_string()))?
+            .map_err(|it| StoreError::Unavailable(format!("{shown}: {it}")))?;
+        Ok(Some(version_of(&map.data, &BTreeMap::new())))
     }
 
     pub(super) async fn delete_secret(&self, name: &ObjectName) -> Result<(), StoreError> {
@@ -159,6 +198,18 @@ impl Directory {
     fn file(&self, name: &ObjectName) -> PathBuf {
         self.write.join(format!("{}.{}.secret.json", name.namespace, name.name))
     }
+
+    /// Where a ConfigMap of our own is; not among the manifests, for nobody else reads it.
+    fn map_file(&self, name: &ObjectName) -> PathBuf {
+        self.write.join(format!(".{}.{}.configmap", name.namespace, name.name))
+    }
+}
+
+/// Changes whenever what is held does.
+fn version_of(data: &impl Hash, annotations: &BTreeMap<String, String>) -> String {
+    let mut hasher = DefaultHasher::new();
+    (data, annotations).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// A Secret as others see it; its version is a hash of what it holds.
@@ -166,12 +217,10 @@ fn stored(name: &ObjectName, secret: core::Secret) -> StoredSecret {
     let data: BTreeMap<String, Vec<u8>> =
         secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect();
     let annotations = secret.metadata.annotations.unwrap_or_default();
-    let mut hasher = DefaultHasher::new();
-    (&data, &annotations).hash(&mut hasher);
     StoredSecret {
         name: name.clone(),
         kind: secret.type_.unwrap_or_default(),
-        version: Some(format!("{:016x}", hasher.finish())),
+        version: Some(version_of(&data, &annotations)),
         data,
         annotations,
         labels: secret.metadata.labels.unwrap_or_default(),
