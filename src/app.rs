@@ -103,7 +103,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     tasks.spawn(compiler.run(snapshots.clone()));
     let (standing, standings) = watch::channel(Arc::default());
     let (health, healths) = watch::channel(Arc::default());
-    if let Some(issuer) = issuer(args, account, &leadership)? {
+    if let Some(issuer) = issuer(args, account, &leadership, &metrics)? {
         let keeper = Keeper::new(KeeperOptions {
             store: store.clone(),
             leadership: leadership.clone(),
@@ -416,6 +416,7 @@ fn issuer(
     args: &Serve,
     account: ObjectName,
     leadership: &Leadership,
+    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Option<Issuer>> {
     match args.issuer {
         IssuerFlag::None => Ok(None),
@@ -439,7 +440,8 @@ fn issuer(
                 binding: binding(args)?,
                 account,
             };
-            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone(), wall)?))))
+            let acme = Acme::new(options, leadership.clone(), metrics.clone(), wall)?;
+            Ok(Some(Issuer::Acme(Box::new(acme))))
         }
     }
 }

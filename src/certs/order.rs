@@ -20,10 +20,12 @@ use super::client::{AcmeClient, Unheard};
 use super::doing::Doing;
 use super::eab::{self, Binding};
 use super::limit;
+use super::meter::Meter;
 use super::standing::State;
 use super::trouble::Trouble;
 use super::vault::Vault;
 use crate::lease::Leadership;
+use crate::metrics::Metrics;
 use crate::model::name::ObjectName;
 
 /// How long a directory is believed before it is read again.
@@ -113,9 +115,11 @@ impl Acme {
     pub fn new(
         options: AcmeOptions,
         leadership: Leadership,
+        metrics: Arc<Metrics>,
         wall: fn() -> Timestamp,
     ) -> anyhow::Result<Self> {
         let client = AcmeClient::new(options.trust.as_deref(), leadership, wall)?;
+        let client = client.measured(Meter::new(metrics, &options.directory));
         Ok(Self { options: Arc::new(options), client, wall, account: Arc::default() })
     }
 
@@ -478,6 +482,7 @@ impl Acme {
             for problem in authorization.challenges.iter().filter_map(|it| it.error.as_ref()) {
                 reasons.push(format!("{name}: {}", described(problem)));
                 refused |= matches!(kind(problem), "caa" | "rejectedIdentifier");
+                self.client.meter().inspect(|it| it.failed(kind(problem)));
                 bad.push(name.clone());
             }
         }
@@ -575,6 +580,7 @@ mod tests {
     use super::super::client::Refusal;
     use super::super::trouble::Class;
     use super::*;
+    use crate::metrics::Replica;
 
     fn acme() -> Acme {
         let options = AcmeOptions {
@@ -585,7 +591,8 @@ mod tests {
             binding: None,
             account: ObjectName::new("lockgate", "account"),
         };
-        Acme::new(options, Leadership::sole(), || Timestamp::UNIX_EPOCH).expect("a CA")
+        let metrics = Arc::new(Metrics::new(&Replica::default()).expect("names differ"));
+        Acme::new(options, Leadership::sole(), metrics, || Timestamp::UNIX_EPOCH).expect("a CA")
     }
 
     fn refused(kind: &str, status: u16) -> Error {
