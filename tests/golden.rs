@@ -33,6 +33,7 @@ use lockgate::compile::objects::{
 use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
+use lockgate::model::client_tls::{Guard, HostTls, Verify};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
@@ -92,13 +93,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("auth-cache-key", "$cookie_session"),
         ("auth-cache-duration", "200 5m"),
         ("auth-snippet", "proxy_set_header a b;"),
-        ("auth-tls-secret", "shop/ca"),
-        ("auth-tls-verify-client", "on"),
-        ("auth-tls-verify-client", "optional_no_ca"),
-        ("auth-tls-verify-depth", "2"),
-        ("auth-tls-error-page", "http://auth.test/error"),
-        ("auth-tls-pass-certificate-to-upstream", "true"),
-        ("auth-tls-match-cn", "CN=me"),
         ("allowlist-source-range", "10.0.0.0/8"),
         ("whitelist-source-range", "10.0.0.0/8"),
         ("denylist-source-range", "10.0.0.0/8"),
@@ -603,6 +597,7 @@ fn flag(policy: &mut Policy, text: &str) {
         "--default-ssl-certificate" => policy.default_certificate = Some(value.parse().unwrap()),
         "--disable-catch-all" => policy.no_catch_all = on,
         "--disable-svc-external-name" => policy.no_external_name = on,
+        "--enable-ssl-passthrough" => policy.passthrough = on,
         "--host-ownership" => policy.strict_hosts = value == "namespace",
         "--adopt-cert-manager-annotations" => policy.adopt_cert_manager = on,
         "--issuer" => {
@@ -698,6 +693,7 @@ fn plan_text(plan: &Plan) -> String {
         write!(text, "host {pattern} of {}", host.owner).unwrap();
         text.push_str(if host.tls { ", tls" } else { "" });
         text.push_str(if host.acme { ", acme" } else { "" });
+        text.push_str(&host.client_tls().map(client_tls_text).unwrap_or_default());
         text.push('\n');
         for (pattern, route) in &host.paths {
             writeln!(text, "  {pattern} of {}", route_text(route)).unwrap();
@@ -792,6 +788,17 @@ fn route_text(route: &Route) -> String {
         }
     }
     text
+}
+
+fn client_tls_text(tls: &HostTls) -> String {
+    match tls {
+        HostTls::Denied => ", 403 to all".to_owned(),
+        HostTls::Through => ", TLS is handed on".to_owned(),
+        HostTls::Asks(Guard { demand, subjects, .. }) => {
+            let verify = demand.as_ref().map_or(Verify::Off, |it| it.verify);
+            format!(", client certificates {verify:?} with {} subjects", subjects.len())
+        }
+    }
 }
 
 fn target(target: &Target) -> String {
