@@ -203,7 +203,7 @@ fn decide(
     for it in rest.filter(|it| first.is_none_or(|first| first.name != it.name)) {
         match &mut asked {
             Some((first, guard)) => {
-                join(guard, first, it, &found[it.name], is_own(it), &mut outcome)
+                join(guard, first, it, &found[it.name], is_own(it), &mut outcome);
             }
             // Where everything answers 403 there is nothing left to close.
             None if outcome.tls.is_some() => {}

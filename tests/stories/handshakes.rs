@@ -1,5 +1,6 @@
 //! What the ConfigMap says of handshakes and connections.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -21,7 +22,7 @@ async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
         "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\ndata:\n"
             .to_owned();
     for (key, value) in settings {
-        map += &format!("  {key}: \"{value}\"\n");
+        writeln!(map, "  {key}: \"{value}\"").unwrap();
     }
     let objects = [
         ingress_class(),
