@@ -194,7 +194,7 @@ mod tests {
     fn what_was_not_sealed_here_is_not_opened() {
         let now = Instant::now();
         let [one, other] = [(); 2].map(|()| Tickets::new(LIFETIME, now).expect("randomness"));
-        assert_eq!(one.seal(&[0; LARGEST + 1], now), None);
+        assert_eq!(one.seal(&vec![0; LARGEST + 1], now), None);
         let ticket = one.seal(b"session", now).expect("a ticket");
         assert_eq!(other.open(&ticket, now), None, "another policy's");
         for length in 0..ticket.len() {
