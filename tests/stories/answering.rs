@@ -262,6 +262,7 @@ async fn the_default_backend_answers_for_errors() {
     let (web, errors, last) =
         tokio::join!(Backend::start("web"), Backend::start("errors"), Backend::start("last"));
     let gone = speaking("410 Gone\r\nX-Own: 1").await;
+    let locked = speaking("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\"").await;
     let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let own = ("default-backend", "errors");
     let lockgate = manifests(&[
@@ -281,9 +282,11 @@ async fn the_default_backend_answers_for_errors() {
             ],
         ),
         host("cors", "web", &[("custom-http-errors", "404"), ("enable-cors", "true"), own]),
+        host("locked", "locked", &[("custom-http-errors", "401"), own]),
         backend("web", 80, &[web.addr()]),
         backend("errors", 80, &[errors.addr()]),
         backend("gone", 80, &[gone.addr()]),
+        backend("locked", 80, &[locked.addr()]),
         backend("closed", 80, &[closed]),
         backend("last", 80, &[last.addr()]),
     ])
@@ -354,6 +357,9 @@ async fn the_default_backend_answers_for_errors() {
         let reply = connection.get("http://dead.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend()), (404, None), "{client}");
         assert!(reply.text().contains("404 Not Found"), "{client}: {}", reply.text());
+        let reply = connection.get("http://locked.test/").await.unwrap();
+        assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")), "{client}");
+        assert_eq!(reply.header("www-authenticate"), Some("Basic realm=\"a\""), "{client}");
         let reply = connection.get("http://cors.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")), "{client}");
         assert_eq!(reply.header("access-control-allow-origin"), Some("*"), "{client}");
