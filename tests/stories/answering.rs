@@ -261,16 +261,11 @@ async fn config_maps_give_header_fields() {
 async fn the_default_backend_answers_for_errors() {
     let (web, errors, last) =
         tokio::join!(Backend::start("web"), Backend::start("errors"), Backend::start("last"));
-    let gone = speaking("410 Gone\r\nX-Own: 1").await;
-    let locked = speaking("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\"").await;
-    let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let own = ("default-backend", "errors");
     let lockgate = manifests(&[
         config_map("settings", &[("custom-http-errors", "503")]),
         host("own", "web", &[("custom-http-errors", "404,413,500"), own, ("proxy-body-size", "9")]),
         host("usual", "web", &[]),
-        host("gone", "web", &[("custom-http-errors", "404"), ("default-backend", "gone")]),
-        host("dead", "web", &[("custom-http-errors", "404"), ("default-backend", "closed")]),
         host(
             "left",
             "web",
@@ -281,13 +276,8 @@ async fn the_default_backend_answers_for_errors() {
                 own,
             ],
         ),
-        host("cors", "web", &[("custom-http-errors", "404"), ("enable-cors", "true"), own]),
-        host("locked", "locked", &[("custom-http-errors", "401"), own]),
         backend("web", 80, &[web.addr()]),
         backend("errors", 80, &[errors.addr()]),
-        backend("gone", 80, &[gone.addr()]),
-        backend("locked", 80, &[locked.addr()]),
-        backend("closed", 80, &[closed]),
         backend("last", 80, &[last.addr()]),
     ])
     .start()
@@ -320,7 +310,7 @@ async fn the_default_backend_answers_for_errors() {
         }
         let head = connection.send(Call::new("HEAD", "http://own.test/status/500")).await.unwrap();
         assert_eq!((head.status, head.body.len()), (200, 0), "{client}");
-        // Those of others pass, and what is asked of the default backend itself.
+        // Other statuses pass.
         for (path, status, from) in
             [("/status/403", 403, "web"), ("/status/503", 503, "web"), ("/", 200, "web")]
         {
@@ -348,6 +338,34 @@ async fn the_default_backend_answers_for_errors() {
         assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("last")), "{client}");
         let reply = connection.get("http://usual.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend().as_deref()), (404, Some("web")), "{client}");
+    }
+    lockgate.no_problem().await;
+}
+
+/// The default backend's answer is the answer, and one that does not answer makes no other error.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_backend_has_the_last_word() {
+    let (web, errors) = tokio::join!(Backend::start("web"), Backend::start("errors"));
+    let gone = speaking("410 Gone\r\nX-Own: 1").await;
+    let locked = speaking("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\"").await;
+    let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let own = ("default-backend", "errors");
+    let lockgate = manifests(&[
+        config_map("settings", &[]),
+        host("gone", "web", &[("custom-http-errors", "404"), ("default-backend", "gone")]),
+        host("dead", "web", &[("custom-http-errors", "404"), ("default-backend", "closed")]),
+        host("cors", "web", &[("custom-http-errors", "404"), ("enable-cors", "true"), own]),
+        host("locked", "locked", &[("custom-http-errors", "401"), own]),
+        backend("web", 80, &[web.addr()]),
+        backend("errors", 80, &[errors.addr()]),
+        backend("gone", 80, &[gone.addr()]),
+        backend("locked", 80, &[locked.addr()]),
+        backend("closed", 80, &[closed]),
+        backend("last", 80, &[errors.addr()]),
+    ])
+    .start()
+    .await;
+    for (client, mut connection) in clients(&lockgate, "gone").await {
         // What the default backend answers is the answer, whatever its status.
         let before = gone.requests().len();
         let reply = connection.get("http://gone.test/status/404").await.unwrap();
