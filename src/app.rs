@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::args::{HostOwnership, IssuerFlag, Serve};
-use crate::certs::{self, Acme, AcmeOptions, Issuer, Keeper, Local, Vault};
+use crate::certs::{self, Acme, AcmeOptions, Binding, Issuer, Keeper, Local, Vault};
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
@@ -119,6 +119,9 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         compilations.clone(),
     ));
     tasks.spawn(status::tell(store.clone(), leadership.clone(), compilations.clone(), noticed));
+    // The keeper of certificates tells of them.
+    let (_standing, standings) = watch::channel(Arc::default());
+    let (_health, healths) = watch::channel(Arc::default());
     let admin = Admin {
         current,
         compiled: compilations,
@@ -126,6 +129,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         phase: phases,
         ready: readiness,
         leadership,
+        standings,
+        healths,
         store,
         health_path: args.health_check_path.clone(),
         class: args.controller_class.clone(),
@@ -335,7 +340,7 @@ fn listening(args: &Serve) -> Listening {
     }
 }
 
-fn policy(args: &Serve) -> Policy {
+pub(crate) fn policy(args: &Serve) -> Policy {
     Policy {
         ingress_class: args.ingress_class.clone(),
         controller_class: args.controller_class.clone(),
@@ -348,6 +353,7 @@ fn policy(args: &Serve) -> Policy {
         default_certificate: args.default_ssl_certificate.clone(),
         no_catch_all: args.disable_catch_all,
         no_external_name: args.disable_svc_external_name,
+        passthrough: args.enable_ssl_passthrough,
         strict_hosts: args.host_ownership == HostOwnership::Namespace,
         issuer: match args.issuer {
             IssuerFlag::Acme => IssuerKind::Acme,
@@ -359,7 +365,7 @@ fn policy(args: &Serve) -> Policy {
     }
 }
 
-async fn store(
+pub(crate) async fn store(
     args: &Serve,
     source: Source,
     policy: &Policy,
@@ -415,11 +421,23 @@ fn issuer(
                 trust,
                 email: args.acme_email.clone(),
                 profile: args.acme_profile.clone(),
+                binding: binding(args)?,
                 account,
             };
             Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone())?))))
         }
     }
+}
+
+/// What the CA handed out for our account, where the flags name it.
+fn binding(args: &Serve) -> anyhow::Result<Option<Binding>> {
+    let (Some(kid), Some(file)) = (&args.acme_eab_kid, &args.acme_eab_hmac_file) else {
+        return Ok(None);
+    };
+    let flag = || format!("--acme-eab-hmac-file {}", file.display());
+    let text = std::fs::read_to_string(file).with_context(flag)?;
+    let binding = Binding::read(kid, &text).context("it holds no base64url");
+    binding.with_context(flag).map(Some)
 }
 
 fn addresses(args: &Serve) -> Addresses {

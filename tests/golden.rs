@@ -36,14 +36,18 @@ use lockgate::live::{Live, WayId};
 use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement};
 use lockgate::model::copies::Mirror;
 use lockgate::model::cors::Origins;
+use lockgate::model::guard::{Basic, Guard, Judge};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
 use lockgate::model::options::Options;
 use lockgate::model::path::{PathPattern, canonical};
-use lockgate::model::plan::{Backend, BackendId, Certificate, Plan, Route, Target, Wanted};
+use lockgate::model::phrase::Phrase;
+use lockgate::model::plan::{Backend, BackendId, Certificate, Host, Plan, Route, Target, Wanted};
 use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
+use lockgate::model::sharing::{Mode, Split};
+use lockgate::model::upstream::Balance;
 use lockgate::store::{Directory, Store};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -80,20 +84,6 @@ fn every_text_has_its_manifests() {
 #[test]
 fn every_security_annotation_without_an_implementation_refuses() {
     for (name, value) in [
-        ("auth-type", "basic"),
-        ("auth-secret", "passwords"),
-        ("auth-secret-type", "auth-map"),
-        ("auth-realm", "staff"),
-        ("auth-url", "http://auth.test/"),
-        ("auth-signin", "http://auth.test/start"),
-        ("auth-signin-redirect-param", "back"),
-        ("auth-response-headers", "x-user"),
-        ("auth-method", "POST"),
-        ("auth-request-redirect", "/"),
-        ("auth-proxy-set-headers", "headers"),
-        ("auth-always-set-cookie", "true"),
-        ("auth-cache-key", "$cookie_session"),
-        ("auth-cache-duration", "200 5m"),
         ("auth-snippet", "proxy_set_header a b;"),
         ("auth-tls-secret", "shop/ca"),
         ("auth-tls-verify-client", "on"),
@@ -102,16 +92,10 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("auth-tls-error-page", "http://auth.test/error"),
         ("auth-tls-pass-certificate-to-upstream", "true"),
         ("auth-tls-match-cn", "CN=me"),
-        ("allowlist-source-range", "10.0.0.0/8"),
-        ("whitelist-source-range", "10.0.0.0/8"),
-        ("denylist-source-range", "10.0.0.0/8"),
-        ("satisfy", "any"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
         ("modsecurity-snippet", "SecRuleEngine On"),
-        ("use-regex", "true"),
-        ("rewrite-target", "/$1"),
         ("configuration-snippet", "deny all;"),
         ("server-snippet", "deny all;"),
         ("stream-snippet", "deny all;"),
@@ -134,12 +118,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
 #[test]
 fn every_security_setting_without_an_implementation_refuses() {
     for (key, value) in [
-        ("whitelist-source-range", "10.0.0.0/8"),
-        ("denylist-source-range", "10.0.0.0/8"),
-        ("block-cidrs", "10.0.0.0/8"),
-        ("block-user-agents", "curl"),
-        ("block-referers", "spam.test"),
-        ("global-auth-url", "http://auth.test/"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-modsecurity-crs", "true"),
         ("modsecurity-snippet", "SecRuleEngine On"),
@@ -412,7 +390,7 @@ prop_compose! {
         }
         let ports = ports.into_iter().map(|(name, port, target)| Port { name, port, target });
         let ports = ports.collect();
-        let service = Service { ports, external_name: external, addresses: vec![] };
+        let service = Service { ports, external_name: external, ..Service::default() };
         objects.services.insert(ObjectName::new("a", "web"), Arc::new(service));
         let endpoints = endpoints
             .into_iter()
@@ -428,7 +406,10 @@ prop_compose! {
             let secret = Secret {
                 keypair,
                 authorities: None,
+                revocations: None,
                 annotations: BTreeMap::new(),
+                htpasswd: None,
+                users: None,
                 thumbprint: None,
             };
             objects.secrets.insert(ObjectName::new("a", "tls"), Arc::new(secret));
@@ -672,9 +653,13 @@ fn answer(live: &Live, question: &str) -> String {
         let route = &live.way(id).route;
         format!("{} {} of {} -> {}", route.host, route.path, route.ingress, target(&route.target))
     };
-    match live.table.host(&host.host).and_then(|it| it.find(&path)) {
-        Some(Match::Exact(id) | Match::Prefix(id)) => way(id),
-        Some(Match::Slash) => "301 to the path with a slash".to_owned(),
+    let paths = live.table.host(&host.host);
+    if let Some(to) = paths.and_then(|it| it.moved.as_ref()) {
+        return format!("a redirect to {to}");
+    }
+    match paths.and_then(|it| it.find(&path)) {
+        Some(Match::Exact(id) | Match::Prefix(id) | Match::Expression(id)) => way(id),
+        Some(Match::Slash(_)) => "301 to the path with a slash".to_owned(),
         None => "the default backend".to_owned(),
     }
 }
@@ -701,6 +686,7 @@ fn plan_text(plan: &Plan) -> String {
         text.push_str(if host.tls { ", tls" } else { "" });
         text.push_str(if host.acme { ", acme" } else { "" });
         text.push('\n');
+        host_text(&mut text, host);
         for (pattern, route) in &host.paths {
             writeln!(text, "  {pattern} of {}", route_text(route)).unwrap();
         }
@@ -729,6 +715,23 @@ fn plan_text(plan: &Plan) -> String {
         }
     }
     text
+}
+
+/// What holds for a host as a whole.
+fn host_text(text: &mut String, host: &Host) {
+    for (alias, secure) in &host.aliases {
+        let certificate = if *secure { ", with its certificate" } else { "" };
+        writeln!(text, "  also {alias}{certificate}").unwrap();
+    }
+    if let Some(from) = &host.www {
+        writeln!(text, "  redirected to from {from}").unwrap();
+    }
+    if let Some(Phrase(words)) = host.app_root.as_deref() {
+        writeln!(text, "  begins at {words:?}").unwrap();
+    }
+    if let Some(locations) = &host.locations {
+        writeln!(text, "  tries {}", list(locations.iter().map(|(_, it)| it))).unwrap();
+    }
 }
 
 fn settings_text(text: &mut String, settings: &Settings) {
@@ -797,6 +800,9 @@ fn route_text(route: &Route) -> String {
     if route.to_https {
         text.push_str(", to https");
     }
+    if let Some(rewrite) = &route.rewrite {
+        write!(text, ", rewritten to {}", rewrite.target.text).unwrap();
+    }
     let usual = Options::default();
     if options.port_in_redirects {
         text.push_str(", with the port");
@@ -813,6 +819,9 @@ fn route_text(route: &Route) -> String {
         if own != usual {
             write!(text, ", {name} within {own:?}").unwrap();
         }
+    }
+    if let Some(guard) = &route.guard {
+        guard_text(&mut text, guard);
     }
     if let Some(answers) = &route.answers {
         text.push_str(&answers_text(answers));
@@ -866,6 +875,31 @@ fn answers_text(answers: &Answers) -> String {
     text
 }
 
+fn guard_text(text: &mut String, guard: &Guard) {
+    text.push_str(if guard.any { ", any of" } else { ", all of" });
+    for (what, networks) in [("not from", &guard.deny), ("from", &guard.allow)] {
+        if let Some(networks) = networks {
+            write!(text, " [{what} {networks}]").unwrap();
+        }
+    }
+    if let Some(Basic { challenge, users }) = &guard.basic {
+        write!(text, " [{challenge:?} {users:?}]").unwrap();
+    }
+    if let Some(judge) = &guard.judge {
+        let Judge { url, signin, headers, cache, always_set_cookie, .. } = &**judge;
+        write!(text, " [judge {:?}{:?}", url.authority.0, url.target.0).unwrap();
+        if let Some(signin) = signin {
+            write!(text, ", signin {:?}", signin.0).unwrap();
+        }
+        if !headers.is_empty() {
+            write!(text, ", told {headers:?}").unwrap();
+        }
+        text.push_str(if *always_set_cookie { ", cookies always" } else { "" });
+        text.push_str(if cache.is_some() { ", remembered" } else { "" });
+        text.push(']');
+    }
+}
+
 fn target(target: &Target) -> String {
     match target {
         Target::Backend(id) => backend_name(id),
@@ -880,11 +914,39 @@ fn backend_name(id: &BackendId) -> String {
 }
 
 fn backend_text(backend: &Backend) -> String {
-    match &backend.external {
+    let mut text = match &backend.external {
         Some((name, port)) => format!("{name}:{port} by its name"),
         None if backend.addresses.is_empty() => "nobody".to_owned(),
         None => list(&backend.addresses),
+    };
+    match &backend.balance {
+        Balance::RoundRobin => {}
+        Balance::Ewma => text.push_str(", the quicker of two"),
+        Balance::Hash(_) => text.push_str(", by hash"),
+        Balance::Subset(_, size) => write!(text, ", by hash to {size}").unwrap(),
     }
+    if let Some(affinity) = &backend.affinity {
+        let mode = if affinity.mode == Mode::Persistent { "for good" } else { "in balance" };
+        write!(text, ", kept {mode} by cookie {}", affinity.cookie.name()).unwrap();
+    }
+    if let Some(canary) = &backend.canary {
+        let Split { header, value, pattern, cookie, weight, .. } = &canary.split;
+        let name = backend_name(&canary.backend);
+        write!(text, ", {weight} of {} to {name}", canary.split.out_of()).unwrap();
+        if let Some(header) = header {
+            write!(text, ", by header {header}").unwrap();
+        }
+        if let Some(value) = value {
+            write!(text, " of {value}").unwrap();
+        }
+        if let Some(pattern) = pattern {
+            write!(text, " like {pattern:?}").unwrap();
+        }
+        if let Some(cookie) = cookie {
+            write!(text, ", by cookie {cookie}").unwrap();
+        }
+    }
+    text
 }
 
 fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String {

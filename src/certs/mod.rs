@@ -13,10 +13,14 @@
 
 mod account;
 mod client;
+pub mod dns;
 pub mod due;
+mod eab;
 mod fake;
 mod local;
 mod order;
+pub mod selfcheck;
+pub mod standing;
 mod trouble;
 mod vault;
 
@@ -39,6 +43,7 @@ use crate::model::plan::{Plan, Wanted};
 use crate::store::{Notice, StoredSecret};
 
 use due::{Due, due, next_look};
+pub use eab::Binding;
 pub use fake::fake;
 pub use local::Local;
 pub use order::{Acme, AcmeOptions};

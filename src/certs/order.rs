@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::account;
 use super::client::{AcmeClient, Unheard};
+use super::eab::{self, Binding};
 use super::trouble::Trouble;
 use super::vault::Vault;
 use crate::lease::Leadership;
@@ -34,6 +35,8 @@ pub struct AcmeOptions {
     pub email: Option<String>,
     /// `--acme-profile`
     pub profile: Option<String>,
+    /// What the CA handed out for our account, where it wants to know whose it is.
+    pub binding: Option<Binding>,
     /// Where the account's key is.
     pub account: ObjectName,
 }
@@ -180,11 +183,21 @@ impl Acme {
             .map_err(|it| Trouble::Unusable(format!("the account's key: {it}")))?;
         let builder = Account::builder_with_http(Box::new(self.client.clone()));
         let directory = self.options.directory.clone();
-        let made = builder.create_from_key((key, PrivateKeyDer::Pkcs8(pkcs8)), directory).await;
-        let account = match made {
-            Ok((account, _)) => account,
-            Err(error) => return Err(self.sort(error)),
+        let made = match &self.options.binding {
+            None => {
+                let key = (key, PrivateKeyDer::Pkcs8(pkcs8));
+                builder.create_from_key(key, directory).await.map(|(account, _)| account)
+            }
+            Some(binding) => {
+                let der = pkcs8.secret_pkcs8_der();
+                let email = self.options.email.as_deref();
+                match eab::register(&self.client, &directory, der, email, binding).await {
+                    Ok(url) => builder.from_parts(url, pkcs8, directory).await,
+                    Err(error) => Err(error),
+                }
+            }
         };
+        let account = made.map_err(|error| self.sort(error))?;
         if let Some(email) = &self.options.email {
             // A CA that wants no address is no reason to have no certificates.
             if let Err(error) = account.update_contacts(&[&format!("mailto:{email}")]).await {
@@ -234,6 +247,7 @@ impl Acme {
             "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized" => {
                 Trouble::Invalid(text)
             }
+            "externalAccountRequired" => Trouble::Refused(format!("{text}: {}", eab::MISSING)),
             _ if problem.status.is_some_and(|it| it >= 500) => Trouble::Down(text),
             _ => Trouble::Refused(text),
         }

@@ -291,6 +291,11 @@ fn is_issuable(host: &HostPattern) -> bool {
 
 /// Whether somebody routes the challenge path by a prefix; one exact token is a solver's and is fine.
 fn takes_challenges(host: &crate::model::plan::Host) -> bool {
+    let locations = host.locations.iter().flatten();
+    let mut beginnings = locations.map(|(it, _)| it.beginning());
+    if beginnings.any(is_challenge_path) {
+        return true;
+    }
     host.paths.keys().any(|it| match it {
         PathPattern::Prefix(path) => is_challenge_path(path),
         PathPattern::Exact(_) => false,

@@ -3,15 +3,20 @@
 //! Floor 1. No clock, no I/O, no async, no error: whatever is wrong with an object becomes a
 //! [`Problem`] and a plan without it. Equal objects give equal plans, in whatever order they arrived.
 
+mod access;
 pub mod annotation;
 mod answering;
 mod backends;
 mod certificates;
 mod class;
+mod client_tls;
 pub mod config;
 mod copies;
+pub mod locations;
+mod names;
 pub mod objects;
 mod routes;
+mod sharing;
 mod upstreams;
 
 use crate::model::name::{Kind, ObjectName};
@@ -19,6 +24,7 @@ use crate::model::plan::Plan;
 use crate::model::problem::Problem;
 
 use objects::Objects;
+use routes::Ours;
 
 /// What the flags say about reading objects.
 #[derive(Clone, Debug)]
@@ -46,6 +52,8 @@ pub struct Policy {
     pub no_catch_all: bool,
     /// `--disable-svc-external-name`
     pub no_external_name: bool,
+    /// `--enable-ssl-passthrough`
+    pub passthrough: bool,
     /// `--host-ownership=namespace`
     pub strict_hosts: bool,
     /// `--issuer`
@@ -70,6 +78,7 @@ impl Default for Policy {
             default_certificate: None,
             no_catch_all: false,
             no_external_name: false,
+            passthrough: false,
             strict_hosts: false,
             issuer: IssuerKind::None,
             account: ObjectName::new("lockgate", "lockgate-acme-account"),
@@ -108,24 +117,25 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     problems.extend(objects.stale.iter().map(|kind| refused(kind, no_longer)));
     let mut settings = config::settings(objects, policy, &mut problems);
     answering::look_up(&mut settings, objects, policy, &mut plan, &mut problems);
-    let ours = routes::read(objects, policy, &settings, &mut problems);
-    plan.ours = ours.iter().map(|it| it.name.clone()).collect();
+    let read = routes::read(objects, policy, &settings, &mut problems);
+    plan.ours = read.iter().map(|it| it.name.clone()).collect();
+    let (canaries, ours): (Vec<_>, Vec<_>) = read.into_iter().partition(Ours::is_canary);
     plan.settings = settings.into();
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
+    names::add(&ours, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
     upstreams::add(&ours, objects, &mut plan, &mut problems);
 
-    // PLACE client_tls
+    client_tls::add(&ours, objects, policy, &mut plan, &mut problems);
 
-    // PLACE access
+    access::add(objects, &mut plan, &mut problems);
 
     answering::add(&ours, objects, policy, &mut plan, &mut problems);
     copies::add(&ours, &mut plan);
 
-    // PLACE sharing
-
-    backends::add(&ours, objects, policy, &mut plan, &mut problems);
+    let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
+    backends::add(&shares, objects, policy, &mut plan, &mut problems);
     answering::stand_in(&mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::locations::Made;
+use crate::model::client_tls::Revocations;
+use crate::model::htpasswd::Users;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -47,6 +50,8 @@ pub struct Ingress {
     pub rules: Vec<Rule>,
     /// Addresses in `status.loadBalancer.ingress`, to write them only when they differ.
     pub addresses: Vec<Box<str>>,
+    /// What its paths come to where they are regular expressions: made when it is first asked for.
+    pub made: Made,
 }
 
 /// `service.name` and `service.port` of a backend, the port as text.
@@ -99,6 +104,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Of an `ExternalName` Service.
     pub external_name: Option<Box<str>>,
+    /// Its own address; none for a headless one.
+    pub cluster_ip: Option<IpAddr>,
     /// Addresses the world reaches it by: those of its load balancer, its external IPs, or for lack of
     /// both its cluster IP. For `--publish-service`.
     pub addresses: Vec<Box<str>>,
@@ -142,8 +149,14 @@ pub struct Secret {
     pub keypair: Result<Arc<Keypair>, KeypairError>,
     /// `ca.crt`, where it is there; the error completes "`ca.crt` ...".
     pub authorities: Option<Result<Arc<Authorities>, &'static str>>,
+    /// `ca.crl`, likewise.
+    pub revocations: Option<Result<Arc<Revocations>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+    /// The entry `auth`, where it is there, as an htpasswd file.
+    pub htpasswd: Option<Arc<Users>>,
+    /// Its entries as users with their passwords' hashes; `None` for a Secret of the type for TLS.
+    pub users: Option<Arc<Users>>,
     /// The entry `thumbprint` of our account Secret.
     pub thumbprint: Option<Box<str>>,
 }

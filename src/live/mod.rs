@@ -5,11 +5,18 @@
 //! became unreadable. It is swapped in with one pointer; a request sees one `Live` from its start to
 //! its end. What clients take of the process as a whole, [`limit`] and [`memory`] tell, whatever is served.
 
+pub mod auth_cache;
 pub mod balance;
+pub mod judge;
 pub mod keys;
 pub mod limit;
 pub mod memory;
+pub mod policies;
+pub mod rate;
+mod ring;
+mod sticky;
 pub mod table;
+mod tickets;
 pub mod transport;
 
 use std::collections::BTreeMap;
@@ -19,10 +26,14 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 
-use crate::model::plan::{BackendId, Plan, Route, Target};
+use crate::model::name::ObjectName;
+use crate::model::plan::{BackendId, Host, Plan, Route, Target};
 
+use auth_cache::Verdicts;
 use balance::Balancer;
 use keys::Keys;
+use policies::Policies;
+use rate::Zone;
 use table::Table;
 use transport::{Known, Transports};
 
@@ -41,10 +52,15 @@ pub struct Live {
     pub fallback: Option<WayId>,
     /// `Strict-Transport-Security` of answers over TLS.
     pub hsts: Option<HeaderValue>,
+    /// What was found out about who asks.
+    pub verdicts: Arc<Verdicts>,
     /// Whether no plan was there yet: nobody knows what is to be served.
     pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
+    zones: BTreeMap<ObjectName, Arc<Zone>>,
     transports: Known,
+    /// What handshakes are done with.
+    pub policies: Policies,
 }
 
 /// A way's place in its [`Live`]; means nothing in another.
@@ -60,6 +76,10 @@ pub struct Way {
     pub route: Arc<Route>,
     /// Who answers, for a route to a backend.
     pub balancer: Option<Arc<Balancer>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Balancer>>,
+    /// What clients have asked of its Ingress, where that is limited.
+    pub zone: Option<Arc<Zone>>,
     /// What they are spoken to with.
     pub transports: Transports,
     /// The way to the default backend that the route's Ingress names.
@@ -78,9 +98,12 @@ impl Live {
             ways: Vec::new(),
             fallback: None,
             hsts: None,
+            verdicts: Arc::default(),
             starting: true,
             balancers: BTreeMap::new(),
+            zones: BTreeMap::new(),
             transports: Known::default(),
+            policies: Policies::empty(),
         }
     }
 
@@ -94,15 +117,29 @@ impl Live {
                 (id.clone(), Balancer::next(id, backend, before))
             })
             .collect();
+        let mut zones = BTreeMap::new();
         let mut transports = Known::after(&previous.transports);
+        let mut policies = Policies::after(&previous.policies, &plan.settings.tls);
+        let mut of_host = |host: &Host| policies.add(host.client_tls(), &previous.policies);
         let mut ways = Vec::new();
         let mut straight = |route: &Arc<Route>| {
             let balancer = match &route.target {
                 Target::Backend(id) => balancers.get(id).cloned(),
                 _ => None,
             };
+            // The default backend of everybody has no canary, as in ingress-nginx.
+            let own = balancer.as_ref().filter(|_| !route.ingress.name.is_empty());
+            let canary = own.and_then(|it| it.backend.canary.as_ref());
+            let canary = canary.and_then(|it| balancers.get(&it.backend).cloned());
+            let limited = route.options.rates.as_ref().filter(|it| it.counts_clients());
+            let zone = limited.map(|_| {
+                let known = || previous.zones.get(&route.ingress).cloned();
+                let zone = zones.entry(route.ingress.clone());
+                zone.or_insert_with(|| known().unwrap_or_else(Zone::new)).clone()
+            });
             let transports = transports.of(route, &previous.transports);
-            Way { route: route.clone(), balancer, transports, default: None, mirror: None }
+            let route = route.clone();
+            Way { route, balancer, canary, zone, transports, default: None, mirror: None }
         };
         let mut way = |route: &Arc<Route>| {
             let default = route.answers.as_ref().and_then(|it| it.default.as_ref());
@@ -117,14 +154,17 @@ impl Live {
             id
         };
         Self {
-            table: Table::new(&plan.hosts, &mut way),
+            table: Table::new(&plan.hosts, &mut of_host, &mut way),
             keys: Keys::next(&plan, &previous.keys),
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
             ways,
+            verdicts: previous.verdicts.clone(),
             starting: false,
             balancers,
+            zones,
             transports,
+            policies,
             plan,
         }
     }
@@ -141,7 +181,9 @@ pub struct Current(Arc<ArcSwap<Live>>);
 impl Current {
     /// Begins with `live`.
     pub fn new(live: Live) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(live)))
+        let current = Arc::new(ArcSwap::from_pointee(live));
+        current.load().policies.attach(&current);
+        Self(current)
     }
 
     /// Serves `live` from now on; requests under way keep what they began with.

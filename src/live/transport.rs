@@ -103,7 +103,7 @@ impl Known {
 }
 
 impl Tls {
-    fn new(tls: &UpstreamTls, h2: bool) -> Self {
+    pub(super) fn new(tls: &UpstreamTls, h2: bool) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let versions: Vec<_> = [(tls.versions.tls13, &TLS13), (tls.versions.tls12, &TLS12)]
             .into_iter()

@@ -7,7 +7,7 @@
 //! and `.` is a byte.
 
 use std::cmp::Ordering;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 
@@ -173,7 +173,8 @@ impl Translation<'_> {
         }
         self.out.push_str("(?:");
         for byte in it.encode_utf8(&mut [0; 4]).bytes() {
-            self.out.push_str(&format!("%{byte:02X}"));
+            // Writing to a text does not fail.
+            let _ = write!(self.out, "%{byte:02X}");
         }
         self.out.push(')');
     }

@@ -42,6 +42,8 @@ pub enum Word {
     Header(Box<str>),
     /// `$remote_addr`, `$binary_remote_addr`, `$the_real_ip`
     RemoteAddr,
+    /// `$remote_user`: the name in a `Basic` authorization.
+    RemoteUser,
     /// `$request_method`
     Method,
     /// `$request_uri`: path and query as the client wrote them.
@@ -95,6 +97,7 @@ impl Word {
             "host" => Self::Host,
             "best_http_host" => Self::Header("host".into()),
             "remote_addr" | "binary_remote_addr" | "the_real_ip" => Self::RemoteAddr,
+            "remote_user" => Self::RemoteUser,
             "request_method" => Self::Method,
             "request_uri" => Self::RequestUri,
             "scheme" | "pass_access_scheme" => Self::Scheme,

@@ -10,13 +10,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::answering::Answers;
+use super::client_tls::HostTls;
 use super::copies::Mirror;
+use super::guard::Guard;
 use super::host::HostPattern;
 use super::keypair::Keypair;
+use super::location::{Location, Rewrite};
 use super::name::ObjectName;
 use super::options::Options;
 use super::path::PathPattern;
+use super::phrase::Phrase;
+use super::routing::Alias;
 use super::settings::Settings;
+use super::sharing::{Affinity, Canary};
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -73,6 +79,38 @@ pub struct Host {
     pub tls: bool,
     /// Its rules; always holds one for `/`, unless the host is [`HostPattern::Any`].
     pub paths: BTreeMap<PathPattern, Arc<Route>>,
+    /// The same as regular expressions, in the order in which they are tried; `None` where paths are
+    /// what they look like. A path that answers one challenge is not among them.
+    pub locations: Option<Vec<(Arc<Location>, PathPattern)>>,
+    /// Where `/` is redirected to.
+    pub app_root: Option<Arc<Phrase>>,
+    /// More names of it, each with whether its certificate is for that name, too.
+    pub aliases: Vec<(Alias, bool)>,
+    /// The name, with or without `www.`, whose requests are redirected to this one.
+    pub www: Option<Box<str>>,
+}
+
+impl Host {
+    /// A host without rules.
+    pub fn new(owner: ObjectName) -> Self {
+        Self {
+            owner,
+            acme: false,
+            tls: false,
+            paths: BTreeMap::new(),
+            locations: None,
+            app_root: None,
+            aliases: Vec::new(),
+            www: None,
+        }
+    }
+}
+
+impl Host {
+    /// What it asks of clients in TLS, which is the same for all of its routes.
+    pub fn client_tls(&self) -> Option<&HostTls> {
+        self.paths.values().next()?.client_tls.as_deref()
+    }
 }
 
 /// Where a matched request goes and what is done to it on the way.
@@ -92,10 +130,16 @@ pub struct Route {
     pub options: Arc<Options>,
     /// TLS towards endpoints, for a protocol that has it.
     pub upstream_tls: Option<Arc<UpstreamTls>>,
+    /// What becomes of the path.
+    pub rewrite: Option<Arc<Rewrite>>,
+    /// Who may ask.
+    pub guard: Option<Arc<Guard>>,
     /// What is done to its answers.
     pub answers: Option<Arc<Answers>>,
     /// Where copies of its requests go.
     pub mirror: Option<Arc<Mirror>>,
+    /// What its host asks of clients in TLS; the same for all routes of one host.
+    pub client_tls: Option<Arc<HostTls>>,
 }
 
 impl Route {
@@ -118,8 +162,11 @@ impl Route {
             to_https: false,
             options,
             upstream_tls: None,
+            rewrite: None,
+            guard: None,
             answers: None,
             mirror: None,
+            client_tls: None,
         }
     }
 }
@@ -162,6 +209,10 @@ pub struct Backend {
     pub external: Option<(Box<str>, u16)>,
     /// How the next one is chosen.
     pub balance: Balance,
+    /// What keeps a client on one of them.
+    pub affinity: Option<Arc<Affinity>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Canary>>,
 }
 
 /// Which Secret a host's certificate is in, and what was found there.

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::access::Shared;
 use super::answering::Fields;
+use super::client_tls::{Connections, TlsSettings};
 use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
+use super::rate::LimitStatuses;
 use super::template::Template;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
@@ -36,8 +39,16 @@ pub struct Settings {
     pub unlogged: Unlogged,
     /// How answers are compressed.
     pub compression: Compression,
+    /// Who may ask for anything at all, and what of access all Ingresses share.
+    pub access: Shared,
     /// Header fields of all requests and answers.
     pub fields: Fields,
+    /// What clients get that ask for too much.
+    pub limit_statuses: LimitStatuses,
+    /// TLS towards clients.
+    pub tls: TlsSettings,
+    /// How long connections live, and what they carry.
+    pub connections: Connections,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -235,7 +246,11 @@ impl Default for Settings {
             log: Some(Template::default()),
             unlogged: Unlogged::default(),
             compression: Compression::default(),
+            access: Shared::default(),
             fields: Fields::default(),
+            limit_statuses: LimitStatuses::default(),
+            tls: TlsSettings::default(),
+            connections: Connections::default(),
             refusal: None,
         }
     }

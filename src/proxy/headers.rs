@@ -1,6 +1,7 @@
 //! Header fields on their way through: what ends at us goes, what we vouch for is added.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use bytes::Bytes;
 use http::header::{
@@ -11,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Version};
 use http_body::Frame;
 
 use super::canonical::Asked;
+use super::client_tls;
 use super::peer::Peer;
 use crate::model::settings::Settings;
 
@@ -21,7 +23,7 @@ pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwa
 pub(super) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
-const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
+pub(super) const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const X_ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -111,6 +113,40 @@ pub(super) fn to_upstream(
     Ok(())
 }
 
+/// What [`to_upstream`] adds and an external judge does not get, as with ingress-nginx.
+pub(super) const FOR_ENDPOINTS: [HeaderName; 7] = [
+    X_FORWARDED_HOST,
+    X_FORWARDED_PORT,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_SCHEME,
+    X_SCHEME,
+    X_ORIGINAL_FORWARDED_FOR,
+    X_ORIGINAL_FORWARDED_HOST,
+];
+
+/// Gives fields to an endpoint that others than its client fill: `None` takes away what the client said. Where
+/// names with an underscore pass, those that a CGI-like backend would take for one of them go, too.
+pub(super) fn set_onward(
+    headers: &mut HeaderMap,
+    onward: &RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
+    settings: &Settings,
+) {
+    for (name, value) in onward.take() {
+        if let Some(value) = value {
+            headers.append(name, value);
+            continue;
+        }
+        headers.remove(&name);
+        if settings.underscores {
+            let alike = |it: &&HeaderName| it.as_str().replace('_', "-") == name.as_str();
+            let alike: Vec<_> = headers.keys().filter(alike).cloned().collect();
+            for name in alike {
+                headers.remove(name);
+            }
+        }
+    }
+}
+
 /// What a client said in a field, all of it.
 pub(super) fn said(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     // Nearly nobody does; looking at the names costs less than a hash of this one.
@@ -184,6 +220,7 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 fn is_end_to_end(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, AUTHORIZATION, FORWARDED, COOKIE, VIA, TE, TRAILER].contains(name)
         || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with(client_tls::PREFIX)
         || [X_REAL_IP, X_REQUEST_ID, X_SCHEME].contains(name)
 }
 
@@ -200,6 +237,7 @@ fn is_claim(name: &HeaderName) -> bool {
     name.strip_prefix("x-").is_some_and(|it| {
         ["forwarded-", "original-", "auth-request-"].iter().any(|prefix| it.starts_with(prefix))
     }) || name == "forwarded"
+        || name.starts_with(client_tls::PREFIX)
 }
 
 /// RFC 9113 section 8.2.3: crumbs become one field before they reach HTTP/1.1.

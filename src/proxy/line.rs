@@ -4,11 +4,10 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, Version};
 use tokio::time::Instant;
 
+use super::access::user;
 use super::observe::Record;
 use crate::model::template::{Piece, Template, Variable};
 
@@ -48,8 +47,12 @@ impl Record {
             Variable::Namespace => text(line, route.map(|it| &*it.ingress.namespace)),
             Variable::Path => text(line, Some(self.uri.path())),
             Variable::Protocol => text(line, Some(protocol(self.version))),
-            // No canary takes requests yet: nginx writes nothing between the brackets then.
-            Variable::ProxyAlternative => {}
+            // Nothing between the brackets where no canary took it.
+            Variable::ProxyAlternative => {
+                let canary = way.and_then(|it| it.canary.as_ref());
+                let canary = canary.filter(|_| self.trace.canary.get());
+                text(line, Some(canary.map_or("", |it| &it.name)));
+            }
             Variable::ProxyUpstreamName => text(line, Some(balancer.map_or("", |it| &it.name))),
             Variable::RemoteAddr => ip(line, self.peer().address.ip().to_canonical()),
             Variable::RemotePort => {
@@ -96,17 +99,6 @@ fn protocol(version: Version) -> &'static str {
         Version::HTTP_10 => "HTTP/1.0",
         _ => "HTTP/1.1",
     }
-}
-
-/// The name in a `Basic` authorization; the password is dropped unread.
-fn user(authorization: &HeaderValue) -> Option<String> {
-    let (scheme, rest) = authorization.to_str().ok()?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = BASE64_STANDARD.decode(rest.trim()).ok()?;
-    let name = decoded.split(|it| *it == b':').next()?;
-    (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned())
 }
 
 /// A number, `-` for none. Here and below `core::fmt` would take most of a line's time.
@@ -246,12 +238,5 @@ mod tests {
             assert_eq!(written(&|line| socket(line, Some(parsed))), address);
             assert_eq!(written(&|line| ip(line, parsed.ip())), parsed.ip().to_string());
         }
-    }
-
-    #[test]
-    fn only_the_name_of_a_user_is_read() {
-        let basic = HeaderValue::from_static("Basic YWxpY2U6c2VjcmV0");
-        assert_eq!(user(&basic).as_deref(), Some("alice"));
-        assert_eq!(user(&HeaderValue::from_static("Bearer x")), None);
     }
 }

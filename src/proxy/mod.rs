@@ -4,14 +4,19 @@
 //! of its own that looks, edits or answers. What is the same for every request, an id, a log line, a
 //! count, is a tower layer in `observe`; what differs by route is a plain function here.
 
+mod access;
+mod affinity;
 mod ahead;
 mod body;
+mod canary;
 mod canonical;
 mod challenge;
+mod client_tls;
 mod clock;
 mod compress;
 mod connect;
 mod connection;
+mod cookie;
 mod cors;
 mod dress;
 mod forward;
@@ -25,14 +30,17 @@ mod listen;
 mod log;
 mod mirror;
 mod observe;
+mod passthrough;
 mod patience;
 mod peer;
 mod phrase;
 mod pool;
 mod proxy_protocol;
+mod rate;
 mod redirect;
 mod reply;
 mod resolve;
+mod rewrite;
 mod tls;
 mod upgrade;
 mod upload;
@@ -66,7 +74,6 @@ use log::LogSink;
 use observe::{Trace, Traced};
 use peer::Peer;
 use reply::Failure;
-use tls::Acceptors;
 use upload::Fault;
 use worker::Shared;
 
@@ -135,13 +142,11 @@ impl Proxy {
         let plain = bind(listening.http)?;
         let secure = bind(listening.https)?;
         let (sink, log) = LogSink::start()?;
-        let tls = Acceptors::new(current.clone()).map_err(std::io::Error::other)?;
         let limits = Limits::new(most_connections(), listening.most_of_address);
         let shared = Arc::new(Shared {
             current,
             metrics,
             sink,
-            tls,
             ports: listening.external,
             limits: limits.clone(),
             phase,
@@ -220,9 +225,10 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     if let Some(taken) = taken {
         response = compress::encode(response, taken, compression, &link.worker.room);
     }
+    let status = response.status();
     let headers = response.headers_mut();
     dress::add(headers, &trace.seen.live.plan.settings);
-    trace.extras.take().into_iter().for_each(|it| it.put(headers));
+    trace.extras.take().into_iter().for_each(|it| it.put(status, headers));
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
         headers.remove(CONNECTION);
@@ -233,7 +239,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    rate::pace(response, &trace)
 }
 
 async fn walk(
@@ -244,7 +250,7 @@ async fn walk(
     let Link { worker, .. } = &**link;
     let live = &*trace.seen.live;
     let settings = &live.plan.settings;
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
 
     // Who asks: the connection's peer, or the client that a trusted proxy there speaks for.
     let told = trace
@@ -276,23 +282,44 @@ async fn walk(
         return Err(Failure::NoEndpoint);
     }
 
+    // Whom the ConfigMap blocks, whatever is asked for.
+    if let Some(blocked) = &settings.access.blocked
+        && access::is_blocked(blocked, peer.address.ip(), &head.headers)
+    {
+        return Err(Failure::Blocked);
+    }
+
     // Which rule takes it.
-    let found = live.table.host(asked.host()).and_then(|paths| paths.find(path));
-    let found = match found {
-        Some(Match::Slash) => return Ok(redirect::add_slash(&asked, &head.uri, peer)),
-        Some(Match::Exact(found) | Match::Prefix(found)) => found,
-        None => live.fallback.ok_or(Failure::NotFound)?,
+    let paths = live.table.host(asked.host());
+    if let Some(to) = paths.and_then(|it| it.moved.as_deref()) {
+        client_tls::check(link, paths)?;
+        return Ok(redirect::to_name(to, &asked, &head.uri, peer, settings.redirect_code));
+    }
+    let found = match paths.and_then(|it| it.find(path)) {
+        Some(Match::Slash(found)) => {
+            client_tls::check(link, paths)?;
+            let options = &live.way(found).route.options;
+            return Ok(redirect::add_slash(&asked, &head.uri, peer, options));
+        }
+        Some(Match::Exact(found) | Match::Prefix(found) | Match::Expression(found)) => found,
+        None => {
+            client_tls::check(link, paths)?;
+            live.fallback.ok_or(Failure::NotFound)?
+        }
     };
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
 
-    // PLACE client_tls: 421 where the handshake was for another policy; the client's certificate.
+    // Whether the handshake was for this host, and with a certificate that will do.
+    if let Some(answer) = client_tls::admit(&visit, paths, &head.uri)? {
+        return Ok(answer);
+    }
 
-    // PLACE access: agents, referers and networks that the ConfigMap blocks.
-
-    // PLACE routing: app-root.
-
+    // From `/` to where the application begins.
+    if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {
+        return Ok(answer);
+    }
     if let Target::Refused(_) = way.route.target {
         return Err(Failure::Denied);
     }
@@ -302,25 +329,38 @@ async fn walk(
         return Ok(answer);
     }
 
-    // PLACE routing: permanent-redirect and temporal-redirect; then what a rewrite makes of the target.
+    // Elsewhere, where the rule says so; else to what it makes of the target.
+    if let Some(answer) = redirect::elsewhere(&visit, &head) {
+        return Ok(answer);
+    }
+    if let Some(answer) = rewrite::apply(&visit, &head)? {
+        return Ok(answer);
+    }
 
     // To HTTPS, where the rule says so.
     if let Some(answer) = redirect::to_https(&visit, &head.uri) {
         return Ok(answer);
     }
 
-    // PLACE rate: limit-connections and limit-rps.
+    // How much its client asked for lately.
+    rate::count(&visit)?;
 
-    // PLACE access: networks, passwords, the external judge.
+    // Networks, passwords, the external judge.
+    if let Some(guard) = &way.route.guard
+        && let Some(answer) = Box::pin(access::check(guard, &visit, &mut head)).await?
+    {
+        return Ok(answer);
+    }
 
     if way.route.target == Target::Fallback {
         way = live.way(live.fallback.ok_or(Failure::NotFound)?);
     }
     let visit = Visit { way, ..visit };
 
-    // PLACE sharing: the canary's balancer, the endpoint that a cookie names.
-
-    let Some(balancer) = &way.balancer else { return Err(Failure::NotFound) };
+    // Who takes it: the Service, or the canary beside it.
+    let Some(balancer) = canary::chosen(&visit, &head.headers) else {
+        return Err(Failure::NotFound);
+    };
 
     // A body that says it is too long; one that does not say is counted on its way.
     let options = &*way.route.options;
@@ -343,8 +383,6 @@ async fn walk(
     if said.unwrap_or(options.buffers.on) {
         answer = answer.map(|it| it.ahead(options.buffers.bytes()));
     }
-
-    // PLACE rate: limit-rate.
 
     Ok(answer)
 }

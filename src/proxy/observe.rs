@@ -31,6 +31,7 @@ use super::upgrade::{Carried, Tunnel};
 use super::upload::{Fault, Progress};
 use super::worker::Seen;
 use crate::live::WayId;
+use crate::live::rate::UnderWay;
 
 /// nginx's status of a request whose client left before the answer.
 const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
@@ -47,6 +48,10 @@ pub(super) struct Trace {
     pub(super) told: OnceCell<Option<Box<Told>>>,
     /// The way it took, in that.
     pub(super) way: Cell<Option<WayId>>,
+    /// Whether the canary beside that took it.
+    pub(super) canary: Cell<bool>,
+    /// Its part in what its client has under way, where that is limited.
+    pub(super) under_way: Cell<Option<UnderWay>>,
     /// The endpoint that was tried last.
     pub(super) address: Cell<Option<SocketAddr>>,
     /// The status it answered with.
@@ -65,6 +70,9 @@ pub(super) struct Trace {
     pub(super) place: Cell<Option<usize>>,
     /// Header fields that steps on the way want in the answer, whoever gives it.
     pub(super) extras: RefCell<Vec<Extra>>,
+    /// Header fields that others than the client fill for the endpoint: `None` takes away what is there, a
+    /// value is put beside it.
+    pub(super) onward: RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
     /// The request, where an error has it asked again elsewhere.
     pub(super) kept: RefCell<Option<Box<Kept>>>,
     /// Its copy, until its body is on its way.
@@ -77,11 +85,19 @@ pub(super) enum Extra {
     Set(HeaderName, HeaderValue),
     /// Beside it.
     Add(HeaderName, HeaderValue),
+    /// Likewise, with a status for which nginx's `add_header` does so.
+    AddToSuccess(HeaderName, HeaderValue),
 }
 
 impl Extra {
-    pub(super) fn put(self, headers: &mut HeaderMap) {
+    pub(super) fn put(self, status: StatusCode, headers: &mut HeaderMap) {
+        const SUCCESS: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
         match self {
+            Self::AddToSuccess(name, value) => {
+                if SUCCESS.contains(&status.as_u16()) {
+                    headers.append(name, value);
+                }
+            }
             Self::Set(name, value) => drop(headers.insert(name, value)),
             Self::Add(name, value) => drop(headers.append(name, value)),
         }
@@ -94,6 +110,8 @@ impl Trace {
             seen,
             told: OnceCell::new(),
             way: Cell::default(),
+            canary: Cell::default(),
+            under_way: Cell::default(),
             address: Cell::default(),
             status: Cell::default(),
             sent_at: Cell::default(),
@@ -103,6 +121,7 @@ impl Trace {
             handed_since: Cell::default(),
             place: Cell::default(),
             extras: RefCell::default(),
+            onward: RefCell::default(),
             kept: RefCell::default(),
             waiting: RefCell::default(),
         }
@@ -414,9 +433,11 @@ impl Drop for Record {
         let seconds = (now - self.began).as_secs_f64();
         let upstream = self.upstream_time().map(|it| it.as_secs_f64());
         let (received, sent) = (self.received(), self.sent());
-        self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
+        let way = (self.trace.way.get(), self.trace.canary.get());
+        self.trace.seen.count(worker, way, &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });
+        drop(self.trace.under_way.take());
         self.link.release(&self.trace);
         self.link.end_request(now, self.head_ended.is_none());
     }

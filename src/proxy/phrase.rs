@@ -1,9 +1,10 @@
 //! What the variables of a text come to for one request.
 
-use http::header::COOKIE;
+use http::header::{AUTHORIZATION, COOKIE, HOST};
 use http::{HeaderValue, request};
 
 use super::Visit;
+use super::access::user;
 use super::canonical::Asked;
 use super::headers::X_REQUEST_ID;
 use super::peer::Peer;
@@ -83,6 +84,12 @@ fn fill_from(
             Word::ServerPort => put(peer.port.to_string().as_bytes()),
             Word::Service => put(backend.map_or(b"", |it| it.service.name.as_bytes())),
             Word::ServicePort => put(backend.map_or(b"", |it| it.port.as_bytes())),
+            // Over HTTP/2 it comes in no field.
+            Word::Header(name) if **name == *"host" && !head.headers.contains_key(HOST) => {
+                if let Some(authority) = &asked.authority {
+                    put(authority.to_string().as_bytes());
+                }
+            }
             Word::Header(name) => {
                 for value in head.headers.get_all(&**name) {
                     put(value.as_bytes());
@@ -91,10 +98,14 @@ fn fill_from(
             Word::RemoteAddr => {
                 put(peer.address.ip().to_canonical().to_string().as_bytes());
             }
+            Word::RemoteUser => {
+                let user = head.headers.get(AUTHORIZATION).and_then(user);
+                put(user.unwrap_or_default().as_bytes());
+            }
             Word::Method => put(head.method.as_str().as_bytes()),
             Word::RequestUri => put(raw().as_bytes()),
             Word::Scheme => put(peer.scheme().as_bytes()),
-            Word::Uri => put(asked.path(&head.uri).as_bytes()),
+            Word::Uri => put(asked.uri(&head.uri).as_bytes()),
         }
     }
 }

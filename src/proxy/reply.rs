@@ -22,8 +22,14 @@ pub(super) enum Failure {
     NoTunnel,
     /// Nobody's: no rule takes the request.
     NotFound,
+    /// The client's: the ConfigMap blocks it.
+    Blocked,
     /// The owner's: a security setting is not honoured, so nothing is served.
     Denied,
+    /// The judge's: it says neither yes nor no.
+    Unjudged,
+    /// The client's: it asks for more than its Ingress lets one client.
+    Limited(StatusCode),
     /// Ours: more is asked for than can be served.
     Overloaded,
     /// The backend's: nobody is ready.
@@ -47,6 +53,9 @@ impl Failure {
             Self::Loops => StatusCode::LOOP_DETECTED,
             Self::NoTunnel => StatusCode::NOT_IMPLEMENTED,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Blocked => StatusCode::FORBIDDEN,
+            Self::Unjudged => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Limited(status) => *status,
             Self::Denied | Self::Overloaded | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,

@@ -21,6 +21,7 @@ use super::patience::Patience;
 
 /// How long a client may keep us waiting for its request's body: between two reads (nginx's
 /// `client_body_timeout`), and, until the answer begins, beyond what its bytes have earned.
+#[cfg(test)]
 const CLIENT_BODY: Duration = Duration::from_secs(60);
 /// How much of that each byte earns back: below 10 bytes a second patience runs out, after a minute at the
 /// earliest. The slowest of honest links are a hundred times faster; who sends a byte now and then only
@@ -89,7 +90,7 @@ pub(super) enum Fault {
     /// Framing that RFC 9112 section 7 forbids, or the client went away.
     #[error("the request's body is broken")]
     Broken,
-    /// Nothing came for a minute, or too little.
+    /// Nothing came for too long, or too little.
     #[error("the request's body came too slowly")]
     Slow,
 }
@@ -100,51 +101,40 @@ impl Progress {
         now: Instant,
         incoming: Incoming,
         limit: Option<u64>,
+        patience: Duration,
         meter: &Arc<Meter>,
     ) -> Rc<Self> {
         let incoming = Some(incoming).filter(|it| !it.is_end_stream());
-        Rc::new(Self {
-            moved: Cell::new(now),
-            done: Cell::new(incoming.is_none()),
-            waiting: Cell::new(false),
-            fault: Cell::new(None),
-            received: Cell::new(0),
-            answered: Cell::new(false),
-            turn: Cell::new(0),
-            source: RefCell::new(Source {
-                incoming,
-                meter: meter.clone(),
-                kept: None,
-                trailers: None,
-                passed: false,
-                limit,
-                patience: Patience::new(CLIENT_BODY),
-                waiting: None,
-            }),
-        })
+        let done = Cell::new(incoming.is_none());
+        let patience = Patience::new(patience);
+        let meter = meter.clone();
+        let (kept, trailers, passed, waiting) = (None, None, false, None);
+        let source = Source { incoming, meter, kept, trailers, passed, limit, patience, waiting };
+        Rc::new(Self::of(now, done, source))
     }
 
-    /// Of a request of ours, whose body is there whole.
-    pub(super) fn held(now: Instant, body: Option<Bytes>, meter: &Arc<Meter>) -> Rc<Self> {
-        Rc::new(Self {
+    /// Of a request of ours, whose body is there whole, or which has none.
+    pub(super) fn held(now: Instant, kept: Option<Bytes>, meter: &Arc<Meter>) -> Rc<Self> {
+        let done = Cell::new(kept.is_none());
+        // Nobody waits for what is there.
+        let patience = Patience::new(Duration::from_secs(60));
+        let meter = meter.clone();
+        let (incoming, trailers, passed, limit, waiting) = (None, None, false, None, None);
+        let source = Source { incoming, meter, kept, trailers, passed, limit, patience, waiting };
+        Rc::new(Self::of(now, done, source))
+    }
+
+    fn of(now: Instant, done: Cell<bool>, source: Source) -> Self {
+        Self {
             moved: Cell::new(now),
-            done: Cell::new(body.is_none()),
+            done,
             waiting: Cell::new(false),
             fault: Cell::new(None),
             received: Cell::new(0),
             answered: Cell::new(false),
             turn: Cell::new(0),
-            source: RefCell::new(Source {
-                incoming: None,
-                meter: meter.clone(),
-                kept: body,
-                trailers: None,
-                passed: false,
-                limit: None,
-                patience: Patience::new(CLIENT_BODY),
-                waiting: None,
-            }),
-        })
+            source: RefCell::new(source),
+        }
     }
 
     /// Has a copy wait for it.

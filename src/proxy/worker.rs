@@ -25,7 +25,6 @@ use super::mirror::Taken;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
-use super::tls::Acceptors;
 use super::{Phase, Ports};
 use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
@@ -57,7 +56,6 @@ pub(super) struct Shared {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sink: LogSink,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     pub(super) limits: Arc<Limits>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -72,7 +70,6 @@ pub(super) struct Worker {
     pub(super) room: Rc<Room>,
     /// What copies for mirrors take.
     pub(super) mirrored: Taken,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     shared: Arc<Shared>,
     seen: RefCell<Rc<Seen>>,
@@ -100,7 +97,8 @@ pub(super) struct Seen {
     counted: RefCell<Vec<Rc<Meters>>>,
 }
 
-type Counted = (Option<WayId>, Method, StatusCode);
+/// The way, and whether its canary took the request.
+type Counted = ((Option<WayId>, bool), Method, StatusCode);
 
 /// The meters of one kind of request.
 struct Meters {
@@ -118,7 +116,7 @@ impl Seen {
     pub(super) fn count(
         &self,
         worker: &Worker,
-        way: Option<WayId>,
+        way: (Option<WayId>, bool),
         method: &Method,
         status: StatusCode,
         count: impl FnOnce(&RequestMeters),
@@ -126,7 +124,8 @@ impl Seen {
         let key = (way, known(method), status);
         let mut meters = self.meters.borrow_mut();
         let meters = meters.entry(key.clone()).or_insert_with(|| {
-            let way = way.map(|it| self.live.way(it));
+            let (way, canary) = (way.0.map(|it| self.live.way(it)), way.1);
+            let canary = way.and_then(|it| it.canary.as_ref()).filter(|_| canary);
             let route = way.map(|it| &it.route);
             let service = way.and_then(|it| it.balancer.as_ref());
             let labels = [
@@ -136,7 +135,7 @@ impl Seen {
                 route.map_or("", |it| &it.ingress.namespace),
                 route.map_or("", |it| &it.ingress.name),
                 service.map_or("", |it| &it.id.service.name),
-                "",
+                canary.map_or("", |it| &it.name),
                 // What a client asked for in vain is no label.
                 route.map_or("_unmatched", |it| &it.host),
             ];
@@ -254,7 +253,6 @@ impl Worker {
             resolver: Resolver::default(),
             room: Rc::default(),
             mirrored: Taken::default(),
-            tls: shared.tls.clone(),
             ports: shared.ports,
             seen: RefCell::new(Seen::new(shared.current.load())),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
@@ -309,6 +307,11 @@ impl Worker {
     /// The time of day, as of the last tick.
     pub(super) fn clock(&self) -> Ref<'_, Clock> {
         self.clock.borrow()
+    }
+
+    /// The time of day now.
+    pub(super) fn wall(&self) -> jiff::Timestamp {
+        (self.shared.wall)()
     }
 
     /// Adds a line to the access log.
@@ -465,7 +468,9 @@ impl Worker {
     fn flush(&self) {
         self.clock.borrow_mut().set((self.shared.wall)());
         // Lets an old `Live` go even when no request asks for the new one.
-        self.seen().flush();
+        let seen = self.seen();
+        seen.flush();
+        self.pool.limit(seen.live.plan.settings.connections.upstream);
         self.pool.tidy();
         let short = self.is_short();
         if short && !self.short.replace(short) {

@@ -57,6 +57,51 @@ impl Directory {
         Self { read: read.into(), write: write.into() }
     }
 
+    /// What is in files and directories right now; `-` is standard input, in YAML or JSON. Fails for a
+    /// path that is not there, or is a file that nobody would take for objects.
+    pub fn once(paths: &[PathBuf]) -> io::Result<Objects> {
+        let files = Self::files(paths)?;
+        Ok(gather(&files.iter().collect::<Vec<_>>()))
+    }
+
+    /// Likewise, as they are written; fails for what cannot be read, too.
+    pub fn documents(paths: &[PathBuf]) -> io::Result<Vec<Value>> {
+        let mut documents = Vec::new();
+        for (path, seen) in Self::files(paths)? {
+            if let Some(trouble) = seen.trouble {
+                return Err(io::Error::other(format!("{}: {trouble}", path.display())));
+            }
+            documents.extend(seen.objects);
+        }
+        Ok(documents)
+    }
+
+    fn files(paths: &[PathBuf]) -> io::Result<Files> {
+        let mut files = Files::new();
+        let (typed, read): (Vec<&PathBuf>, Vec<&PathBuf>) =
+            paths.iter().partition(|it| it.as_os_str() == "-");
+        for path in &read {
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            };
+            if !std::fs::metadata(path).map_err(named)?.is_dir() && !is_manifest(path) {
+                let text = "neither a directory nor .yaml, .yml or .json";
+                return Err(named(io::Error::other(text)));
+            }
+        }
+        let read: Arc<[PathBuf]> = read.into_iter().cloned().collect();
+        Self { read, write: Path::new("").into() }.look(&mut files);
+        if let Some(path) = typed.first() {
+            let text = io::read_to_string(io::stdin())?;
+            let seen = match parse(&text, false) {
+                Ok(objects) => Seen { objects, ..Seen::default() },
+                Err(trouble) => Seen { trouble: Some(trouble), ..Seen::default() },
+            };
+            files.insert((*path).clone(), seen);
+        }
+        Ok(files)
+    }
+
     pub(super) fn snapshots(&self) -> Snapshots {
         let (sender, receiver) = watch::channel(None);
         let directory = self.clone();
@@ -259,19 +304,22 @@ fn list(
     found: &mut Vec<(PathBuf, (SystemTime, u64))>,
     troubles: &mut Vec<(PathBuf, io::Error)>,
 ) {
-    let manifest = path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
     match std::fs::metadata(path) {
         Err(error) => troubles.push((path.to_owned(), error)),
         Ok(meta) if meta.is_dir() => match names_in(path) {
             Err(error) => troubles.push((path.to_owned(), error)),
             Ok(names) => names.iter().for_each(|it| list(it, found, troubles)),
         },
-        Ok(meta) if manifest => {
+        Ok(meta) if is_manifest(path) => {
             let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             found.push((path.to_owned(), (modified, meta.len())));
         }
         Ok(_) => {}
     }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json")
 }
 
 fn names_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -291,13 +339,17 @@ fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
         return Err(format!("larger than {} MiB", LARGEST >> 20));
     }
     let text = std::fs::read_to_string(path).map_err(|it| it.to_string())?;
-    let documents: Vec<Value> = if path.extension().is_some_and(|it| it == "json") {
-        serde_json::Deserializer::from_str(&text)
+    parse(&text, path.extension().is_some_and(|it| it == "json"))
+}
+
+fn parse(text: &str, json: bool) -> Result<Vec<Value>, String> {
+    let documents: Vec<Value> = if json {
+        serde_json::Deserializer::from_str(text)
             .into_iter()
             .collect::<Result<_, _>>()
             .map_err(|it| discreet(&it.to_string()))?
     } else {
-        serde_saphyr::from_multiple_with_options(&text, generous())
+        serde_saphyr::from_multiple_with_options(text, generous())
             .map_err(|it| discreet(&it.to_string()))?
     };
     Ok(documents.into_iter().flat_map(unfold).collect())

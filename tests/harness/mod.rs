@@ -6,6 +6,7 @@
 
 pub mod apiproxy;
 pub mod backend;
+pub mod cgroup;
 pub mod client;
 pub mod cluster;
 pub mod endpoint;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::backend::{Answer, Backend, RawBackend};
 use crate::harness::client::{Call, Connection, Reply};
 use crate::harness::cluster::Cluster;
-use crate::harness::lockgate::{Lockgate, Start, backend, ingress, ingress_class, service};
+use crate::harness::lockgate::{Lockgate, Start, backend, ingress, ingress_class, secret, service};
 use crate::harness::process::{SOON, eventually, free_port};
 
 /// An Ingress for `NAME.test` that leads to a Service, and serves plain HTTP, too.
@@ -167,6 +167,50 @@ async fn cross_origin_questions_are_answered_before_everything_else() {
     let reply = lockgate.client().get("http://unset.test/").await.unwrap();
     assert_eq!(all(&reply, "access-control-allow-origin"), ["https://old.test"]);
     lockgate.no_problem().await;
+}
+
+/// What else stands on a route neither keeps browsers from asking nor hides from them why they may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_is_told_so_across_origins() {
+    let (web, errors) = tokio::join!(Backend::start("web"), Backend::start("errors"));
+    let cors = ("enable-cors", "true");
+    let basic = [("auth-type", "basic"), ("auth-secret", "passwords")];
+    let mirrored = ("mirror-target", "http://192.0.2.1:1$request_uri");
+    let own = [("custom-http-errors", "401,404"), ("default-backend", "errors")];
+    let lockgate = manifests(&[
+        config_map("settings", &[]),
+        secret("passwords", &[("auth", "me:{PLAIN}secret")]),
+        host("locked", "web", &[&[cors, mirrored][..], &basic].concat()),
+        host("listed", "web", &[cors, ("allowlist-source-range", "10.0.0.0/8")]),
+        host("moved", "web", &[cors, ("permanent-redirect", "https://else.test/")]),
+        host("errors", "web", &[&own[..], &basic].concat()),
+        host("rewritten", "web", &[&own[..], &[("rewrite-target", "/status/404")]].concat()),
+        backend("web", 80, &[web.addr()]),
+        backend("errors", 80, &[errors.addr()]),
+        backend("last", 80, &[web.addr()]),
+    ])
+    .start()
+    .await;
+    for (client, mut connection) in clients(&lockgate, "locked").await {
+        let before = web.requests();
+        for (name, status) in [("locked", 401), ("listed", 403), ("moved", 301)] {
+            let call = |method| Call::new(method, &format!("http://{name}.test/x"));
+            let reply = connection.send(call("OPTIONS")).await.unwrap();
+            assert_eq!(reply.status, 204, "{client}: {name}");
+            let reply = connection.send(call("GET")).await.unwrap();
+            assert_eq!(reply.status, status, "{client}: {name}");
+            assert_eq!(all(&reply, "access-control-allow-origin"), ["*"], "{client}: {name}");
+        }
+        assert_eq!(web.requests(), before, "{client}");
+        let reply = connection.get("http://errors.test/x").await.unwrap();
+        assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")), "{client}");
+        assert!(reply.header("www-authenticate").is_some(), "{client}: {reply:?}");
+        // Whatever a path became, the default backend is asked for its own.
+        let echo = connection.get("http://rewritten.test/x").await.unwrap().json();
+        assert_eq!((&echo["backend"], &echo["target"]), (&"errors".into(), &"/".into()));
+        assert_eq!(told(&echo, "x-original-uri").as_deref(), Some("/x"), "{client}: {echo}");
+        assert_eq!(web.requests(), before + 1, "{client}");
+    }
 }
 
 /// Fields of ConfigMaps: on one Ingress's answers, on all, on all requests; those of endpoints that are hidden.

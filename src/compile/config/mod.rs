@@ -12,8 +12,8 @@ mod rate;
 mod routing;
 
 use super::Policy;
-use super::annotation::{self, Instead};
-use super::objects::Objects;
+use super::annotation::{self, Instead, Judged, Verdict};
+use super::objects::{ConfigMap, Objects};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::Settings;
@@ -59,44 +59,22 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
 
 /// Keys that protect something and are not built: any value but these makes every path answer 503.
 const PROTECTING: &[(&str, &[&str])] = &[
-    ("whitelist-source-range", &[""]),
-    ("denylist-source-range", &[""]),
-    ("block-cidrs", &[""]),
-    ("block-user-agents", &[""]),
-    ("block-referers", &[""]),
-    ("global-auth-url", &[""]),
     ("enable-modsecurity", &["false"]),
     ("enable-owasp-modsecurity-crs", &["false"]),
     ("modsecurity-snippet", &[""]),
-    ("ssl-reject-handshake", &["false"]),
 ];
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("no-auth-locations", "/.well-known/acme-challenge"),
-    ("limit-req-status-code", "503"),
-    ("limit-conn-status-code", "503"),
-    ("limit-rate", "0"),
-    ("limit-rate-after", "0"),
-    ("global-auth-method", ""),
-    ("global-auth-signin", ""),
-    ("global-auth-signin-redirect-param", ""),
-    ("global-auth-response-headers", ""),
-    ("global-auth-request-redirect", ""),
-    ("global-auth-cache-key", ""),
-    ("global-auth-cache-duration", ""),
-    ("global-auth-always-set-cookie", "false"),
-    ("use-http2", "true"),
-    ("service-upstream", "false"),
-    ("ssl-protocols", "TLSv1.2 TLSv1.3"),
     ("ssl-ciphers", ""),
+    ("ssl-ecdh-curve", "auto"),
+    ("ssl-dh-param", ""),
+    ("ssl-session-ticket-key", ""),
     ("ssl-early-data", "false"),
     ("enable-ocsp", "false"),
     ("access-log-params", ""),
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
-    ("allow-cross-namespace-resources", "false"),
-    ("relative-redirects", "false"),
     ("proxy-ssl-location-only", "false"),
     ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
@@ -105,13 +83,8 @@ const MISSING: &[(&str, &str)] = &[
     ("location-snippet", ""),
     ("stream-snippet", ""),
     ("bind-address", ""),
-    ("keep-alive", "75"),
-    ("client-header-timeout", "60"),
-    ("client-body-timeout", "60"),
-    ("http2-max-concurrent-streams", "128"),
     ("worker-shutdown-timeout", "240s"),
     ("ignore-invalid-headers", "true"),
-    ("proxy-stream-timeout", "600s"),
     ("custom-http-errors-default-backend", ""),
 ];
 
@@ -136,7 +109,6 @@ const MOOT: &[&str] = &[
     "gzip-disable",
     "http2-max-*",
     "jaeger-*",
-    "keep-alive-requests",
     "large-client-header-buffers",
     "log-format-stream",
     "lua-shared-dicts",
@@ -157,13 +129,10 @@ const MOOT: &[&str] = &[
     "reuse-port",
     "server-name-hash-*",
     "ssl-buffer-size",
-    "ssl-dh-param",
-    "ssl-ecdh-curve",
-    "ssl-session-*",
+    "ssl-session-cache-size",
     "stream-access-log-path",
     "strict-validate-path-type",
     "syslog-*",
-    "upstream-keepalive-*",
     "use-geoip*",
     "variables-hash-*",
     "worker-*",
@@ -189,6 +158,16 @@ impl Key {
             Read::Setting(read) => read(value, settings),
         }
     }
+}
+
+/// Keys that tune nginx itself; `*` stands for any ending.
+pub fn without_effect() -> impl Iterator<Item = &'static str> {
+    MOOT.iter().copied()
+}
+
+/// Keys that are known and not built.
+pub fn not_built() -> impl Iterator<Item = &'static str> {
+    PROTECTING.iter().map(|it| it.0).chain(MISSING.iter().map(|it| it.0))
 }
 
 /// Whether a name is a key of the ConfigMap, honoured or not.
@@ -250,6 +229,35 @@ pub(super) fn settings(
     settings
 }
 
+/// Judges each key of a ConfigMap.
+pub fn judge(map: &ConfigMap) -> Vec<Judged<'_>> {
+    let mut settings = Settings::default();
+    // In the order in which they are read, those that are not honoured last.
+    let place = |name: &str| keys().position(|it| it.name == name).unwrap_or(usize::MAX);
+    let mut data: Vec<(&str, &str)> = map.data.iter().map(|(k, v)| (&**k, &**v)).collect();
+    data.sort_by_key(|(name, _)| place(name));
+    let judged = data.into_iter().map(|(name, value)| {
+        let (verdict, text) = match honoured(name) {
+            Some(key) => match key.read(value.trim(), &mut settings) {
+                Ok(()) => (Verdict::Works, String::new()),
+                Err(wanted) => (Verdict::Differs, format!("{value:?} is not {wanted}")),
+            },
+            None => match instead(name, value.trim()) {
+                None => (Verdict::Works, String::new()),
+                Some(Instead::Refuse) => {
+                    (Verdict::Refused, "is not supported yet: every path answers 503".to_owned())
+                }
+                Some(_) if is_known(name) => {
+                    (Verdict::Differs, "is not supported yet: served without it".to_owned())
+                }
+                Some(_) => (Verdict::Differs, "is not known and has no effect".to_owned()),
+            },
+        };
+        Judged { name, value, verdict, text }
+    });
+    judged.collect()
+}
+
 fn instead(name: &str, value: &str) -> Option<Instead> {
     if honoured(name).is_some() {
         return None;
@@ -303,6 +311,15 @@ mod tests {
             Options { body_limit: None, ssl_redirect: false, ..Options::default() }
         );
         assert_eq!(settings.hsts, None);
+    }
+
+    #[test]
+    fn redirects_are_relative_and_keep_a_slash_by_the_keys() {
+        let (settings, problems) =
+            read(&[("relative-redirects", "true"), ("preserve-trailing-slash", "true")]);
+        assert_eq!(problems, []);
+        let routing = settings.options.routing.expect("something is set");
+        assert!(routing.relative && routing.keep_slash);
     }
 
     #[test]
@@ -407,11 +424,50 @@ mod tests {
 
     #[test]
     fn what_protects_and_is_not_built_refuses_everything() {
-        let (settings, problems) = read(&[("global-auth-url", "http://auth/")]);
+        let (settings, problems) = read(&[("enable-modsecurity", "true")]);
         assert!(settings.refusal.is_some());
         assert_eq!(problems.len(), 1);
         let (settings, problems) = read(&[("enable-modsecurity", "false")]);
         assert_eq!((settings.refusal, problems), (None, vec![]));
+    }
+
+    #[test]
+    fn what_protects_and_cannot_be_read_refuses_everything() {
+        for (name, value) in [
+            ("whitelist-source-range", "10.0.0.0/33"),
+            ("denylist-source-range", "all"),
+            ("block-cidrs", "10.0.0/8"),
+            ("block-user-agents", "~*["),
+            ("block-referers", "~(?=a)"),
+            ("global-auth-url", "auth.test"),
+            ("global-auth-method", "get"),
+            ("global-auth-signin", "/$nope"),
+            ("global-auth-response-headers", "Host"),
+            ("global-auth-cache-duration", "long"),
+        ] {
+            let (settings, problems) = read(&[(name, value)]);
+            assert!(settings.refusal.is_some(), "{name}: {value}");
+            assert_eq!(problems.len(), 1, "{name}: {value}");
+            let (settings, problems) = read(&[(name, "")]);
+            assert_eq!((settings, problems), (Settings::default(), vec![]), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_may_ask_is_set_for_all() {
+        let (settings, problems) = read(&[
+            ("whitelist-source-range", "10.0.0.0/8"),
+            ("no-auth-locations", "/health, /open"),
+            ("allow-cross-namespace-resources", "true"),
+            ("block-user-agents", "~*bot"),
+            ("global-auth-url", "http://auth.test/"),
+        ]);
+        assert_eq!((problems, settings.refusal), (vec![], None));
+        assert_eq!(settings.access.open, ["/health", "/open"]);
+        assert!(settings.access.cross_namespace && settings.access.blocked.is_some());
+        assert!(settings.access.judge.url.is_some());
+        let access = settings.options.access.expect("a list");
+        assert_eq!(access.allow_older.map(|it| it.to_string()).as_deref(), Some("10.0.0.0/8"));
     }
 
     #[test]

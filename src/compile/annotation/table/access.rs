@@ -1,91 +1,236 @@
 //! Access: who may ask.
 
-use super::super::Instead;
-use super::{Annotation, missing, moot};
-use super::{is_all, never};
+use http::HeaderName;
+
+use super::{Annotation, TRUTH, guards, moot, sets};
+use crate::model::access::{Access, AuthUrl, CacheTimes, External, auth_method, header_names};
+use crate::model::guard::Basic;
+use crate::model::network::Networks;
+use crate::model::options::Options;
+use crate::model::phrase::Phrase;
+use crate::model::value::boolean;
+
+pub(in crate::compile) const NETWORKS: &str =
+    "a list of addresses and networks such as 10.0.0.0/8,192.0.2.1";
+pub(in crate::compile) const URL: &str =
+    "a URL with scheme and host, and of nginx's variables the known ones";
+pub(in crate::compile) const METHOD: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS or TRACE";
+pub(in crate::compile) const TEXT: &str = "a text with none but the known variables of nginx";
+pub(in crate::compile) const PARAMETER: &str = "a parameter's name";
+pub(in crate::compile) const HEADERS: &str =
+    "a list of header names between commas, none of which frames or routes a request";
+pub(in crate::compile) const TIMES: &str = "statuses and a time, such as 200 202 401 5m";
 
 pub(super) const ROWS: &[Annotation] = &[
-    missing("allowlist-source-range", "", "Addresses that may pass.", never, Instead::Refuse),
-    missing(
+    guards(
+        "allowlist-source-range",
+        "",
+        "Addresses and networks that may pass; nobody else does (403).",
+        |value, options| {
+            access(options).allow = Some(networks(value)?);
+            Ok(())
+        },
+    ),
+    guards(
         "whitelist-source-range",
         "",
-        "Older name of `allowlist-source-range`.",
-        never,
-        Instead::Refuse,
+        "Older name of `allowlist-source-range`, which wins.",
+        |value, options| {
+            access(options).allow_older = Some(networks(value)?);
+            Ok(())
+        },
     ),
-    missing("denylist-source-range", "", "Addresses that may not pass.", never, Instead::Refuse),
-    missing(
+    guards(
+        "denylist-source-range",
+        "",
+        "Addresses and networks that may not pass (403); looked at first.",
+        |value, options| {
+            access(options).deny = Some(networks(value)?);
+            Ok(())
+        },
+    ),
+    guards(
         "satisfy",
         "all",
-        "`all` or `any`: how many of the checks must pass.",
-        is_all,
-        Instead::Refuse,
+        "`all` or `any`: how many of networks, password and judge must let pass.",
+        |value, options| {
+            let any = match value {
+                "all" => false,
+                "any" => true,
+                _ => return Err("all or any"),
+            };
+            if any || options.access.is_some() {
+                access(options).any = any;
+            }
+            Ok(())
+        },
     ),
-    missing("auth-type", "", "`basic` or `digest`: ask for a password.", never, Instead::Refuse),
-    missing("auth-secret", "", "The Secret with the passwords.", never, Instead::Refuse),
-    missing(
+    guards(
+        "auth-type",
+        "",
+        "`basic`: ask for a password (RFC 7617). `digest` is refused.",
+        |value, options| {
+            access(options).basic = value == "basic";
+            if value == "basic" { Ok(()) } else { Err("basic, the only kind that is built") }
+        },
+    ),
+    guards(
+        "auth-secret",
+        "",
+        "The Secret with the passwords, `name` or `namespace/name`.",
+        |value, options| {
+            access(options).secret = Some(value.into());
+            Ok(())
+        },
+    ),
+    guards(
         "auth-secret-type",
         "auth-file",
-        "`auth-file` or `auth-map`: how that Secret is laid out.",
-        never,
-        Instead::Refuse,
+        "`auth-file`: entry `auth` is an htpasswd file; `auth-map`: each entry is a user.",
+        |value, options| {
+            access(options).map = Some(match value {
+                "auth-file" => false,
+                "auth-map" => true,
+                _ => return Err("auth-file or auth-map"),
+            });
+            Ok(())
+        },
     ),
-    missing("auth-realm", "", "Text of the password prompt.", never, Instead::Refuse),
-    missing(
+    guards("auth-realm", "", "Text of the password prompt.", |value, options| {
+        Basic::challenge(value).ok_or("a text of one line")?;
+        access(options).realm = Some(value.into());
+        Ok(())
+    }),
+    guards(
         "auth-url",
         "",
-        "URL that is asked whether a request may pass.",
-        never,
-        Instead::Refuse,
+        "URL of a judge that is asked whether a request may pass.",
+        |value, options| {
+            judge(options).url = Some(AuthUrl::parse(value).ok_or(URL)?);
+            Ok(())
+        },
     ),
-    missing("auth-signin", "", "URL to send those to who may not.", never, Instead::Refuse),
-    missing(
+    guards(
+        "auth-signin",
+        "",
+        "URL to send those to whom nobody knows (401), with the way back.",
+        |value, options| {
+            judge(options).signin = Some(signin(value)?);
+            Ok(())
+        },
+    ),
+    sets(
         "auth-signin-redirect-param",
         "rd",
-        "Name of the parameter that brings them back.",
-        never,
-        Instead::Refuse,
+        "Name of the parameter with the way back.",
+        |value, options| {
+            judge(options).signin_param = Some(parameter(value)?);
+            Ok(())
+        },
     ),
-    missing(
+    guards(
         "auth-response-headers",
         "",
-        "Headers of that answer the backend gets.",
-        never,
-        Instead::Refuse,
+        "Header fields of the judge's answer that endpoints get, in place of the client's.",
+        |value, options| {
+            judge(options).response_headers = headers(value)?;
+            Ok(())
+        },
     ),
-    missing("auth-method", "GET", "Method of that question.", never, Instead::Refuse),
-    missing(
+    guards("auth-method", "GET", "Method with which the judge is asked.", |value, options| {
+        judge(options).method = Some(auth_method(value).ok_or(METHOD)?);
+        Ok(())
+    }),
+    sets(
         "auth-request-redirect",
         "$request_uri",
-        "Value of its X-Auth-Request-Redirect.",
-        never,
-        Instead::Refuse,
+        "Value of the judge's X-Auth-Request-Redirect.",
+        |value, options| {
+            judge(options).request_redirect = Some(phrase(value)?);
+            Ok(())
+        },
     ),
-    missing(
+    guards(
         "auth-proxy-set-headers",
         "",
-        "ConfigMap of headers for that question.",
-        never,
-        Instead::Refuse,
+        "ConfigMap with more header fields for the judge, `name` or `namespace/name`.",
+        |value, options| {
+            judge(options).set_headers = Some(value.into());
+            Ok(())
+        },
     ),
-    missing(
+    sets(
         "auth-always-set-cookie",
         "false",
-        "Pass its cookies on with errors too.",
-        never,
-        Instead::Refuse,
+        "Pass the judge's cookies on with errors, too.",
+        |value, options| {
+            judge(options).always_set_cookie = Some(boolean(value).ok_or(TRUTH)?);
+            Ok(())
+        },
     ),
-    missing("auth-cache-key", "", "Cache its answers under this key.", never, Instead::Refuse),
-    missing(
+    sets(
+        "auth-cache-key",
+        "",
+        "Remember the judge's answers by this text, for each host and path.",
+        |value, options| {
+            judge(options).cache_key = Some(phrase(value)?);
+            Ok(())
+        },
+    ),
+    guards(
         "auth-cache-duration",
         "200 202 401 5m",
-        "How long they are cached.",
-        never,
-        Instead::Refuse,
+        "For how long they are remembered, by status.",
+        |value, options| {
+            judge(options).cache_times = Some(CacheTimes::parse(value).ok_or(TIMES)?);
+            Ok(())
+        },
     ),
-    moot("auth-keepalive", "0", "nginx's connections to the auth host."),
-    moot("auth-keepalive-requests", "1000", "nginx's connections to the auth host."),
-    moot("auth-keepalive-timeout", "60", "nginx's connections to the auth host."),
-    moot("auth-keepalive-share-vars", "false", "nginx's connections to the auth host."),
-    moot("enable-global-auth", "true", "No global auth is built; the ConfigMap's key refuses."),
+    moot("auth-keepalive", "0", "Connections to the judge are always kept, up to a minute."),
+    moot("auth-keepalive-requests", "1000", "They have no such end."),
+    moot("auth-keepalive-timeout", "60", "It is 60 seconds."),
+    moot("auth-keepalive-share-vars", "false", "There are no variables to share."),
+    sets(
+        "enable-global-auth",
+        "true",
+        "`false`: the ConfigMap's `global-auth-url` does not hold here.",
+        |value, options| {
+            let no_global = !boolean(value).ok_or(TRUTH)?;
+            if no_global || options.access.is_some() {
+                access(options).no_global = no_global;
+            }
+            Ok(())
+        },
+    ),
 ];
+
+fn access(options: &mut Options) -> &mut Access {
+    options.access.get_or_insert_default()
+}
+
+fn judge(options: &mut Options) -> &mut External {
+    &mut access(options).judge
+}
+
+/// A list that names nobody says nothing.
+pub(in crate::compile) fn networks(value: &str) -> Result<Networks, &'static str> {
+    value.parse().ok().filter(|it| *it != Networks::default()).ok_or(NETWORKS)
+}
+
+pub(in crate::compile) fn phrase(value: &str) -> Result<Phrase, &'static str> {
+    Phrase::parse(value).map_err(|_| TEXT)
+}
+
+pub(in crate::compile) fn signin(value: &str) -> Result<Box<str>, &'static str> {
+    let whole = value.bytes().all(|it| it.is_ascii_graphic()) && Phrase::parse(value).is_ok();
+    if whole { Ok(value.into()) } else { Err(URL) }
+}
+
+pub(in crate::compile) fn parameter(value: &str) -> Result<Box<str>, &'static str> {
+    let plain = |it: u8| it.is_ascii_alphanumeric() || b"-_.~".contains(&it);
+    if value.bytes().all(plain) { Ok(value.into()) } else { Err(PARAMETER) }
+}
+
+pub(in crate::compile) fn headers(value: &str) -> Result<Vec<HeaderName>, &'static str> {
+    header_names(value).ok_or(HEADERS)
+}

@@ -1,8 +1,9 @@
 //! Endpoints: how endpoints are chosen and spoken to.
 
 use super::super::Instead;
+use super::sharing::switch as switch_sharing;
 use super::{Annotation, guards, missing, sets};
-use super::{ON_OR_OFF, SECONDS, TRUTH, is_false, is_one_one, never};
+use super::{NUMBER, ON_OR_OFF, SECONDS, TRUTH, is_one_one, never};
 use crate::model::answering::connection;
 use crate::model::phrase::Phrase;
 use crate::model::upstream::{Protocol, RetryOn, TlsVersions};
@@ -30,7 +31,10 @@ pub(super) const ROWS: &[Annotation] = &[
         }
         Ok(())
     }),
-    missing("service-upstream", "false", "Send to the Service's cluster IP.", is_false, Instead::Serve).of_backend(),
+    sets("service-upstream", "false",
+        "Send to the Service's cluster IP and port rather than to endpoints, for a service mesh to choose.",
+        |value, options| switch_sharing(value, options, |it, on| it.service_upstream = on),
+    ).of_backend(),
     sets("load-balance", "round_robin",
         "How the next endpoint is chosen: `round_robin` or `ewma`.",
         |value, options| {
@@ -52,8 +56,18 @@ pub(super) const ROWS: &[Annotation] = &[
             Ok(())
         },
     ).of_backend(),
-    missing("upstream-hash-by-subset", "false", "Hash to a subset of endpoints.", is_false, Instead::Serve).of_backend(),
-    missing("upstream-hash-by-subset-size", "3", "Size of that subset.", never, Instead::Serve).of_backend(),
+    sets("upstream-hash-by-subset", "false",
+        "The same text leads to the same few endpoints, of which chance takes one.",
+        |value, options| switch_sharing(value, options, |it, on| it.subset = on),
+    ).of_backend(),
+    sets("upstream-hash-by-subset-size", "3",
+        "How many they are.",
+        |value, options| {
+            let size = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
+            options.sharing.get_or_insert_default().subset_size = Some(size);
+            Ok(())
+        },
+    ).of_backend(),
     sets("proxy-next-upstream", "error timeout",
         "When another endpoint is asked: `error`, `timeout`, `invalid_header`, `http_500`, `http_502`, \
          `http_503`, `http_504`, `http_403`, `http_404`, `http_429`, `non_idempotent`, or `off`.",
