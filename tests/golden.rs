@@ -838,7 +838,7 @@ fn answers_text(answers: &Answers) -> String {
         match &cors.origins {
             Origins::Any => text.push_str(", open to every origin"),
             Origins::Listed(origins) => {
-                write!(text, ", open to {} origins", origins.len()).unwrap()
+                write!(text, ", open to {} origins", origins.len()).unwrap();
             }
         }
     }
