@@ -1,5 +1,6 @@
 //! The stories, one file for each theme.
 
+mod access;
 mod attacks;
 mod bluegreen;
 mod certificates;

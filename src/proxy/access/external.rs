@@ -201,13 +201,14 @@ impl Question {
             }
         };
         set(HOST, &authority.to_string());
-        let raw = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        set(X_ORIGINAL_URL, &original_url(canonical, peer.scheme(), raw));
+        // It is to decide on what an endpoint would get: without dot segments.
+        let target = canonical.target(&head.uri);
+        set(X_ORIGINAL_URL, &original_url(canonical, peer.scheme(), target.as_str()));
         set(X_ORIGINAL_METHOD, method(&head.method).as_str());
         set(X_SENT_FROM, "nginx-ingress-controller");
         set(X_AUTH_REQUEST_REDIRECT, &text(&judge.request_redirect));
         if judge.method.is_some() {
-            set(X_ORIGINAL_URI, raw);
+            set(X_ORIGINAL_URI, target.as_str());
             set(headers::X_SCHEME, peer.scheme());
         }
         for (name, value) in &judge.headers {
@@ -314,10 +315,10 @@ fn without_body(answer: Response<Incoming>, lease: Lease) -> Response<()> {
     Response::from_parts(head, ())
 }
 
-/// `$scheme://$http_host$request_uri`
-fn original_url(asked: &Asked, scheme: &str, raw: &str) -> String {
+/// `$scheme://$http_host$request_uri`, of the canonical request.
+fn original_url(asked: &Asked, scheme: &str, target: &str) -> String {
     let authority = asked.authority.as_ref().map(Authority::to_string).unwrap_or_default();
-    format!("{scheme}://{authority}{raw}")
+    format!("{scheme}://{authority}{target}")
 }
 
 /// A WebSocket is asked for with GET, whichever version of HTTP it comes over.
