@@ -1,4 +1,4 @@
-//! Who may ask: networks, passwords, an external judge such as oauth2-proxy, and what the ConfigMap blocks.
+//! Who may ask: networks, passwords, and what the ConfigMap says for all.
 //!
 //! Each over HTTP/1.1 and HTTP/2; what nginx itself answers to the same requests stands beside it.
 
@@ -12,8 +12,7 @@ use tempfile::TempDir;
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply};
 use crate::harness::cluster::Cluster;
-use crate::harness::endpoint::{Authority, Speech};
-use crate::harness::judge::{Judge, Question};
+use crate::harness::judge::Judge;
 use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class, secret};
 use crate::harness::process::{Process, SOON, command, eventually, free_port};
 use crate::harness::raw::{Raw, RawReply};
@@ -24,14 +23,14 @@ const WRONG: &str = "Basic YW5uOndyb25n";
 const BOB: &str = "Basic Ym9iOnNlY3JldA==";
 const BCRYPT: &str = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a";
 /// This machine, and somebody beside it.
-const HERE: [u8; 4] = [127, 0, 0, 1];
+pub(super) const HERE: [u8; 4] = [127, 0, 0, 1];
 const THERE: [u8; 4] = [127, 0, 0, 2];
 
 const BASIC: [(&str, &str); 3] =
     [("auth-type", "basic"), ("auth-secret", "passwords"), ("auth-realm", "Staff")];
 
 /// An Ingress for a path of `a.test`, with annotations of ingress-nginx.
-fn guarded(name: &str, path: &str, annotations: &[(&str, &str)]) -> String {
+pub(super) fn guarded(name: &str, path: &str, annotations: &[(&str, &str)]) -> String {
     let named = annotations.iter().map(|(name, _)| format!("nginx.ingress.kubernetes.io/{name}"));
     let named: Vec<String> = named.collect();
     let pairs = named.iter().zip(annotations).map(|(name, (_, value))| (name.as_str(), *value));
@@ -39,7 +38,7 @@ fn guarded(name: &str, path: &str, annotations: &[(&str, &str)]) -> String {
     ingress(name, "a.test", &[(path, "Prefix", "web", 80)], &pairs)
 }
 
-fn config_map(name: &str, settings: &[(&str, &str)]) -> String {
+pub(super) fn config_map(name: &str, settings: &[(&str, &str)]) -> String {
     let mut yaml = format!(
         "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: demo, name: {name}}}\ndata:\n"
     );
@@ -57,32 +56,37 @@ fn passwords() -> String {
 }
 
 /// The product in front of `web`.
-async fn serving(objects: &str, web: &Backend) -> Lockgate {
+pub(super) async fn serving(objects: &str, web: &Backend) -> Lockgate {
     let objects = [&ingress_class(), objects, &backend("web", 80, &[web.addr()])].concat();
     let lockgate = Lockgate::with_manifests(objects);
     lockgate.args(["--configmap=demo/settings"]).start().await
 }
 
 /// Clients of either version.
-fn clients(lockgate: &Lockgate) -> [(&'static str, Client); 2] {
+pub(super) fn clients(lockgate: &Lockgate) -> [(&'static str, Client); 2] {
     [("HTTP/1.1", lockgate.client()), ("HTTP/2", lockgate.client().http2())]
 }
 
-async fn get(client: &Client, path: &str, fields: &[(&str, &str)]) -> Reply {
+pub(super) async fn get(client: &Client, path: &str, fields: &[(&str, &str)]) -> Reply {
     let call = Call::get(&format!("http://a.test{path}"));
     let call = fields.iter().fold(call, |call, (name, value)| call.header(name, value));
     client.request(call).await.unwrap()
 }
 
 /// What the backend was asked with in a field, in one line; empty for none.
-fn seen(reply: &Reply, name: &str) -> String {
+pub(super) fn seen(reply: &Reply, name: &str) -> String {
     let echo = reply.json();
     let fields = echo["headers"].as_array().unwrap_or_else(|| panic!("no echo: {}", reply.text()));
     let values = fields.iter().filter(|it| it[0] == name).map(|it| it[1].as_str().unwrap());
     values.collect::<Vec<_>>().join(" | ")
 }
 
-async fn from(lockgate: &Lockgate, address: [u8; 4], path: &str, lines: &str) -> RawReply {
+pub(super) async fn from(
+    lockgate: &Lockgate,
+    address: [u8; 4],
+    path: &str,
+    lines: &str,
+) -> RawReply {
     let mut raw = Raw::plain_from(address, lockgate.http).await;
     raw.send(format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n{lines}\r\n")).await;
     raw.reply().await
@@ -105,10 +109,12 @@ async fn lists_let_pass_and_keep_out() {
         ("bad", "/bad", &[("allowlist-source-range", "127.0.0.1/33")]),
     ];
     for reversed in [false, true] {
-        let mut objects = lists.map(|(name, path, annotations)| guarded(name, path, annotations));
-        if reversed {
-            objects.reverse();
-        }
+        let mut age = if reversed { 10 } else { 50 };
+        let objects = lists.map(|(name, path, annotations)| {
+            age = if reversed { age + 1 } else { age - 1 };
+            let created = format!("  creationTimestamp: 2024-01-01T00:00:{age}Z\n  name: {name}\n");
+            guarded(name, path, annotations).replace(&format!("  name: {name}\n"), &created)
+        });
         let settings = config_map(
             "settings",
             &[
@@ -256,363 +262,6 @@ async fn slow_hashes_hold_up_nobody() {
     assert!(longest < Duration::from_secs(2), "{longest:?}");
 }
 
-/// The judge is asked what ingress-nginx asks, and nothing that a client made up.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_judge_is_asked_as_ingress_nginx_asks() {
-    let (web, judge) = (Backend::start("web").await, Judge::start().await);
-    let url = judge.url("/oauth2/auth?for=$host");
-    let objects = [
-        config_map(
-            "headers",
-            &[("X-Team", "shop"), ("X-Method", "$request_method"), ("X-Spoofed", "$http_none")],
-        ),
-        guarded("one", "/", &[("auth-url", &url)]),
-        guarded(
-            "two",
-            "/two",
-            &[
-                ("auth-url", &url),
-                ("auth-method", "POST"),
-                ("auth-request-redirect", "https://a.test/back"),
-                ("auth-proxy-set-headers", "headers"),
-            ],
-        ),
-    ];
-    let lockgate = serving(&objects.concat(), &web).await;
-    for (version, client) in clients(&lockgate) {
-        let fields = [
-            ("cookie", "session=ann"),
-            ("accept", "text/html"),
-            ("x-request-id", "0123"),
-            ("x-spoofed", "1"),
-            ("x-real-ip", "6.6.6.6"),
-            ("x-forwarded-for", "6.6.6.6"),
-            ("x-forwarded-proto", "https"),
-            ("x-original-url", "http://elsewhere/"),
-            ("x-original-uri", "/elsewhere"),
-            ("x-auth-request-redirect", "http://elsewhere/"),
-            ("te", "trailers"),
-        ];
-        let call =
-            fields.iter().fold(Call::post("http://a.test/a%20b?c=d&e", "hello"), |call, it| {
-                call.header(it.0, it.1)
-            });
-        let reply = client.request(call.clone()).await.unwrap();
-        assert_eq!(reply.status, 200, "{version}");
-        assert_eq!(reply.json()["body"], "hello", "{version}: the body is the backend's");
-        let question = judge.question();
-        let asked = |question: &Question, expected: &[(&str, &str)]| {
-            for (name, expected) in expected {
-                assert_eq!(question.field(name), *expected, "{version}: {name}: {question:?}");
-            }
-        };
-        assert_eq!(question.method, "GET", "{version}");
-        assert_eq!(question.target, "/oauth2/auth?for=a.test", "{version}");
-        let common = [
-            ("host", judge.addr().to_string()),
-            ("cookie", "session=ann".to_owned()),
-            ("accept", "text/html".to_owned()),
-            ("x-original-method", "POST".to_owned()),
-            ("x-sent-from", "nginx-ingress-controller".to_owned()),
-            ("x-real-ip", "127.0.0.1".to_owned()),
-            ("x-forwarded-for", "127.0.0.1".to_owned()),
-            ("x-request-id", "0123".to_owned()),
-            ("x-forwarded-proto", String::new()),
-            ("content-length", String::new()),
-            ("transfer-encoding", String::new()),
-            ("upgrade", String::new()),
-        ];
-        let common: Vec<(&str, &str)> = common.iter().map(|(name, it)| (*name, &**it)).collect();
-        asked(&question, &common);
-        asked(
-            &question,
-            &[
-                ("x-original-url", "http://a.test/a%20b?c=d&e"),
-                ("x-auth-request-redirect", "/a%20b?c=d&e"),
-                ("x-original-uri", ""),
-                ("x-spoofed", "1"),
-            ],
-        );
-        assert_eq!(question.body, 0, "{version}");
-
-        let call = fields
-            .iter()
-            .fold(Call::get("http://a.test/two?x"), |call, (name, value)| call.header(name, value));
-        assert_eq!(client.request(call).await.unwrap().status, 200, "{version}");
-        let question = judge.question();
-        assert_eq!((&*question.method, question.body), ("POST", 0), "{version}");
-        asked(
-            &question,
-            &[
-                ("x-original-uri", "/two?x"),
-                ("x-scheme", "http"),
-                ("x-original-method", "GET"),
-                ("x-auth-request-redirect", "https://a.test/back"),
-                ("x-team", "shop"),
-                ("x-method", "GET"),
-                ("x-spoofed", ""),
-            ],
-        );
-    }
-    // It decides on what the backend would get.
-    for (path, expected) in [("/x/../two/%2e%2e/y", "/y"), ("/x//y?z", "/x//y?z")] {
-        assert_eq!(from(&lockgate, HERE, path, "Cookie: session=ann\r\n").await.status, Some(200));
-        let url = format!("http://a.test{expected}");
-        assert_eq!(judge.question().field("x-original-url"), url, "{path}");
-    }
-    assert!(judge.connections() <= 4, "{} for 4 questions of 2 workers", judge.connections());
-}
-
-/// As oauth2-proxy is set up: who it is goes to the backend, in place of what clients say; whoever is not
-/// known is sent to sign in, with the way back; cookies it renews reach the client.
-#[tokio::test(flavor = "multi_thread")]
-async fn oauth2_proxy_works_as_it_is() {
-    let (web, judge) = (Backend::start("web").await, Judge::start().await);
-    let (url, renewing) = (judge.url("/oauth2/auth"), judge.url("/oauth2/auth?renew"));
-    let headers =
-        ("auth-response-headers", "X-Auth-Request-User,X-Auth-Request-Email,Authorization");
-    let signin = ("auth-signin", "https://auth.test/start");
-    let objects = [
-        guarded("one", "/", &[("auth-url", &url), signin, headers]),
-        guarded("renewing", "/renewing", &[("auth-url", &renewing), signin]),
-        guarded(
-            "always",
-            "/always",
-            &[("auth-url", &renewing), ("auth-always-set-cookie", "true")],
-        ),
-        guarded(
-            "param",
-            "/param",
-            &[
-                ("auth-url", &url),
-                ("auth-signin", "https://$host/start?a=b"),
-                ("auth-signin-redirect-param", "back"),
-            ],
-        ),
-        guarded(
-            "own",
-            "/own",
-            &[
-                ("auth-url", &url),
-                ("auth-signin", "https://auth.test/start?rd=$escaped_request_uri"),
-            ],
-        ),
-        guarded("bare", "/bare", &[("auth-url", &url)]),
-    ];
-    let lockgate = serving(&objects.concat(), &web).await;
-    let cookies = |reply: &Reply| {
-        let all = reply.headers.get_all("set-cookie").iter();
-        all.map(|it| it.to_str().unwrap().to_owned()).collect::<Vec<_>>()
-    };
-    const RENEWED: [&str; 2] = ["session=new; Path=/", "other=1"];
-    for (version, client) in clients(&lockgate) {
-        let spoofed = [("x-auth-request-user", "root"), ("authorization", "Bearer mine")];
-        let known = ("cookie", "session=ann");
-        let reply = get(&client, "/", &[known, spoofed[0], spoofed[1]]).await;
-        assert_eq!(reply.status, 200, "{version}");
-        for (name, expected) in [
-            ("x-auth-request-user", "ann"),
-            ("x-auth-request-email", "ann@a.test"),
-            ("authorization", "Bearer of-the-judge"),
-            ("cookie", "session=ann"),
-        ] {
-            assert_eq!(seen(&reply, name), expected, "{version}: {name}");
-        }
-        for (path, location) in [
-            ("/?a=b&c=d", "https://auth.test/start?rd=http://a.test%2F%3Fa%3Db%26c%3Dd"),
-            ("/param", "https://a.test/start?a=b&back=http://a.test%2Fparam"),
-            ("/own/x", "https://auth.test/start?rd=%2Fown%2Fx"),
-        ] {
-            let reply = get(&client, path, &[]).await;
-            assert_eq!(reply.status, 302, "{version} {path}");
-            assert_eq!(reply.header("location"), Some(location), "{version} {path}");
-        }
-        let reply = get(&client, "/bare", &[]).await;
-        assert_eq!(reply.status, 401, "{version}");
-        assert_eq!(reply.header("www-authenticate"), Some("Bearer realm=\"judge\""), "{version}");
-        for (path, fields, status, expected) in [
-            ("/renewing", &[known][..], 200, &RENEWED[..]),
-            ("/renewing/status/404", &[known], 404, &[]),
-            ("/renewing", &[], 302, &RENEWED),
-            ("/always/status/503", &[known], 503, &RENEWED),
-            ("/always", &[], 401, &RENEWED),
-            ("/", &[known], 200, &[]),
-        ] {
-            let reply = get(&client, path, fields).await;
-            assert_eq!(reply.status, status, "{version} {path}");
-            assert_eq!(cookies(&reply), expected, "{version} {path}");
-        }
-    }
-}
-
-/// Yes, no, or nothing: what is no judgement is 500, and no judge at all is no way in.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_judgement_lets_nobody_pass() {
-    let (web, judge) = (Backend::start("web").await, Judge::start().await);
-    let gone = format!("http://127.0.0.1:{}/", free_port());
-    let mut objects = String::new();
-    let mut cases = Vec::new();
-    for (name, url, expected) in [
-        ("c200", judge.url("/status/200"), 200),
-        ("c204", judge.url("/status/204"), 200),
-        ("c299", judge.url("/status/299"), 200),
-        ("c302", judge.url("/status/302"), 500),
-        ("c304", judge.url("/status/304"), 500),
-        ("c400", judge.url("/status/400"), 500),
-        ("c401", judge.url("/status/401"), 401),
-        ("c403", judge.url("/status/403"), 403),
-        ("c404", judge.url("/status/404"), 500),
-        ("c500", judge.url("/status/500"), 500),
-        ("c503", judge.url("/status/503"), 500),
-        ("chatty", judge.url("/chatty"), 401),
-        ("gone", gone, 500),
-        ("unknown", "http://judge.invalid/".to_owned(), 500),
-        ("tls", format!("https://{}/", judge.addr()), 500),
-        ("bad", "http://au..th/".to_owned(), 503),
-        ("relative", "/oauth2/auth".to_owned(), 503),
-        ("variable", "http://$nobody/".to_owned(), 503),
-    ] {
-        objects += &guarded(name, &format!("/{name}"), &[("auth-url", &url)]);
-        cases.push((format!("/{name}"), expected));
-    }
-    let missing = [("auth-url", &*judge.url("/status/200")), ("auth-proxy-set-headers", "nowhere")];
-    objects += &guarded("missing", "/missing", &missing);
-    cases.push(("/missing".to_owned(), 503));
-    let lockgate = serving(&objects, &web).await;
-    for (version, client) in clients(&lockgate) {
-        for (path, expected) in &cases {
-            let passed = web.requests();
-            let reply = get(&client, path, &[]).await;
-            assert_eq!(reply.status, *expected, "{version} {path}");
-            let asked = usize::from(*expected == 200);
-            assert_eq!(web.requests() - passed, asked, "{version} {path}: the backend");
-            assert!(!reply.text().contains("what the judge says"), "{version} {path}");
-        }
-    }
-}
-
-/// A judge that is ourselves is asked a few times, not for ever.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_circle_of_judges_ends() {
-    let web = Backend::start("web").await;
-    let port = free_port();
-    let url = format!("http://127.0.0.1:{port}/");
-    let named = [("nginx.ingress.kubernetes.io/auth-url", &*url)];
-    let objects = [
-        ingress_class(),
-        ingress("any", "", &[("/", "Prefix", "web", 80)], &named),
-        backend("web", 80, &[web.addr()]),
-    ];
-    let lockgate = Lockgate::with_manifests(objects.concat()).http_port(port).start().await;
-    for (version, client) in clients(&lockgate) {
-        assert_eq!(get(&client, "/", &[]).await.status, 500, "{version}");
-    }
-    assert_eq!(web.requests(), 0);
-    eventually("the lines", SOON, async || {
-        let lines = lockgate.stdout().lines().count();
-        (4..=14).contains(&lines).then_some(()).ok_or(lines)
-    })
-    .await;
-}
-
-/// A WebSocket is judged before it is one, over either version; a judge may be asked over TLS, by its name.
-#[tokio::test(flavor = "multi_thread")]
-async fn websockets_are_judged_and_judges_speak_tls() {
-    let web = Backend::start("web").await;
-    let pair = Authority::new("nobody knows it").issue("judge.test");
-    let judge = Judge::speaking(Speech::h1().tls(&pair)).await;
-    let url = format!("https://{}/oauth2/auth", judge.addr());
-    let lockgate = serving(&guarded("one", "/", &[("auth-url", &url)]), &web).await;
-    for (version, client) in clients(&lockgate) {
-        assert_eq!(get(&client, "/", &[("cookie", "session=ann")]).await.status, 200, "{version}");
-        assert_eq!(get(&client, "/", &[]).await.status, 401, "{version}");
-    }
-    judge.questions();
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    let refused = from(&lockgate, HERE, "/ws", upgrade).await;
-    assert_eq!(refused.status, Some(401));
-    let question = judge.question();
-    assert_eq!((question.field("upgrade"), question.field("connection")), Default::default());
-    let known = format!("{upgrade}Cookie: session=ann\r\n");
-    assert_eq!(from(&lockgate, HERE, "/ws", &known).await.status, Some(101));
-}
-
-/// Answers are remembered for a host and path, as the judge allows; a verdict of one path is none of another.
-#[tokio::test(flavor = "multi_thread")]
-async fn verdicts_are_remembered_by_their_key() {
-    let (web, judge) = (Backend::start("web").await, Judge::start().await);
-    let (url, renewing) = (judge.url("/oauth2/auth"), judge.url("/oauth2/auth?renew"));
-    let key = ("auth-cache-key", "$cookie_session");
-    let objects = [
-        guarded(
-            "one",
-            "/one",
-            &[("auth-url", &url), key, ("auth-response-headers", "X-Auth-Request-User")],
-        ),
-        guarded("two", "/two", &[("auth-url", &url), key]),
-        guarded("brief", "/brief", &[("auth-url", &url), key, ("auth-cache-duration", "202 1ms")]),
-        guarded("renewing", "/renewing", &[("auth-url", &renewing), key]),
-        guarded("none", "/none", &[("auth-url", &url)]),
-    ];
-    let objects = objects.concat();
-    let lockgate = serving(&objects, &web).await;
-    for (path, cookie, status, asked) in [
-        ("/one", "session=ann", 200, 1),
-        ("/one", "session=ann", 200, 0),
-        ("/one/more", "session=ann", 200, 0),
-        ("/one", "session=bob", 200, 1),
-        ("/one", "session=bob", 200, 0),
-        ("/two", "session=ann", 200, 1),
-        ("/one", "", 401, 1),
-        ("/one", "", 401, 0),
-        // What sets a cookie is for one client only.
-        ("/renewing", "session=ann", 200, 1),
-        ("/renewing", "session=ann", 200, 1),
-        ("/none", "session=ann", 200, 1),
-        ("/none", "session=ann", 200, 1),
-    ] {
-        let client = lockgate.client();
-        let fields = [("cookie", cookie), ("x-auth-request-user", "root")];
-        let fields = if cookie.is_empty() { &fields[1..] } else { &fields };
-        let reply = get(&client, path, fields).await;
-        assert_eq!((reply.status, judge.questions().len()), (status, asked), "{path} {cookie}");
-        if status == 200 && path.starts_with("/one") {
-            assert_eq!(seen(&reply, "x-auth-request-user"), cookie[8..], "{path} {cookie}");
-        }
-    }
-    // Time passes.
-    let client = lockgate.client();
-    get(&client, "/brief", &[("cookie", "session=ann")]).await;
-    eventually("it is asked again", SOON, async || {
-        get(&client, "/brief", &[("cookie", "session=ann")]).await;
-        judge.questions().len() == 1
-    })
-    .await;
-    // With the judge gone what is remembered holds, and survives a change of something else.
-    drop(judge);
-    lockgate.edit(
-        [
-            &ingress_class(),
-            &*objects,
-            &guarded("new", "/new", &[]),
-            &backend("web", 80, &[web.addr()]),
-        ]
-        .concat(),
-    );
-    eventually("the change", SOON, async || get(&client, "/new", &[]).await.status == 200).await;
-    assert_eq!(get(&client, "/one", &[("cookie", "session=ann")]).await.status, 200);
-    assert_eq!(get(&client, "/one", &[("cookie", "session=cid")]).await.status, 500);
-    // Another judge has not said so.
-    let other = Judge::start().await;
-    let others = objects.replace(&url, &other.url("/status/403"));
-    lockgate.edit([&ingress_class(), &*others, &backend("web", 80, &[web.addr()])].concat());
-    eventually("the other judge", SOON, async || {
-        get(&client, "/one", &[("cookie", "session=ann")]).await.status == 403
-    })
-    .await;
-}
-
 /// The ConfigMap's judge is everybody's who has none and does not opt out; what it blocks is 403 everywhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_config_map_speaks_for_all() {
@@ -702,6 +351,25 @@ impl Nginx {
     }
 }
 
+/// What came of a request that nginx and we are to agree on: the answer, its cookies, and what the backend
+/// was told.
+async fn outcome(client: &Client, path: &str, fields: &[(&str, &str)]) -> String {
+    let reply = get(client, path, fields).await;
+    let values = |name: &str| {
+        let all = reply.headers.get_all(name).iter();
+        let mut all: Vec<_> = all.map(|it| it.to_str().unwrap().to_owned()).collect();
+        all.sort();
+        all
+    };
+    // This nginx knows one cookie of an answer only.
+    let cookies = values("set-cookie").into_iter().filter(|it| it.starts_with("session"));
+    let passed = reply.backend().is_some();
+    let told = |name: &str| if passed { seen(&reply, name) } else { String::new() };
+    let answer = (reply.status, passed, values("www-authenticate"), values("location"));
+    let upstream = (told("authorization"), told("x-name"));
+    format!("{:?}", (answer, cookies.collect::<Vec<_>>(), upstream))
+}
+
 /// The same requests to nginx and to us get the same answers, and the backend sees the same of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_lets_the_same_pass() {
@@ -780,22 +448,6 @@ async fn nginx_lets_the_same_pass() {
     }
     let nginx = Nginx::start(&servers).await;
     let lockgate = serving(&objects, &web).await;
-    let look = async |client: &Client, path: &str, fields: &[(&str, &str)]| {
-        let reply = get(client, path, fields).await;
-        let values = |name: &str| {
-            let all = reply.headers.get_all(name).iter();
-            let mut all: Vec<_> = all.map(|it| it.to_str().unwrap().to_owned()).collect();
-            all.sort();
-            all
-        };
-        // This nginx knows one cookie of an answer only.
-        let cookies = values("set-cookie").into_iter().filter(|it| it.starts_with("session"));
-        let passed = reply.backend().is_some();
-        let told = |name: &str| if passed { seen(&reply, name) } else { String::new() };
-        let answer = (reply.status, passed, values("www-authenticate"), values("location"));
-        let upstream = (told("authorization"), told("x-name"));
-        (answer, cookies.collect::<Vec<_>>(), upstream)
-    };
     let original = Client::new().connect_to(nginx.http);
     for path in &paths {
         for fields in [
@@ -807,9 +459,9 @@ async fn nginx_lets_the_same_pass() {
             &[("cookie", "session=ann"), ("authorization", WRONG)],
             &[("x-name", "root"), ("authorization", ANN)],
         ] {
-            let expected = look(&original, path, fields).await;
+            let expected = outcome(&original, path, fields).await;
             for (version, client) in clients(&lockgate) {
-                let found = look(&client, path, fields).await;
+                let found = outcome(&client, path, fields).await;
                 assert_eq!(found, expected, "{version} {path} {fields:?}");
             }
         }

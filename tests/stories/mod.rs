@@ -10,6 +10,7 @@ mod demo;
 mod directory;
 mod framing;
 mod grpc;
+mod judges;
 mod outages;
 mod page;
 mod peer;

@@ -195,31 +195,29 @@ impl Question {
         for name in headers::FOR_ENDPOINTS {
             asked.headers.remove(name);
         }
-        let mut set = |name: HeaderName, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                asked.headers.insert(name, value);
-            }
-        };
-        set(HOST, &authority.to_string());
         // It is to decide on what an endpoint would get: without dot segments.
         let target = canonical.target(&head.uri);
-        set(X_ORIGINAL_URL, &original_url(canonical, peer.scheme(), target.as_str()));
-        set(X_ORIGINAL_METHOD, method(&head.method).as_str());
-        set(X_SENT_FROM, "nginx-ingress-controller");
-        set(X_AUTH_REQUEST_REDIRECT, &text(&judge.request_redirect));
+        let url = original_url(canonical, peer.scheme(), target.as_str());
+        let (host, redirect) = (authority.to_string(), text(&judge.request_redirect));
+        let mut told = vec![
+            (HOST, &*host),
+            (X_ORIGINAL_URL, &url),
+            (X_ORIGINAL_METHOD, method(&head.method).as_str()),
+            (X_SENT_FROM, "nginx-ingress-controller"),
+            (X_AUTH_REQUEST_REDIRECT, &redirect),
+        ];
         if judge.method.is_some() {
-            set(X_ORIGINAL_URI, target.as_str());
-            set(headers::X_SCHEME, peer.scheme());
+            told.extend([(X_ORIGINAL_URI, target.as_str()), (headers::X_SCHEME, peer.scheme())]);
         }
-        for (name, value) in &judge.headers {
-            match text(value).as_str() {
+        let own: Vec<_> = judge.headers.iter().map(|(name, it)| (name.clone(), text(it))).collect();
+        told.extend(own.iter().map(|(name, it)| (name.clone(), it.as_str())));
+        for (name, value) in told {
+            if value.is_empty() {
                 // As with nginx: what is empty is not sent.
-                "" => drop(asked.headers.remove(name)),
-                value => {
-                    let value =
-                        HeaderValue::from_str(value).map_err(|_| unfit("a field is none"))?;
-                    asked.headers.insert(name, value);
-                }
+                asked.headers.remove(name);
+            } else {
+                let value = HeaderValue::from_bytes(value.as_bytes());
+                asked.headers.insert(name, value.map_err(|_| unfit("a field is none"))?);
             }
         }
         asked.headers.remove(CONTENT_LENGTH);
@@ -241,10 +239,10 @@ impl Question {
         let turns = (0..addresses.len().min(MOST_TRIES)).map(|it| first.wrapping_add(it));
         for turn in turns {
             let address = addresses[turn % addresses.len()];
-            match self.ask_at(address, &transport, visit).await {
-                Some(answer) => return Ok(answer),
-                None => tracing::debug!(%address, "the judge does not answer"),
+            if let Some(answer) = self.ask_at(address, &transport, visit).await {
+                return Ok(answer);
             }
+            tracing::debug!(%address, "the judge does not answer");
         }
         if addresses.is_empty() {
             tracing::debug!(host, "the judge has no address");
