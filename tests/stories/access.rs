@@ -259,7 +259,7 @@ async fn slow_hashes_hold_up_nobody() {
     };
     let (checked, longest) = tokio::join!(checks, others);
     assert!(checked.iter().all(|it| it.status == 200));
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
 }
 
 /// The ConfigMap's judge is everybody's who has none and does not opt out; what it blocks is 403 everywhere.

@@ -245,6 +245,9 @@ async fn what_is_no_judgement_lets_nobody_pass() {
             assert!(!reply.text().contains("what the judge says"), "{version} {path}");
         }
     }
+    let log = lockgate.stderr();
+    let told = log.lines().filter(|it| it.contains("is answered 500")).count();
+    assert!((1..20).contains(&told), "{log}");
 }
 
 /// A judge that is ourselves is asked a few times, not for ever.

@@ -4,6 +4,7 @@
 //! neither side is of interest.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -77,10 +78,7 @@ pub(super) async fn opinion(
     }
     let question = Question::new(judge, visit, head)?;
     let asked = timeout(ANSWER, question.ask(visit)).await;
-    let answer = asked.unwrap_or_else(|_| {
-        tracing::debug!(host = %question.authority, "the judge did not answer in time");
-        Err(Failure::Unjudged)
-    })?;
+    let answer = asked.unwrap_or_else(|_| Err(unjudged(visit, &"it did not answer in time")))?;
     let judged = Arc::new(judged(judge, &answer));
     let time = judge.cache.as_ref().and_then(|it| it.times.of(judged.status));
     if let (Some(tag), Some(time)) = (tag, time)
@@ -115,8 +113,8 @@ fn consider(judged: &Judged, visit: &Visit<'_>) -> Result<Opinion, Failure> {
         401 => Ok(Opinion::Refused(Refusal::unauthorized(judged.challenges.clone()))),
         403 => Ok(Opinion::Refused(Refusal::forbidden())),
         status => {
-            tracing::debug!(status, "the judge answered what is no judgement");
-            Err(Failure::Unjudged)
+            let why = format_args!("its status {status} is neither yes nor no");
+            Err(unjudged(visit, &why))
         }
     }
 }
@@ -175,14 +173,13 @@ struct Question {
 impl Question {
     fn new(judge: &Judge, visit: &Visit<'_>, head: &request::Parts) -> Result<Self, Failure> {
         let text = |it| phrase::text(it, head, visit);
-        let unfit = |what: &'static str| {
-            tracing::debug!(what, "the judge cannot be asked");
-            Failure::Unjudged
-        };
-        let authority: Authority =
-            text(&judge.url.authority).parse().map_err(|_| unfit("its host is no host"))?;
-        let target: PathAndQuery =
-            text(&judge.url.target).parse().map_err(|_| unfit("its path is no path"))?;
+        let unfit = |what: &'static str| unjudged(visit, &what);
+        let authority: Authority = text(&judge.url.authority)
+            .parse()
+            .map_err(|_| unfit("what its host comes to is no host"))?;
+        let target: PathAndQuery = text(&judge.url.target)
+            .parse()
+            .map_err(|_| unfit("what its path comes to is no path"))?;
         let (mut asked, ()) = Request::new(()).into_parts();
         asked.method = judge.method.clone().unwrap_or(Method::GET);
         asked.uri = target.into();
@@ -191,7 +188,7 @@ impl Question {
         // As towards endpoints: a circle is noticed, and nobody is vouched for but by us.
         let Visit { asked: canonical, vouched, settings, peer, .. } = visit;
         headers::to_upstream(&mut asked.headers, canonical, head.version, vouched, settings)
-            .map_err(|headers::Loops| Failure::Loops)?;
+            .map_err(|headers::Loops| unfit("asking it leads back here"))?;
         for name in headers::FOR_ENDPOINTS {
             asked.headers.remove(name);
         }
@@ -217,7 +214,10 @@ impl Question {
                 asked.headers.remove(name);
             } else {
                 let value = HeaderValue::from_bytes(value.as_bytes());
-                asked.headers.insert(name, value.map_err(|_| unfit("a field is none"))?);
+                asked.headers.insert(
+                    name,
+                    value.map_err(|_| unfit("what it is to be told fits no header field"))?,
+                );
             }
         }
         asked.headers.remove(CONTENT_LENGTH);
@@ -242,12 +242,11 @@ impl Question {
             if let Some(answer) = self.ask_at(address, &transport, visit).await {
                 return Ok(answer);
             }
-            tracing::debug!(%address, "the judge does not answer");
         }
         if addresses.is_empty() {
-            tracing::debug!(host, "the judge has no address");
+            return Err(unjudged(visit, &format_args!("{host} has no address")));
         }
-        Err(Failure::Unjudged)
+        Err(unjudged(visit, &format_args!("nobody answers at {}", self.authority)))
     }
 
     /// Asks at one address; a connection that was idle and turns out to be closed is made anew.
@@ -288,6 +287,17 @@ impl Question {
             }
         }
     }
+}
+
+/// Tells why there is no judgement: to whom it may concern now and then, to who looks closely each time.
+fn unjudged(visit: &Visit<'_>, why: &dyn Display) -> Failure {
+    let ingress = &visit.way.route.ingress;
+    if visit.live.verdicts.may_tell(std::time::Instant::now()) {
+        tracing::warn!(%ingress, %why, "a request cannot be judged by its auth-url, and is answered 500");
+    } else {
+        tracing::debug!(%ingress, %why, "a request cannot be judged by its auth-url");
+    }
+    Failure::Unjudged
 }
 
 /// Throws an answer's body away, beside the request where it is not there yet.
