@@ -34,10 +34,10 @@ use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
 use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement};
+use lockgate::model::client_tls::{self, HostTls, Verify};
 use lockgate::model::copies::Mirror;
 use lockgate::model::cors::Origins;
 use lockgate::model::guard::{Basic, Guard, Judge};
-use lockgate::model::client_tls::{self, HostTls, Verify};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
@@ -894,6 +894,8 @@ fn guard_text(text: &mut String, guard: &Guard) {
         text.push_str(if cache.is_some() { ", remembered" } else { "" });
         text.push(']');
     }
+}
+
 fn client_tls_text(tls: &HostTls) -> String {
     match tls {
         HostTls::Denied => ", 403 to all".to_owned(),

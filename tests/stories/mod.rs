@@ -1,5 +1,6 @@
 //! The stories, one file for each theme.
 
+mod access;
 mod answering;
 mod attacks;
 mod bluegreen;
@@ -16,6 +17,7 @@ mod directory;
 mod framing;
 mod grpc;
 mod handshakes;
+mod judges;
 mod lifecycle;
 mod limits;
 mod mirror;
