@@ -209,7 +209,7 @@ fn r_ren_3_an_old_window_is_asked_for_before_it_is_acted_upon() {
     let keeper = keeper();
     let wanted = wanted(&["a.test"], Some(pair(&["a.test"], NOW - 70 * DAY)), &[]);
     let mut desk = desk(&wanted);
-    inform(&mut desk, &wanted, Some((NOW - DAY, NOW + DAY)), NOW - 3_601);
+    inform(&mut desk, &wanted, Some((NOW - 4 * DAY, NOW + DAY)), NOW - 3_601);
     assert_eq!(step(&mut desk, &keeper, &wanted, NOW), "window");
     inform(&mut desk, &wanted, None, NOW);
     assert_eq!(step(&mut desk, &keeper, &wanted, NOW), "order a.test Renewal", "no news is none");
