@@ -287,6 +287,9 @@ async fn r_clk_a_clock_that_is_minutes_off_is_told() {
     acme.ca.set_clock(600.0, 1.0);
     let lockgate = acme.with_manifests(&asking("one", &["one.test"], &[])).start().await;
     acme.certified(&lockgate, "one.test", SOON * 2).await;
+    // Before the first answer nothing is known of the CA's clock.
+    lockgate.write("two.yaml", asking("two", &["two.test"], &[]));
+    acme.certified(&lockgate, "two.test", SOON * 2).await;
     waits(&lockgate, "clock", SOON).await;
 }
 
