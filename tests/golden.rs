@@ -717,6 +717,10 @@ fn plan_text(plan: &Plan) -> String {
     for (secret, wanted) in &plan.wanted {
         writeln!(text, "wanted {secret}: {}", wanted_text(wanted)).unwrap();
     }
+    for (secret, declined) in &plan.declined {
+        writeln!(text, "declined {secret}: {}: {}", declined.reason, list(&declined.names))
+            .unwrap();
+    }
     if let Some(thumbprint) = &plan.thumbprint {
         writeln!(text, "thumbprint {thumbprint}").unwrap();
     }
@@ -823,7 +827,8 @@ fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String
 }
 
 fn wanted_text(wanted: &Wanted) -> String {
-    let Wanted { names, ingresses, exists, held, issuer, issued_at, .. } = wanted;
+    let Wanted { names, ingresses, exists, held, issuer, issued_at, self_check, reuse_key, .. } =
+        wanted;
     let mut text = format!("{}; asked for by {}", list(names), list(ingresses));
     match held {
         Some(pair) => write!(text, "; holds {}", list(&pair.names)).unwrap(),
@@ -835,6 +840,12 @@ fn wanted_text(wanted: &Wanted) -> String {
     }
     if let Some(at) = issued_at {
         write!(text, "; stored at {at}").unwrap();
+    }
+    if !self_check {
+        text.push_str("; not looked at before");
+    }
+    if *reuse_key {
+        text.push_str("; keeps its key");
     }
     text
 }

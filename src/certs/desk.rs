@@ -372,3 +372,6 @@ fn published(keeper: &Keeper, wanted: &Wanted) -> Vec<IpAddr> {
     let ingresses = wanted.ingresses.iter().filter_map(|it| objects.ingresses.get(it));
     ingresses.flat_map(|it| &it.addresses).filter_map(|it| it.parse().ok()).collect()
 }
+
+#[cfg(test)]
+mod tests;

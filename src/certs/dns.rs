@@ -112,8 +112,8 @@ async fn system(host: &str) -> Result<Vec<IpAddr>, Unresolved> {
 async fn system_server() -> Result<SocketAddr, Unresolved> {
     let unknown = || Unresolved::Silent("/etc/resolv.conf names no server".to_owned());
     let text = tokio::fs::read_to_string("/etc/resolv.conf").await.map_err(|_| unknown())?;
-    let servers = text.lines().filter_map(|it| it.trim().strip_prefix("nameserver"));
-    let server = servers.filter_map(|it| it.trim().parse::<IpAddr>().ok()).next();
+    let mut servers = text.lines().filter_map(|it| it.trim().strip_prefix("nameserver"));
+    let server = servers.find_map(|it| it.trim().parse::<IpAddr>().ok());
     Ok(SocketAddr::new(server.ok_or_else(unknown)?, 53))
 }
 

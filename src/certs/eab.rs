@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_binding_is_the_accounts_key_under_the_cas_mac() {
+    async fn r_acc_the_binding_is_the_accounts_key_under_the_cas_mac() {
         let ca = FakeCa { stale: Arc::new(Mutex::new(2)), ..FakeCa::default() };
         let binding = Binding::read("kid-1", "c2VjcmV0LWtleS1vZi10aGUtY2E=\n").expect("a binding");
         assert_eq!(binding.hmac, b"secret-key-of-the-ca");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_storm_of_bad_nonces_ends() {
+    async fn r_acc_a_storm_of_bad_nonces_ends() {
         let ca = FakeCa { stale: Arc::new(Mutex::new(100)), ..FakeCa::default() };
         let binding = Binding { kid: "a".into(), hmac: vec![1] };
         let result = register(&ca, "https://ca/dir", &key(), None, &binding).await;
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_key_is_base64url() {
+    fn r_acc_a_mac_key_is_base64url() {
         for (text, expected) in [
             ("_-8", Some(vec![0xff, 0xef])),
             ("/+8=", Some(vec![0xff, 0xef])),

@@ -4,8 +4,9 @@
 //! asked beforehand for the answer to a made-up token. What is seen is advice: from inside a cluster
 //! the world may look different (hairpin NAT, split DNS), and the CA has the last word.
 //!
-//! The names are what tenants write. Nothing but the ports of HTTP and HTTPS is connected to, a kilobyte
-//! is read at most, and nobody learns of it more than its status and whether it is ours.
+//! The names are what tenants write. Nothing but the ports of HTTP and HTTPS is connected to, inside this
+//! network nothing but a challenge is asked for, a kilobyte is read at most, and nobody learns of it more
+//! than its status and whether it is ours.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -141,7 +142,7 @@ fn judge(host: &str, port: u16, four: Option<View>, six: Option<View>) -> (Seen,
             let (first, second) = (alone(host, port, &four), alone(host, port, &six));
             match (&four.answer, &six.answer) {
                 (Answer::Ours, Answer::Ours | Answer::NoWay) | (_, Answer::NoWay) => first,
-                (Answer::NoWay, _) => second,
+                (Answer::NoWay, _) | (Answer::Nothing(_), Answer::Other(_)) => second,
                 (Answer::Ours, _) => {
                     let text = "correct or remove its AAAA record";
                     let other = described(port, &six);
@@ -154,7 +155,6 @@ fn judge(host: &str, port: u16, four: Option<View>, six: Option<View>) -> (Seen,
                     let ours = six.address;
                     (Seen::PartlyIpv6, format!("{host} is right at {ours}, but {other}: {text}"))
                 }
-                (Answer::Nothing(_), Answer::Other(_)) => second,
                 _ => first,
             }
         }
@@ -283,6 +283,9 @@ impl Sight<'_> {
                     };
                     address = *it;
                 }
+                if !is_public(address) && !next.path.starts_with(PATH) {
+                    return Ok(other("redirects to another path inside this network".into()));
+                }
                 place = next;
                 continue;
             }
@@ -389,6 +392,30 @@ impl Place {
     }
 }
 
+/// Whether an address is one of the world's: what is asked for at others is never a tenant's choice.
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(it) => {
+            // RFC 6598: shared by providers, and by clusters.
+            let shared = it.octets()[0] == 100 && it.octets()[1] & 0xc0 == 64;
+            !(shared
+                || it.is_private()
+                || it.is_loopback()
+                || it.is_link_local()
+                || it.is_unspecified()
+                || it.is_broadcast()
+                || it.is_multicast())
+        }
+        IpAddr::V6(it) => {
+            !(it.is_unique_local()
+                || it.is_loopback()
+                || it.is_unicast_link_local()
+                || it.is_unspecified()
+                || it.is_multicast())
+        }
+    }
+}
+
 /// 32 characters of RFC 8555's token alphabet.
 fn token() -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -462,19 +489,27 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    let Ok(byte) = stream.read_u8().await else { break };
-                    head.push(byte);
-                }
-                let head = String::from_utf8_lossy(&head).into_owned();
-                let path = head.split(' ').nth(1).unwrap_or_default();
-                let _ = stream.write_all(reply(path).as_bytes()).await;
-                let _ = stream.shutdown().await;
+            while let Ok((stream, _)) = listener.accept().await {
+                serve(stream, &reply).await;
             }
         });
         address
+    }
+
+    /// Answers one request.
+    async fn serve(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        reply: impl Fn(&str) -> String,
+    ) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = stream.read_u8().await else { break };
+            head.push(byte);
+        }
+        let head = String::from_utf8_lossy(&head).into_owned();
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let _ = stream.write_all(reply(path).as_bytes()).await;
+        let _ = stream.shutdown().await;
     }
 
     fn reply(status: u16, headers: &str, body: &str) -> String {
@@ -494,14 +529,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_answer_is_told_apart() {
+    async fn r_pre_3_each_answer_is_told_apart() {
         let ours = seen(|path| answer(path, OURS)).await;
         assert_eq!(ours.seen, Seen::Ok, "{}", ours.text);
         assert_eq!(ours.addresses, ["127.0.0.1".parse::<IpAddr>().expect("an address")]);
 
-        let hop = |path: &str| match path.strip_prefix("/moved") {
+        let hop = |path: &str| match path.strip_suffix("?moved") {
             Some(path) => answer(path, OURS),
-            None => reply(302, &format!("location: /moved{path}\r\n"), ""),
+            None => reply(302, &format!("location: {path}?moved\r\n"), ""),
         };
         let redirected = seen(hop).await;
         assert_eq!(redirected.seen, Seen::Ok, "{}", redirected.text);
@@ -511,7 +546,21 @@ mod tests {
             ("body", seen(|_| reply(200, "", "secret of somebody")).await, "something else"),
             ("account", seen(|path| answer(path, "other")).await, "another ACME account"),
             ("long", seen(|_| reply(200, "", &"x".repeat(2000))).await, "long"),
-            ("loop", seen(|_| reply(301, "location: /\r\n", "")).await, "more than 10"),
+            (
+                "loop",
+                seen(|path| reply(301, &format!("location: {path}\r\n"), "")).await,
+                "more than 10",
+            ),
+            // A tenant's server must not choose what is asked of somebody else's.
+            (
+                "inside",
+                seen(|path| match path {
+                    "/delete" => panic!("asked for"),
+                    _ => reply(301, "location: /delete\r\n", ""),
+                })
+                .await,
+                "inside this network",
+            ),
             (
                 "port",
                 seen(|_| reply(301, "location: http://127.0.0.1:22/\r\n", "")).await,
@@ -527,8 +576,36 @@ mod tests {
         assert_eq!(silent.seen, Seen::Unreachable, "{}", silent.text);
     }
 
+    /// A host may be sent to HTTPS before it has a certificate that anybody trusts.
     #[tokio::test]
-    async fn a_closed_port_is_unreachable() {
+    async fn r_pre_3_a_redirect_to_https_is_followed_whatever_is_shown_there() {
+        let made =
+            rcgen::generate_simple_self_signed(["ingress.local".to_owned()]).expect("a pair");
+        let key = made.signing_key.serialize_der();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.try_into().expect("a key"))
+            .expect("a pair");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            let (plain, _) = listener.accept().await.expect("a connection");
+            let location = |path: &str| format!("location: https://{address}{path}\r\n");
+            serve(plain, |path| reply(308, &location(path), "")).await;
+            let (secure, _) = listener.accept().await.expect("a connection");
+            let secure = acceptor.accept(secure).await.expect("a handshake");
+            serve(secure, |path| answer(path, OURS)).await;
+        });
+        let look = look("127.0.0.1", address.port(), OURS).await;
+        assert_eq!(look.seen, Seen::Ok, "{}", look.text);
+    }
+
+    #[tokio::test]
+    async fn r_pre_3_a_closed_port_is_unreachable() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
@@ -538,7 +615,27 @@ mod tests {
     }
 
     #[test]
-    fn both_families_make_one_judgement() {
+    fn r_pre_3_addresses_of_the_world_are_told_from_ours() {
+        for (address, expected) in [
+            ("203.0.113.7", true),
+            ("2a00:1450::1", true),
+            ("10.1.2.3", false),
+            ("100.64.0.1", false),
+            ("100.128.0.1", true),
+            ("169.254.169.254", false),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("::ffff:10.0.0.1", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+        ] {
+            let parsed = address.parse().expect("an address");
+            assert_eq!(is_public(parsed), expected, "{address}");
+        }
+    }
+
+    #[test]
+    fn r_pre_3_both_families_make_one_judgement() {
         let four = |answer| Some(View { address: IpAddr::from([192, 0, 2, 1]), answer });
         let six = |answer| Some(View { address: "2001:db8::1".parse().expect("one"), answer });
         let other = || Answer::Other("answers with status 404".to_owned());
@@ -566,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_followed_from_where_it_was_given() {
+    fn r_pre_3_a_location_is_followed_from_where_it_was_given() {
         let here = Place { secure: false, host: "a.test".into(), port: 80, path: "/x".into() };
         for (location, expected) in [
             ("/y?z#part", Some("http a.test:80 /y?z")),
