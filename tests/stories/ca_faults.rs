@@ -48,8 +48,10 @@ async fn waits(lockgate: &Lockgate, what: &str, limit: Duration) {
 /// For an hour the CA answers with a page about being busy; the more patient we get, the fewer hosts wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hour_without_a_ca_costs_eight_questions() {
-    const SPEED: u32 = 100;
+    const SPEED: u32 = 80;
     let acme = Acme::new(PebbleOptions::default()).await;
+    // At this speed even an answer in time may be too late for us.
+    acme.ca.be_boulder();
     let start = acme.with_manifests(&asking("one", &["one.test"], &[]));
     let lockgate = acme.hasten(start, SPEED).start().await;
     acme.certified(&lockgate, "one.test", SOON * 2).await;
@@ -88,7 +90,7 @@ async fn an_hour_without_a_ca_costs_eight_questions() {
     for host in hosts {
         acme.certified(&lockgate, host, Duration::from_secs(40)).await;
     }
-    assert_eq!((acme.ca.orders(), acme.ca.accounts()), (4, 1));
+    assert_eq!((acme.ca.issued(), acme.ca.accounts()), (4, 1));
 }
 
 /// Nothing that is served waits for a CA that hangs.
