@@ -114,6 +114,11 @@ impl Desk {
         self.paused.retain(|name, _| is_wanted(name));
     }
 
+    /// The names that a Secret is wanted with.
+    pub(super) fn names(&self, name: &ObjectName) -> BTreeSet<String> {
+        self.settled.get(name).map(|(names, _)| names.clone()).unwrap_or_default()
+    }
+
     /// Notes records of orders for what nobody wants.
     pub(super) fn leave(&mut self, names: Vec<ObjectName>, now: Instant) {
         self.left.extend(names.into_iter().map(|it| (it, now)));
@@ -250,7 +255,10 @@ impl Desk {
         if backoff.until > now && (limited || !asked) {
             return self.back_off(keeper, &item, &backoff, now);
         }
-        if let Some(step) = spent(keeper, &item.ask(&key), rule, now) {
+        // Who asks hears at once that the budget is spent, and is not served days later.
+        if let Some(step) = spent(keeper, &item.ask(&key), rule, now)
+            && !asked
+        {
             return step;
         }
         // An order that is taken up again was looked at before it was placed.

@@ -182,7 +182,10 @@ impl Office {
             }
             None => 60,
         };
-        let names = of.map(|(it, _)| it.names.clone()).unwrap_or_default();
+        // Budgets are looked at again each time; only what asks again and again is to wait.
+        let spent = of.is_some_and(|(_, it)| it.class() == Class::H);
+        let seconds = if spent { seconds.min(600) } else { seconds };
+        let names = of.map_or_else(|| self.desk.names(name), |(it, _)| it.names.clone());
         let time = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
         let until = Instant::now() + time;
         self.desk.paused.insert(name.clone(), Paused { until, failures, names, state, why });

@@ -234,6 +234,45 @@ async fn a_person_who_asks_gets_a_new_one_once() {
     assert_eq!(house.issued(), 2);
 }
 
+/// The built-in CA's budget knows no number, but a time between two.
+#[tokio::test]
+async fn r_led_who_asks_beyond_the_budget_is_told_and_not_served_later() {
+    let mut house = House::new(INGRESS, async |_| {}).await;
+    house.standing(State::Ready).await;
+    let before = house.secret().await.expect("a Secret");
+    let vault = Vault::new(house.store.clone(), Leadership::sole());
+    let budget = Budget { gap: Duration::from_secs(3_600), public: false, ..Budget::default() };
+    let (mut options, ..) = options(&house.store, Issuer::Local(local()));
+    options.flags.budget = budget;
+    let keeper = Keeper::new(options);
+    keeper.book.read(wall().as_second()).await.expect("read");
+    house.tasks.abort_all();
+    house.annotate("lockgate.dev/renew", "now").await;
+    let wanted = wanted_now(&house).await;
+    let item = obtain::Item {
+        name: tls(),
+        names: wanted.names.clone(),
+        wanted,
+        due: due::Due::Asked,
+        window: None,
+        early: false,
+        forced: false,
+    };
+    let doing = doing::Work::default().begin(&tls());
+    let refused = keeper.obtain(&item, doing).await.expect_err("too soon");
+    assert!(matches!(refused, Trouble::Budget { .. }), "{refused}");
+    let after = vault.secret(&tls()).await.expect("a store").expect("a Secret");
+    assert_eq!((after.data, mark_of(&after.annotations)), (before.data, None));
+    let doing = doing::Work::default().begin(&tls());
+    house.annotate("lockgate.dev/renew", "force").await;
+    let forced = obtain::Item { forced: true, wanted: wanted_now(&house).await, ..item };
+    assert!(matches!(keeper.obtain(&forced, doing).await, Ok(obtain::Got::Stored(_))));
+}
+
+fn mark_of(annotations: &BTreeMap<String, String>) -> Option<&String> {
+    annotations.get("lockgate.dev/renew")
+}
+
 #[tokio::test]
 async fn r_ren_7_a_pinned_key_is_kept() {
     let pinned = INGRESS.replace("\"true\"}", "\"true\", lockgate.dev/reuse-key: \"true\"}");

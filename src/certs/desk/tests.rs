@@ -233,6 +233,14 @@ fn r_led_a_loop_ends_in_a_guard_and_is_told() {
     };
     assert_eq!((state, until), (State::Blocked, Some(NOW - 3 * 3_600 + 7 * DAY)));
     assert!(why.starts_with("RunawayGuard"), "{why}");
+    // Who asks is told so by the order that is not placed.
+    let asked = Wanted {
+        marks: BTreeMap::from([("renew".into(), "now".into())]),
+        held: Some(pair(&["a.test"], NOW)),
+        exists: true,
+        ..wanted
+    };
+    assert_eq!(step(&mut desk(&asked), &keeper, &asked, NOW), "order a.test Renewal");
 }
 
 #[test]
