@@ -209,7 +209,7 @@ fn r_ren_3_an_old_window_is_asked_for_before_it_is_acted_upon() {
     let keeper = keeper();
     let wanted = wanted(&["a.test"], Some(pair(&["a.test"], NOW - 70 * DAY)), &[]);
     let mut desk = desk(&wanted);
-    inform(&mut desk, &wanted, Some((NOW - DAY, NOW + DAY)), NOW - 3_601);
+    inform(&mut desk, &wanted, Some((NOW - 4 * DAY, NOW + DAY)), NOW - 3_601);
     assert_eq!(step(&mut desk, &keeper, &wanted, NOW), "window");
     inform(&mut desk, &wanted, None, NOW);
     assert_eq!(step(&mut desk, &keeper, &wanted, NOW), "order a.test Renewal", "no news is none");
@@ -230,6 +230,14 @@ fn r_led_a_loop_ends_in_a_guard_and_is_told() {
     };
     assert_eq!((state, until), (State::Blocked, Some(NOW - 3 * 3_600 + 7 * DAY)));
     assert!(why.starts_with("RunawayGuard"), "{why}");
+    // Who asks is told so by the order that is not placed.
+    let asked = Wanted {
+        marks: BTreeMap::from([("renew".into(), "now".into())]),
+        held: Some(pair(&["a.test"], NOW)),
+        exists: true,
+        ..wanted
+    };
+    assert_eq!(step(&mut desk(&asked), &keeper, &asked, NOW), "order a.test Renewal");
 }
 
 #[test]
