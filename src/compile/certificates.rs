@@ -147,9 +147,12 @@ fn look_up(
     plan: &mut Plan,
     report: impl FnOnce(String),
 ) -> Option<Arc<Keypair>> {
-    match objects.secrets.get(name) {
+    let found = objects.secrets.get(name);
+    if found.is_none_or(|it| !it.is_listed()) {
+        plan.unlisted.insert(name.clone());
+    }
+    match found {
         None => {
-            plan.unlisted.insert(name.clone());
             report(format!("Secret {name} is not there"));
             None
         }
