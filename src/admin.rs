@@ -2,6 +2,8 @@
 //!
 //! Read-only, on a port of its own (10254); never shows a private key, a token or a credential.
 
+mod certificates;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::certs::due;
+use crate::certs::standing::{Healths, Standings, State};
 use crate::lease::Leadership;
 use crate::live::Current;
 use crate::metrics::{Metrics, Served};
@@ -46,6 +48,10 @@ pub struct Admin {
     pub ready: watch::Receiver<bool>,
     /// Whether this replica leads.
     pub leadership: Leadership,
+    /// Where each certificate stands.
+    pub standings: Standings,
+    /// How the CA is.
+    pub healths: Healths,
     /// Where objects come from.
     pub store: Store,
     /// `--health-check-path`
@@ -88,8 +94,11 @@ impl Admin {
             "/readyz" => self.readiness(),
             "/metrics" => {
                 self.metrics.config_age.set(self.store.age());
-                self.metrics.certificates(&self.class, self.served());
-                let mut answer = text(StatusCode::OK, self.metrics.render());
+                let page = self.metrics.page(|| {
+                    self.metrics.certificates(&self.class, self.served());
+                    self.measure();
+                });
+                let mut answer = text(StatusCode::OK, page);
                 let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
                 answer.headers_mut().insert(CONTENT_TYPE, format);
                 answer
@@ -154,34 +163,6 @@ impl Admin {
         json!({ "hosts": hosts.collect::<Vec<_>>() })
     }
 
-    fn certificates(&self) -> Value {
-        let live = self.current.load();
-        let served = live.keys.all().map(|(host, held)| {
-            let it = &held.keypair;
-            json!({
-                "host": host.to_string(),
-                "secret": held.secret.to_string(),
-                "names": it.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "issuer": it.issuer.0,
-                "serial": it.serial,
-                "notBefore": moment(it.not_before),
-                "notAfter": moment(it.not_after),
-            })
-        });
-        let wanted = live.plan.wanted.iter().map(|(secret, it)| {
-            let held = it.held.as_ref();
-            json!({
-                "secret": secret.to_string(),
-                "names": it.names,
-                "ingresses": it.ingresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "issuer": it.issuer,
-                "notAfter": held.map(|it| moment(it.not_after)),
-                "renewAt": held.map(|it| moment(due::renew_at(it.not_before, it.not_after))),
-            })
-        });
-        json!({ "served": served.collect::<Vec<_>>(), "managed": wanted.collect::<Vec<_>>() })
-    }
-
     fn problems(&self) -> Value {
         let problems = self.compiled.borrow().problems.clone();
         let problems = problems.iter().map(|it| {
@@ -231,8 +212,12 @@ impl Admin {
             troubles.push_str(&row(&[it.kind.to_string(), it.object.to_string(), it.text.clone()]));
         }
         let mut certificates = String::new();
+        let standings = self.all_standings(&self.current.load());
         for it in self.served() {
-            certificates.push_str(&row(&[it.host, it.secret.to_string(), moment(it.not_after)]));
+            // One that is not managed is somebody else's.
+            let state = standings.get(&it.secret).map_or(State::Unmanaged, |it| it.state);
+            let cells = [it.host, it.secret.to_string(), state.to_string(), moment(it.not_after)];
+            certificates.push_str(&row(&cells));
         }
         let leads = if self.leadership.holds() { "leads" } else { "follows" };
         let page = format!(
@@ -244,7 +229,7 @@ impl Admin {
              <p>This replica {leads}. {hosts} hosts, {certs} certificates, {count} problems.</p>\
              <h2>Problems</h2><table><tr><th>Kind<th>Object<th>What</tr>{troubles}</table>\
              <h2>Routes</h2><table><tr><th>Host<th>Path<th>Ingress<th>Goes to</tr>{rows}</table>\
-             <h2>Certificates</h2><table><tr><th>Host<th>Secret<th>Good until</tr>{certificates}\
+             <h2>Certificates</h2><table><tr><th>Host<th>Secret<th>State<th>Good until</tr>{certificates}\
              </table><p><a href=\"/metrics\">metrics</a> <a href=\"/api/routes\">routes</a> \
              <a href=\"/api/certificates\">certificates</a> <a href=\"/api/endpoints\">endpoints</a> \
              <a href=\"/api/problems\">problems</a></p></body></html>",

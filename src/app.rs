@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::args::{HostOwnership, IssuerFlag, Serve};
-use crate::certs::{self, Acme, AcmeOptions, Issuer, Keeper, Local, Vault};
+use crate::certs::{
+    self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperFlags, KeeperOptions, Local,
+};
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
@@ -80,6 +82,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let account = policy.account.clone();
     let store = store(args, source, &policy, &identity).await?;
     let elected = CancellationToken::new();
+    let holder = identity.clone();
     let (leadership, election) = elect(args, &store, &metrics, identity, elected.clone());
 
     let (compiled, compilations) = watch::channel(Compiled::default());
@@ -96,17 +99,24 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         ready,
     };
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(compiler.run(store.snapshots()));
+    let snapshots = store.snapshots();
+    tasks.spawn(compiler.run(snapshots.clone()));
+    // The keeper of certificates tells of them.
+    let (standing, _standings) = watch::channel(Arc::default());
+    let (health, _healths) = watch::channel(Arc::default());
     if let Some(issuer) = issuer(args, account, &leadership)? {
-        let keeper = Keeper {
-            vault: Vault::new(store.clone(), leadership.clone()),
+        let keeper = Keeper::new(KeeperOptions {
+            store: store.clone(),
+            leadership: leadership.clone(),
             issuer,
             metrics: metrics.clone(),
             notices: notices.clone(),
-            namespace: args.pod_namespace.as_str().into(),
-            min_reissue: args.acme_min_reissue,
+            flags: keeper_flags(args, &holder),
+            snapshots,
+            standing,
+            health,
             wall,
-        };
+        });
         tasks.spawn(keeper.run(plans));
     }
     let interval = Duration::from_secs(args.status_update_interval.max(5));
@@ -119,6 +129,9 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         compilations.clone(),
     ));
     tasks.spawn(status::tell(store.clone(), leadership.clone(), compilations.clone(), noticed));
+    // The keeper of certificates tells of them.
+    let (_standing, standings) = watch::channel(Arc::default());
+    let (_health, healths) = watch::channel(Arc::default());
     let admin = Admin {
         current,
         compiled: compilations,
@@ -126,6 +139,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         phase: phases,
         ready: readiness,
         leadership,
+        standings,
+        healths,
         store,
         health_path: args.health_check_path.clone(),
         class: args.controller_class.clone(),
@@ -335,7 +350,7 @@ fn listening(args: &Serve) -> Listening {
     }
 }
 
-fn policy(args: &Serve) -> Policy {
+pub(crate) fn policy(args: &Serve) -> Policy {
     Policy {
         ingress_class: args.ingress_class.clone(),
         controller_class: args.controller_class.clone(),
@@ -348,6 +363,7 @@ fn policy(args: &Serve) -> Policy {
         default_certificate: args.default_ssl_certificate.clone(),
         no_catch_all: args.disable_catch_all,
         no_external_name: args.disable_svc_external_name,
+        passthrough: args.enable_ssl_passthrough,
         strict_hosts: args.host_ownership == HostOwnership::Namespace,
         issuer: match args.issuer {
             IssuerFlag::Acme => IssuerKind::Acme,
@@ -356,10 +372,11 @@ fn policy(args: &Serve) -> Policy {
         },
         account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
         adopt_cert_manager: args.adopt_cert_manager_annotations,
+        most_names: certs::most_names(args.acme_profile.as_deref()),
     }
 }
 
-async fn store(
+pub(crate) async fn store(
     args: &Serve,
     source: Source,
     policy: &Policy,
@@ -415,10 +432,33 @@ fn issuer(
                 trust,
                 email: args.acme_email.clone(),
                 profile: args.acme_profile.clone(),
+                binding: binding(args)?,
                 account,
             };
-            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone())?))))
+            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone(), wall)?))))
         }
+    }
+}
+
+/// What the CA handed out for our account, where the flags name it.
+fn binding(args: &Serve) -> anyhow::Result<Option<Binding>> {
+    let (Some(kid), Some(file)) = (&args.acme_eab_kid, &args.acme_eab_hmac_file) else {
+        return Ok(None);
+    };
+    let flag = || format!("--acme-eab-hmac-file {}", file.display());
+    let text = std::fs::read_to_string(file).with_context(flag)?;
+    let binding = Binding::read(kid, &text).context("it holds no base64url");
+    binding.with_context(flag).map(Some)
+}
+
+fn keeper_flags(args: &Serve, holder: &str) -> KeeperFlags {
+    let (issues, span) = (args.acme_max_issues.count, args.acme_max_issues.span);
+    KeeperFlags {
+        namespace: args.pod_namespace.as_str().into(),
+        holder: holder.into(),
+        budget: Budget { issues, span, gap: args.acme_min_reissue, public: true },
+        settle: args.acme_settle,
+        http_port: args.acme_http_port,
     }
 }
 

@@ -4,6 +4,8 @@
 //! that the `args` of an existing Deployment go on working. One that has no meaning here is accepted
 //! and named in the log; one that nobody knows is an error.
 
+mod cert;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::model::name::ObjectName;
 use crate::model::value;
+
+pub use cert::{Ask, Cert, CertCheck, CertCommand, Output, Place, Reason};
 
 /// An ingress proxy that keeps its own certificates.
 #[derive(Debug, Parser)]
@@ -28,8 +32,14 @@ pub struct Cli {
 pub enum Command {
     /// Serve the Ingresses of a cluster, or of a directory (the default).
     Serve(Box<Serve>),
+    /// Say of each object what works, what differs from ingress-nginx, and what is refused.
+    Check(Box<Check>),
+    /// Turn manifests of old clusters, kube-lego's too, into those of today.
+    Convert(Convert),
     /// Show everything on this machine: sample objects, sample backends, local certificates.
     Demo(Demo),
+    /// Certificates, as the running replica sees them.
+    Cert(Cert),
 }
 
 /// A flag of Go's: `--x`, `--x=true`, `--x=false`.
@@ -39,6 +49,24 @@ fn boolean(text: &str) -> Result<bool, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     value::duration(text).ok_or_else(|| "a time such as 30s, 5m or 1h30m".to_owned())
+}
+
+/// How many in what time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rate {
+    /// How many, 1 to 1000.
+    pub count: u32,
+    /// In any time of this length.
+    pub span: Duration,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    let parsed = text.split_once('/').and_then(|(count, span)| {
+        let count = count.trim().parse().ok().filter(|it| (1..=1_000).contains(it))?;
+        let span = value::duration(span.trim()).filter(|it| !it.is_zero())?;
+        Some(Rate { count, span })
+    });
+    parsed.ok_or_else(|| "a number and a time such as 3/7d".to_owned())
 }
 
 /// Flags of `serve`.
@@ -136,6 +164,9 @@ pub struct Serve {
     /// Do not serve Services of type ExternalName.
     #[arg(long, env = "LOCKGATE_DISABLE_SVC_EXTERNAL_NAME", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
     pub disable_svc_external_name: bool,
+    /// Hand TLS for hosts with the annotation ssl-passthrough on to their endpoints as it is.
+    #[arg(long, env = "LOCKGATE_ENABLE_SSL_PASSTHROUGH", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
+    pub enable_ssl_passthrough: bool,
     /// Port of plain HTTP.
     #[arg(
         long,
@@ -230,10 +261,44 @@ pub struct Serve {
         help_heading = "Certificates"
     )]
     pub acme_email: Option<String>,
+    /// Id of the key by which the CA knows whose account ours is (External Account Binding).
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_EAB_KID",
+        value_name = "ID",
+        requires = "acme_eab_hmac_file",
+        help_heading = "Certificates"
+    )]
+    pub acme_eab_kid: Option<String>,
+    /// File with that key, in base64url as CAs hand it out.
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_EAB_HMAC_FILE",
+        value_name = "FILE",
+        requires = "acme_eab_kid",
+        help_heading = "Certificates"
+    )]
+    pub acme_eab_hmac_file: Option<PathBuf>,
     /// Profile that certificates are ordered with.
     #[arg(long, env = "LOCKGATE_ACME_PROFILE", value_name = "NAME", help_heading = "Certificates")]
     pub acme_profile: Option<String>,
-    /// Shortest time between two renewals of one certificate.
+    /// Most certificates for one set of names in a time; more are a loop, not a need.
+    #[arg(long, env = "LOCKGATE_ACME_MAX_ISSUES", value_name = "N/TIME", default_value = "3/7d", value_parser = rate, help_heading = "Certificates")]
+    pub acme_max_issues: Rate,
+    /// Port at which the CA asks for challenges, and so do we beforehand.
+    #[arg(
+        long,
+        env = "LOCKGATE_ACME_HTTP_PORT",
+        value_name = "PORT",
+        default_value_t = 80,
+        help_heading = "Certificates"
+    )]
+    pub acme_http_port: u16,
+    /// How long names must stay the same before they are ordered; a sixth of it where there is no
+    /// certificate at all.
+    #[arg(long, env = "LOCKGATE_ACME_SETTLE", value_name = "TIME", default_value = "30s", value_parser = duration, hide = true)]
+    pub acme_settle: Duration,
+    /// Shortest time between two certificates for one set of names.
     #[arg(long, env = "LOCKGATE_ACME_MIN_REISSUE", value_name = "TIME", default_value = "1h", value_parser = duration, help_heading = "Certificates")]
     pub acme_min_reissue: Duration,
     /// How long certificates of the local issuer last.
@@ -344,6 +409,28 @@ pub struct Serve {
     pub without_effect: Vec<String>,
 }
 
+/// Flags of `check`.
+#[derive(Args, Clone, Debug)]
+pub struct Check {
+    /// Files or directories with objects, or - for standard input; the cluster when none is given.
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-")]
+    pub files: Vec<PathBuf>,
+    /// How to say it.
+    #[arg(short = 'o', long, value_enum, default_value = "text", value_name = "HOW")]
+    pub output: Output,
+    /// What `serve` is started with.
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// Flags of `convert`.
+#[derive(Args, Clone, Debug)]
+pub struct Convert {
+    /// Files or directories with objects, or - for standard input.
+    #[arg(short = 'f', long = "file", value_name = "FILE|DIR|-", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
 /// Flags of `demo`.
 #[derive(Args, Clone, Debug)]
 pub struct Demo {
@@ -432,7 +519,6 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "enable-annotation-validation",
     "enable-metrics",
     "enable-ssl-chain-completion",
-    "enable-ssl-passthrough",
     "enable-topology-aware-routing",
     "logtostderr",
     "metrics-per-host",
@@ -489,7 +575,12 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
     let all = ["lockgate".to_owned()].into_iter().chain(serve).chain(rest);
     let matches = Cli::command().try_get_matches_from(all).map_err(|it| told(&it))?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|it| told(&it))?;
-    if let Command::Serve(serve) = &mut cli.command {
+    let serve = match &mut cli.command {
+        Command::Serve(serve) => Some(&mut **serve),
+        Command::Check(check) => Some(&mut check.serve),
+        Command::Cert(_) | Command::Convert(_) | Command::Demo(_) => None,
+    };
+    if let Some(serve) = serve {
         serve.without_effect = without_effect;
         serve.take_kube_legos_environment();
     }
@@ -540,7 +631,9 @@ fn told(error: &clap::Error) -> Told {
         .or_else(|| context(ContextKind::SuggestedSubcommand))
         .map(|it| format!("; did you mean {it}?"))
         .unwrap_or_default();
-    let text = if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
+    let text = if let (ErrorKind::MissingRequiredArgument, Some(flag)) = (error.kind(), &flag) {
+        format!("lockgate: {flag} is missing\n")
+    } else if let (ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand, Some(flag)) =
         (error.kind(), flag)
     {
         format!("lockgate: {flag} is not known{near}\n")
@@ -591,7 +684,7 @@ mod tests {
         let argv = ["lockgate"].iter().chain(argv).map(|it| (*it).to_owned());
         match parse(argv)?.command {
             Command::Serve(serve) => Ok(serve),
-            Command::Demo(_) => panic!("not the demo"),
+            other => panic!("{other:?}"),
         }
     }
 

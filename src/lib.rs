@@ -30,7 +30,8 @@
 //! | 3 | [`proxy`], [`lease`] | the life of a request; which replica writes |
 //! | 4 | [`certs`], [`status`] | certificates (the only user of `instant-acme`); Events and addresses |
 //! | 5 | [`admin`] | health, metrics, the status page |
-//! | 6 | [`app`], [`demo`] | starts and stops everything |
+//! | 6 | [`app`] | starts and stops everything |
+//! | 7 | [`cert`], [`check`], [`convert`], [`demo`] | what a user runs beside it |
 //!
 //! # Three journeys
 //!
@@ -81,4 +82,7 @@ pub mod status;
 pub mod admin;
 
 pub mod app;
+pub mod cert;
+pub mod check;
+pub mod convert;
 pub mod demo;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lockgate::args::{self, Command, Told};
-use lockgate::{app, demo};
+use lockgate::{app, cert, check, convert, demo};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -33,7 +33,9 @@ fn main() -> ExitCode {
     };
     let (level, json) = match &command {
         Command::Serve(serve) => (serve.log.clone(), serve.log_json),
-        Command::Demo(_) => ("warn".to_owned(), false),
+        Command::Cert(_) | Command::Check(_) | Command::Convert(_) | Command::Demo(_) => {
+            ("warn".to_owned(), false)
+        }
     };
     log_to_stderr(&level, json);
     // The control plane: a storm there must not slow the threads that serve.
@@ -44,10 +46,14 @@ fn main() -> ExitCode {
             let result = runtime.block_on(async {
                 match &command {
                     Command::Serve(serve) => {
-                        app::serve(serve, app::Source::Flags, CancellationToken::new()).await
+                        app::serve(serve, app::Source::Flags, CancellationToken::new()).await?;
                     }
-                    Command::Demo(demo) => demo::run(demo).await,
+                    Command::Cert(cert) => return cert::run(cert).await,
+                    Command::Check(check) => return check::run(check).await,
+                    Command::Convert(args) => return convert::run(args),
+                    Command::Demo(demo) => demo::run(demo).await?,
                 }
+                Ok(ExitCode::SUCCESS)
             });
             // A thread that waits for standard output or a resolver must not keep us.
             runtime.shutdown_timeout(Duration::from_secs(1));
@@ -56,7 +62,7 @@ fn main() -> ExitCode {
         Err(error) => Err(error.into()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("lockgate: {error:#}");
             ExitCode::FAILURE

@@ -4,6 +4,8 @@
 //! tools go on working; ours begin with `lockgate_`. Labels come from objects, never from requests,
 //! so the number of series is bounded by what is configured. Floor 0.
 
+mod acme;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,6 +18,8 @@ use prometheus::{
 
 use crate::model::name::ObjectName;
 use crate::model::problem::Problem;
+
+pub use acme::{AcmeMetrics, Ca, Certificate, Endpoint};
 
 /// Labels of everything that is counted by request, as ingress-nginx has them.
 const REQUEST: [&str; 8] =
@@ -39,7 +43,7 @@ pub struct Metrics {
     pub accepted: IntCounter,
     /// Client connections that we ended, by reason. Never begun: `accept` (it failed, mostly for want of
     /// files), `full`, `address` (too many of one), `memory`. No request yet: `handshake`,
-    /// `handshake_timeout`, `handshakes` (too many at a time), `silent`. Later: `slow_head`, `stalled` (the
+    /// `handshake_timeout`, `handshakes` (too many at a time), `silent`, `passthrough` (no endpoint takes its TLS). Later: `slow_head`, `stalled` (the
     /// client takes nothing), `idle` (it was asked to go and did not), `resets` and `flood` (attacks over
     /// HTTP/2), `shed` (idle, and in the place of a new one), `memory` (idle while it is short).
     pub dropped: IntCounterVec,
@@ -47,6 +51,8 @@ pub struct Metrics {
     refused: IntCounterVec,
     /// Access-log lines that nobody took in time.
     pub log_lost: IntCounter,
+    /// Copies for mirrors that were not sent: too many under way, or too large.
+    pub copies_lost: IntCounter,
     /// HTTP-01 challenges that were answered.
     pub challenges: IntCounter,
     /// Orders for certificates, by result: `issued` or `failed`.
@@ -55,6 +61,10 @@ pub struct Metrics {
     pub leader: IntGauge,
     /// Seconds since the source of objects last answered.
     pub config_age: Gauge,
+    /// Certificates and the CA.
+    pub acme: AcmeMetrics,
+    /// Held while states are set anew and read: two scrapes at once would see each other's gaps.
+    scrape: Mutex<()>,
     problems: IntGaugeVec,
     expiry: GaugeVec,
     swaps: IntCounter,
@@ -171,6 +181,10 @@ impl Metrics {
                 "lockgate_access_log_lost_total",
                 "Access-log lines dropped because standard output took none.",
             ))?,
+            copies_lost: to.counter(Opts::new(
+                "lockgate_mirror_lost_total",
+                "Copies for mirrors that were not sent: too many under way, or too large.",
+            ))?,
             challenges: to.counter(Opts::new(
                 "lockgate_challenges_total",
                 "HTTP-01 challenges that were answered.",
@@ -225,6 +239,8 @@ impl Metrics {
             )?,
             request_bytes: to.histogram("request_size", "Bytes of requests.", &LENGTHS)?,
             response_bytes: to.histogram("response_size", "Bytes of answers.", &LENGTHS)?,
+            acme: AcmeMetrics::new(&to)?,
+            scrape: Mutex::default(),
             used: Mutex::default(),
             registry: to.registry,
         })
@@ -295,11 +311,20 @@ impl Metrics {
     /// Shows the certificates that are served.
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     pub fn certificates(&self, class: &str, served: impl IntoIterator<Item = Served>) {
+        let served: Vec<Served> = served.into_iter().collect();
+        self.acme.serve(served.iter().map(|it| (&*it.host, it.not_after)));
         self.expiry.reset();
         for it in served {
             let labels = [&*it.secret.namespace, class, &it.host, &it.secret.name, &it.serial];
             self.expiry.with_label_values(&labels).set(it.not_after as f64);
         }
+    }
+
+    /// Everything in Prometheus's text format, once `refresh` has brought the states up to date.
+    pub fn page(&self, refresh: impl FnOnce()) -> String {
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        refresh();
+        self.render()
     }
 
     /// Everything in Prometheus's text format.

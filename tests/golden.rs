@@ -33,15 +33,21 @@ use lockgate::compile::objects::{
 use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
+use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement};
+use lockgate::model::copies::Mirror;
+use lockgate::model::cors::Origins;
 use lockgate::model::guard::{Basic, Guard, Judge};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
 use lockgate::model::options::Options;
 use lockgate::model::path::{PathPattern, canonical};
-use lockgate::model::plan::{Backend, BackendId, Certificate, Plan, Route, Target, Wanted};
+use lockgate::model::phrase::Phrase;
+use lockgate::model::plan::{Backend, BackendId, Certificate, Host, Plan, Route, Target, Wanted};
 use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
+use lockgate::model::sharing::{Mode, Split};
+use lockgate::model::upstream::Balance;
 use lockgate::store::{Directory, Store};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
@@ -90,8 +96,6 @@ fn every_security_annotation_without_an_implementation_refuses() {
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
         ("modsecurity-snippet", "SecRuleEngine On"),
-        ("use-regex", "true"),
-        ("rewrite-target", "/$1"),
         ("configuration-snippet", "deny all;"),
         ("server-snippet", "deny all;"),
         ("stream-snippet", "deny all;"),
@@ -386,7 +390,7 @@ prop_compose! {
         }
         let ports = ports.into_iter().map(|(name, port, target)| Port { name, port, target });
         let ports = ports.collect();
-        let service = Service { ports, external_name: external, addresses: vec![] };
+        let service = Service { ports, external_name: external, ..Service::default() };
         objects.services.insert(ObjectName::new("a", "web"), Arc::new(service));
         let endpoints = endpoints
             .into_iter()
@@ -402,6 +406,7 @@ prop_compose! {
             let secret = Secret {
                 keypair,
                 authorities: None,
+                revocations: None,
                 annotations: BTreeMap::new(),
                 htpasswd: None,
                 users: None,
@@ -648,9 +653,13 @@ fn answer(live: &Live, question: &str) -> String {
         let route = &live.way(id).route;
         format!("{} {} of {} -> {}", route.host, route.path, route.ingress, target(&route.target))
     };
-    match live.table.host(&host.host).and_then(|it| it.find(&path)) {
-        Some(Match::Exact(id) | Match::Prefix(id)) => way(id),
-        Some(Match::Slash) => "301 to the path with a slash".to_owned(),
+    let paths = live.table.host(&host.host);
+    if let Some(to) = paths.and_then(|it| it.moved.as_ref()) {
+        return format!("a redirect to {to}");
+    }
+    match paths.and_then(|it| it.find(&path)) {
+        Some(Match::Exact(id) | Match::Prefix(id) | Match::Expression(id)) => way(id),
+        Some(Match::Slash(_)) => "301 to the path with a slash".to_owned(),
         None => "the default backend".to_owned(),
     }
 }
@@ -677,6 +686,7 @@ fn plan_text(plan: &Plan) -> String {
         text.push_str(if host.tls { ", tls" } else { "" });
         text.push_str(if host.acme { ", acme" } else { "" });
         text.push('\n');
+        host_text(&mut text, host);
         for (pattern, route) in &host.paths {
             writeln!(text, "  {pattern} of {}", route_text(route)).unwrap();
         }
@@ -699,17 +709,33 @@ fn plan_text(plan: &Plan) -> String {
     if let Some(thumbprint) = &plan.thumbprint {
         writeln!(text, "thumbprint {thumbprint}").unwrap();
     }
-    if !plan.unlisted.is_empty() {
-        writeln!(text, "to be read by name: {}", list(&plan.unlisted)).unwrap();
-    }
-    if !plan.unlisted_maps.is_empty() {
-        writeln!(text, "ConfigMaps to be read: {}", list(&plan.unlisted_maps)).unwrap();
+    for (what, names) in [("", &plan.unlisted), (" of ConfigMaps", &plan.unlisted_maps)] {
+        if !names.is_empty() {
+            writeln!(text, "to be read by name{what}: {}", list(names)).unwrap();
+        }
     }
     text
 }
 
+/// What holds for a host as a whole.
+fn host_text(text: &mut String, host: &Host) {
+    for (alias, secure) in &host.aliases {
+        let certificate = if *secure { ", with its certificate" } else { "" };
+        writeln!(text, "  also {alias}{certificate}").unwrap();
+    }
+    if let Some(from) = &host.www {
+        writeln!(text, "  redirected to from {from}").unwrap();
+    }
+    if let Some(Phrase(words)) = host.app_root.as_deref() {
+        writeln!(text, "  begins at {words:?}").unwrap();
+    }
+    if let Some(locations) = &host.locations {
+        writeln!(text, "  tries {}", list(locations.iter().map(|(_, it)| it))).unwrap();
+    }
+}
+
 fn settings_text(text: &mut String, settings: &Settings) {
-    let Settings { redirect_code, no_redirect, hsts, trust, .. } = settings;
+    let Settings { redirect_code, no_redirect, hsts, trust, fields, unlogged, .. } = settings;
     let usual = Settings::default();
     if *redirect_code != usual.redirect_code {
         writeln!(text, "redirects with {redirect_code}").unwrap();
@@ -719,6 +745,25 @@ fn settings_text(text: &mut String, settings: &Settings) {
     }
     if *hsts != usual.hsts {
         writeln!(text, "hsts {}", hsts.map_or("off".to_owned(), |it| it.to_string())).unwrap();
+    }
+    let named = |it: &Field| match &it.value {
+        FieldValue::Fixed(value) => format!("{}: {}", it.name, value.to_str().unwrap()),
+        FieldValue::Phrase(_) => format!("{}: a phrase", it.name),
+    };
+    let Fields { added, sent, hidden, original_uri, .. } = fields;
+    for (what, fields) in [("answers", added), ("endpoints", sent)] {
+        if !fields.is_empty() {
+            writeln!(text, "{what} get {}", list(fields.iter().map(named))).unwrap();
+        }
+    }
+    if !hidden.is_empty() {
+        writeln!(text, "hides {}", list(hidden)).unwrap();
+    }
+    if *original_uri {
+        writeln!(text, "sends the original URI").unwrap();
+    }
+    if *unlogged != usual.unlogged {
+        writeln!(text, "no lines for {} targets", unlogged.targets.len()).unwrap();
     }
     if *trust != usual.trust {
         writeln!(text, "trusts {}", trust_text(trust)).unwrap();
@@ -755,6 +800,9 @@ fn route_text(route: &Route) -> String {
     if route.to_https {
         text.push_str(", to https");
     }
+    if let Some(rewrite) = &route.rewrite {
+        write!(text, ", rewritten to {}", rewrite.target.text).unwrap();
+    }
     let usual = Options::default();
     if options.port_in_redirects {
         text.push_str(", with the port");
@@ -774,6 +822,55 @@ fn route_text(route: &Route) -> String {
     }
     if let Some(guard) = &route.guard {
         guard_text(&mut text, guard);
+    }
+    if let Some(answers) = &route.answers {
+        text.push_str(&answers_text(answers));
+    }
+    if let Some(Mirror { host, body, address: (name, port), .. }) = route.mirror.as_deref() {
+        write!(text, ", copies to {name}:{port} for {host}").unwrap();
+        text.push_str(if *body { "" } else { " without bodies" });
+    }
+    if options.copies.as_ref().is_some_and(|it| it.unlogged) {
+        text.push_str(", unlogged");
+    }
+    text
+}
+
+fn answers_text(answers: &Answers) -> String {
+    let mut text = String::new();
+    if let Some(cors) = &answers.cors {
+        match &cors.origins {
+            Origins::Any => text.push_str(", open to every origin"),
+            Origins::Listed(origins) => {
+                write!(text, ", open to {} origins", origins.len()).unwrap()
+            }
+        }
+    }
+    for (name, value) in &answers.headers {
+        write!(text, ", {name}: {}", value.to_str().unwrap()).unwrap();
+    }
+    if let Some(default) = &answers.default {
+        write!(text, ", by default {}", target(&default.target)).unwrap();
+    }
+    if let Some(id) = &answers.stands_in_for {
+        write!(text, " in place of {}", backend_name(id)).unwrap();
+    }
+    if let Some(errors) = &answers.errors {
+        let errors = (300..600).filter(|it| errors.cover(*it));
+        write!(text, ", errors {}", list(errors)).unwrap();
+        text.push_str(if answers.leaves_errors { " of ours" } else { "" });
+    }
+    for (what, replacement) in [
+        ("domains", &answers.cookie_domain),
+        ("paths", &answers.cookie_path),
+        ("redirects", &answers.redirect),
+    ] {
+        if let Some(Replacement { from, to }) = replacement {
+            write!(text, ", {what} {from} -> {to}").unwrap();
+        }
+    }
+    if let Some(connection) = &answers.connection {
+        write!(text, ", connection {}", connection.to_str().unwrap()).unwrap();
     }
     text
 }
@@ -817,11 +914,39 @@ fn backend_name(id: &BackendId) -> String {
 }
 
 fn backend_text(backend: &Backend) -> String {
-    match &backend.external {
+    let mut text = match &backend.external {
         Some((name, port)) => format!("{name}:{port} by its name"),
         None if backend.addresses.is_empty() => "nobody".to_owned(),
         None => list(&backend.addresses),
+    };
+    match &backend.balance {
+        Balance::RoundRobin => {}
+        Balance::Ewma => text.push_str(", the quicker of two"),
+        Balance::Hash(_) => text.push_str(", by hash"),
+        Balance::Subset(_, size) => write!(text, ", by hash to {size}").unwrap(),
     }
+    if let Some(affinity) = &backend.affinity {
+        let mode = if affinity.mode == Mode::Persistent { "for good" } else { "in balance" };
+        write!(text, ", kept {mode} by cookie {}", affinity.cookie.name()).unwrap();
+    }
+    if let Some(canary) = &backend.canary {
+        let Split { header, value, pattern, cookie, weight, .. } = &canary.split;
+        let name = backend_name(&canary.backend);
+        write!(text, ", {weight} of {} to {name}", canary.split.out_of()).unwrap();
+        if let Some(header) = header {
+            write!(text, ", by header {header}").unwrap();
+        }
+        if let Some(value) = value {
+            write!(text, " of {value}").unwrap();
+        }
+        if let Some(pattern) = pattern {
+            write!(text, " like {pattern:?}").unwrap();
+        }
+        if let Some(cookie) = cookie {
+            write!(text, ", by cookie {cookie}").unwrap();
+        }
+    }
+    text
 }
 
 fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String {
@@ -833,7 +958,7 @@ fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String
 }
 
 fn wanted_text(wanted: &Wanted) -> String {
-    let Wanted { names, ingresses, exists, held, issuer, issued_at } = wanted;
+    let Wanted { names, ingresses, exists, held, issuer, issued_at, .. } = wanted;
     let mut text = format!("{}; asked for by {}", list(names), list(ingresses));
     match held {
         Some(pair) => write!(text, "; holds {}", list(&pair.names)).unwrap(),

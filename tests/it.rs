@@ -12,5 +12,6 @@
 
 mod golden;
 mod harness;
+mod reference;
 mod stories;
 mod tidy;

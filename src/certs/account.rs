@@ -22,19 +22,25 @@ use crate::store::{StoreError, StoredSecret};
 const KEY: &str = "key.der";
 const THUMBPRINT: &str = "thumbprint";
 
-/// The account's key in PKCS #8, read from its Secret or made and stored there.
-pub(super) async fn key(
-    vault: &Vault,
-    name: &ObjectName,
-) -> Result<PrivatePkcs8KeyDer<'static>, Trouble> {
+/// The account's URL, with the directory it is of and the address it was given.
+const URL: &str = "account";
+const DIRECTORY: &str = "directory";
+const CONTACT: &str = "contact";
+
+/// The account as its Secret has it.
+#[derive(Debug)]
+pub(super) struct Stored(StoredSecret);
+
+/// Reads the account's Secret, or makes one with a new key.
+pub(super) async fn load(vault: &Vault, name: &ObjectName) -> Result<Stored, Trouble> {
     if let Some(found) = vault.secret(name).await? {
-        return read(&found);
+        return Ok(Stored(found));
     }
     let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
         .map_err(|_| Trouble::Unusable("no account key could be made".to_owned()))?;
     let made = made.as_ref().to_vec();
     let data = [(KEY, made.clone()), (THUMBPRINT, thumbprint(&made)?.into_bytes())];
-    let secret = StoredSecret {
+    let mut secret = StoredSecret {
         name: name.clone(),
         kind: "Opaque".to_owned(),
         data: BTreeMap::from(data.map(|(name, value)| (name.to_owned(), value))),
@@ -42,24 +48,67 @@ pub(super) async fn key(
         labels: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())]),
         version: None,
     };
-    match vault.write(&secret).await {
+    match vault.write(&mut secret).await {
         Ok(()) => {
             tracing::info!(secret = %name, "ACME account key made");
-            Ok(made.into())
+            Ok(Stored(secret))
         }
         // Somebody was faster; theirs is as good.
         Err(Trouble::Store(StoreError::Conflict(_))) => match vault.secret(name).await? {
-            Some(found) => read(&found),
+            Some(found) => Ok(Stored(found)),
             None => Err(Trouble::Store(StoreError::Conflict(name.clone()))),
         },
         Err(error) => Err(error),
     }
 }
 
-fn read(secret: &StoredSecret) -> Result<PrivatePkcs8KeyDer<'static>, Trouble> {
-    match secret.data.get(KEY) {
-        Some(key) => Ok(key.clone().into()),
-        None => Err(Trouble::Unusable(format!("Secret {} holds no {KEY}", secret.name))),
+impl Stored {
+    /// Its key in PKCS #8.
+    pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, Trouble> {
+        match self.0.data.get(KEY) {
+            Some(key) => Ok(key.clone().into()),
+            None => Err(Trouble::Unusable(format!("Secret {} holds no {KEY}", self.0.name))),
+        }
+    }
+
+    /// What challenges are answered with.
+    pub(super) fn thumbprint(&self) -> Result<String, Trouble> {
+        thumbprint(self.key()?.secret_pkcs8_der())
+    }
+
+    /// Its URL at the CA of this directory, where it is registered there.
+    pub(super) fn url(&self, directory: &str) -> Option<&str> {
+        self.text(DIRECTORY).filter(|it| *it == directory)?;
+        self.text(URL)
+    }
+
+    /// Whether the CA was given this address.
+    pub(super) fn has_contact(&self, email: Option<&str>) -> bool {
+        self.text(CONTACT).unwrap_or_default() == email.unwrap_or_default()
+    }
+
+    /// Notes where it is registered, and with what address.
+    pub(super) async fn note(
+        &mut self,
+        vault: &Vault,
+        directory: &str,
+        url: &str,
+        email: Option<&str>,
+    ) -> Result<(), Trouble> {
+        for (entry, text) in [(DIRECTORY, directory), (URL, url), (CONTACT, email.unwrap_or(""))] {
+            self.0.data.insert(entry.to_owned(), text.as_bytes().to_vec());
+        }
+        vault.write(&mut self.0).await
+    }
+
+    /// The CA no longer knows it.
+    pub(super) async fn forget(&mut self, vault: &Vault) -> Result<(), Trouble> {
+        if self.0.data.remove(URL).is_some() { vault.write(&mut self.0).await } else { Ok(()) }
+    }
+
+    fn text(&self, entry: &str) -> Option<&str> {
+        let bytes = self.0.data.get(entry)?;
+        std::str::from_utf8(bytes).ok().filter(|it| !it.is_empty())
     }
 }
 
@@ -80,6 +129,19 @@ fn thumbprint(pkcs8: &[u8]) -> Result<String, Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A changed address is no other account, and another CA has no account with its URL.
+    #[test]
+    fn r_acc_the_address_is_no_part_of_the_account() {
+        let data = [(DIRECTORY, "https://ca"), (URL, "https://ca/1"), (CONTACT, "me@a.test")];
+        let data = data.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
+        let secret = StoredSecret { data: BTreeMap::from(data), ..StoredSecret::default() };
+        let stored = Stored(secret);
+        assert_eq!(stored.url("https://ca"), Some("https://ca/1"));
+        assert_eq!(stored.url("https://staging"), None);
+        assert!(stored.has_contact(Some("me@a.test")));
+        assert!(!stored.has_contact(Some("you@a.test")) && !stored.has_contact(None));
+    }
 
     #[test]
     fn the_thumbprint_is_the_librarys() {

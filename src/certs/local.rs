@@ -63,14 +63,14 @@ impl Local {
         let (certificate, key) = made(now).map_err(|it| Trouble::Unusable(it.to_string()))?;
         let entries = [("tls.crt", &certificate), ("tls.key", &key), ("ca.crt", &certificate)];
         let data = entries.map(|(name, text)| (name.to_owned(), text.clone().into_bytes()));
-        let secret = StoredSecret {
+        let mut secret = StoredSecret {
             name: self.secret.clone(),
             kind: "kubernetes.io/tls".to_owned(),
             data: BTreeMap::from(data),
             annotations: BTreeMap::from([(MANAGED.to_owned(), "v1".to_owned())]),
             ..StoredSecret::default()
         };
-        match vault.write(&secret).await {
+        match vault.write(&mut secret).await {
             // Somebody was faster; theirs is the CA.
             Err(Trouble::Store(StoreError::Conflict(name))) => {
                 match vault.secret(&self.secret).await? {

@@ -1,57 +1,77 @@
 //! Certificates: ordered by whoever leads, stored in Secrets, never handed to the proxy.
 //!
-//! Floor 3: knows no proxy. What is stored comes back in a snapshot and is served from there, by every
+//! Floor 4: knows no proxy. What is stored comes back in a snapshot and is served from there, by every
 //! replica alike. One work item is one Secret:
 //!
-//! 1. read it afresh, and make sure that it is ours and still due;
-//! 2. rehearse the write, so that nothing is ordered that could not be stored;
-//! 3. store key and request in a Secret of our own, so that nothing that is issued can be lost;
-//! 4. order, and note the order's URL before doing anything with it;
-//! 5. check what came, store it, and forget the record of step 3.
+//! 1. decide what is next for it ([`due`], `desk`): claims, budgets, back-off, a look at the hosts;
+//! 2. read it afresh, make sure that it is ours and still due, and rehearse the write, so that nothing is
+//!    ordered that could not be stored (`obtain`);
+//! 3. store key and request in a Secret of our own, so that nothing that is issued can be lost (`record`);
+//! 4. write the order into the ledger, place it, and note its URL before doing anything with it;
+//! 5. check what came (`chain`), store it, and forget the record of step 3.
 //!
-//! After a crash at any point the next leader finds that record and goes on from there.
+//! After a crash at any point the next leader finds that record and goes on from there. What the ledger
+//! says is the last word: however things go wrong, no set of names is issued more often than it allows.
 
 mod account;
+mod acme;
+mod ari;
+mod book;
+mod chain;
+mod claims;
 mod client;
+mod desk;
+pub mod dns;
+mod doing;
 pub mod due;
+mod eab;
 mod fake;
+mod issue;
+mod ledger;
+mod limit;
 mod local;
+mod marks;
+mod obtain;
 mod order;
+mod outcome;
+mod record;
+mod refusal;
+mod route;
+pub mod selfcheck;
+pub mod standing;
+mod tell;
 mod trouble;
+mod upkeep;
 mod vault;
+mod work;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, KeyPair};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{self, JoinSet};
-use tokio::time::Instant;
 
-use crate::compile::objects::{ISSUED_AT, ISSUER, MANAGED, MANAGER, TLS_ACME};
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
-use crate::model::host::HostPattern;
-use crate::model::keypair::Keypair;
-use crate::model::name::{Kind, ObjectName};
-use crate::model::plan::{Plan, Wanted};
-use crate::store::{Notice, StoredSecret};
+use crate::model::name::ObjectName;
+use crate::model::plan::Plan;
+use crate::store::{Notice, Snapshots, Store};
 
-use due::{Due, due, next_look};
+use book::Book;
+use standing::{Health, Standing};
+
+pub use acme::{Acme, AcmeOptions};
+pub use eab::Binding;
 pub use fake::fake;
+pub use ledger::Budget;
 pub use local::Local;
-pub use order::{Acme, AcmeOptions};
 pub use trouble::Trouble;
 pub use vault::Vault;
 
 /// Most orders under way at once.
 const AT_ONCE: usize = 8;
-/// Longest sleep: a clock that was set is noticed after this long.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
-
-/// How long a certificate that was stored may take to come back in a snapshot.
-const ROUND_TRIP: Duration = Duration::from_secs(5);
+/// A clock that differs less from the CA's is as good, in seconds.
+const NEARLY: i64 = 300;
 
 /// Who signs.
 #[derive(Clone, Debug)]
@@ -71,81 +91,112 @@ impl Issuer {
     }
 }
 
-/// What the keeper of certificates needs.
-#[derive(Clone, Debug)]
-pub struct Keeper {
-    /// Where Secrets are, as long as this replica leads.
-    pub vault: Vault,
+/// What the keeper of certificates is made from.
+#[derive(Debug)]
+pub struct KeeperOptions {
+    /// Where Secrets are.
+    pub store: Store,
+    /// Whether this replica may write them.
+    pub leadership: Leadership,
     /// Who signs.
     pub issuer: Issuer,
     /// Where orders are counted.
     pub metrics: Arc<Metrics>,
     /// Where milestones are told.
     pub notices: mpsc::Sender<Notice>,
-    /// Our own namespace: records of orders are kept there.
-    pub namespace: Box<str>,
-    /// Shortest time between two certificates for one Secret (`--acme-min-reissue`).
-    pub min_reissue: Duration,
+    /// What the flags say.
+    pub flags: KeeperFlags,
+    /// Where Ingresses have the addresses they were given.
+    pub snapshots: Snapshots,
+    /// Where it is told how each certificate stands.
+    pub standing: watch::Sender<Arc<BTreeMap<ObjectName, Standing>>>,
+    /// Where it is told how the CA is.
+    pub health: watch::Sender<Arc<Health>>,
     /// The time of day.
     pub wall: fn() -> jiff::Timestamp,
 }
 
-/// How an item failed, and when it is tried again.
-#[derive(Debug)]
-struct Waiting {
-    failures: u32,
-    until: Instant,
-    /// The names that were wanted: other names are tried at once.
-    names: BTreeSet<String>,
+/// What the flags say of keeping certificates.
+#[derive(Clone, Debug)]
+pub struct KeeperFlags {
+    /// Our own namespace: records of orders and the ledger are kept there.
+    pub namespace: Box<str>,
+    /// Who we are, in records.
+    pub holder: Arc<str>,
+    /// How often one set of names is issued at most.
+    pub budget: Budget,
+    /// How long names must have been the same before they are ordered (`--acme-settle`).
+    pub settle: Duration,
+    /// Where the CA asks for challenges, and so do we beforehand (`--acme-http-port`).
+    pub http_port: u16,
+}
+
+/// The keeper of certificates; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    vault: Vault,
+    issuer: Issuer,
+    metrics: Arc<Metrics>,
+    notices: mpsc::Sender<Notice>,
+    namespace: Box<str>,
+    holder: Arc<str>,
+    book: Book,
+    settle: Duration,
+    http_port: u16,
+    snapshots: Snapshots,
+    standing: watch::Sender<Arc<BTreeMap<ObjectName, Standing>>>,
+    health: watch::Sender<Arc<Health>>,
+    wall: fn() -> jiff::Timestamp,
 }
 
 impl Keeper {
-    /// Keeps certificates for ever: whenever this replica leads, whatever is due is ordered.
-    pub async fn run(mut self, mut plans: watch::Receiver<Arc<Plan>>) {
-        let mut jobs = JoinSet::new();
-        let mut under_way = HashMap::new();
-        let mut waiting: HashMap<ObjectName, Waiting> = HashMap::new();
-        let mut prepared = false;
-        loop {
-            let plan = plans.borrow_and_update().clone();
-            let mut sleep = LONGEST_SLEEP;
-            if self.vault.is_open() {
-                // Somebody may have deleted the account's Secret.
-                prepared &= self.answerable(&plan);
-                if !prepared {
-                    prepared = self.prepare().await;
-                    sleep = sleep.min(Duration::from_secs(5));
-                }
-                waiting.retain(|name, _| plan.wanted.contains_key(name));
-                if prepared && self.answerable(&plan) {
-                    sleep = sleep.min(self.start(&plan, &mut jobs, &mut under_way, &waiting));
-                }
-            }
-            tokio::select! {
-                changed = plans.changed() => if changed.is_err() { return },
-                () = self.vault.changed() => {}
-                Some(done) = jobs.join_next_with_id() => {
-                    let (id, done) = match done {
-                        Ok((id, result)) => (id, result),
-                        Err(error) => (error.id(), Err(Trouble::Unusable(error.to_string()))),
-                    };
-                    if let Some((name, wanted)) = under_way.remove(&id) {
-                        self.conclude(&mut waiting, name, wanted, done);
-                    }
-                }
-                () = tokio::time::sleep(sleep) => {}
-            }
+    /// A keeper that has not begun.
+    pub fn new(options: KeeperOptions) -> Self {
+        let vault = Vault::new(options.store, options.leadership);
+        let KeeperFlags { namespace, holder, mut budget, mut settle, http_port } = options.flags;
+        if let Issuer::Local(local) = &options.issuer {
+            // Nobody counts what it issues, and nothing is lost by it: only loops are bounded.
+            settle = Duration::ZERO;
+            budget.issues = u32::MAX;
+            budget.gap = budget.gap.min(local.validity / 10);
+            budget.public = false;
+        }
+        Self {
+            book: Book::new(vault.clone(), &namespace, budget),
+            vault,
+            issuer: options.issuer,
+            metrics: options.metrics,
+            notices: options.notices,
+            namespace,
+            holder,
+            settle,
+            http_port,
+            snapshots: options.snapshots,
+            standing: options.standing,
+            health: options.health,
+            wall: options.wall,
         }
     }
 
-    async fn prepare(&self) -> bool {
-        let Issuer::Acme(acme) = &self.issuer else { return true };
-        match acme.prepare(&self.vault).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, "the ACME account's key is not ready");
-                false
-            }
+    /// Keeps certificates for ever: whenever this replica leads, whatever is due is ordered.
+    pub async fn run(self, plans: watch::Receiver<Arc<Plan>>) {
+        work::run(self, plans).await;
+    }
+
+    /// Seconds since 1970: by the CA's clock where ours differs from it by more than five minutes.
+    fn now(&self) -> i64 {
+        (self.wall)().as_second() - skew(self.known_skew())
+    }
+
+    /// Seconds by which our clock is ahead of the CA's.
+    fn skew(&self) -> i64 {
+        self.known_skew().unwrap_or(0)
+    }
+
+    fn known_skew(&self) -> Option<i64> {
+        match &self.issuer {
+            Issuer::Acme(acme) => acme.skew(),
+            Issuer::Local(_) => None,
         }
     }
 
@@ -153,295 +204,26 @@ impl Keeper {
     fn answerable(&self, plan: &Plan) -> bool {
         matches!(self.issuer, Issuer::Local(_)) || plan.thumbprint.is_some()
     }
+}
 
-    /// Starts what is due; says how long until something else may be.
-    fn start(
-        &self,
-        plan: &Plan,
-        jobs: &mut JoinSet<Result<bool, Trouble>>,
-        under_way: &mut HashMap<task::Id, (ObjectName, Wanted)>,
-        waiting: &HashMap<ObjectName, Waiting>,
-    ) -> Duration {
-        let now = (self.wall)().as_second();
-        let mut sleep = LONGEST_SLEEP;
-        for (name, wanted) in &plan.wanted {
-            let Some(due) = due(wanted, self.issuer.name(), now) else {
-                if let Some(look) = next_look(wanted) {
-                    let left = Duration::from_secs(u64::try_from(look - now).unwrap_or(0));
-                    sleep = sleep.min(left.max(Duration::from_millis(200)));
-                }
-                continue;
-            };
-            if let Some(it) = waiting.get(name).filter(|it| it.names == wanted.names) {
-                let left = it.until.saturating_duration_since(Instant::now());
-                if !left.is_zero() {
-                    sleep = sleep.min(left);
-                    continue;
-                }
-            }
-            if let Some(left) = self.too_soon(wanted, &due, now) {
-                sleep = sleep.min(left);
-                continue;
-            }
-            let begun = under_way.values().any(|(it, _)| it == name);
-            if jobs.len() < AT_ONCE && !begun {
-                let item = (name.clone(), wanted.clone());
-                let (keeper, (name, wanted)) = (self.clone(), item.clone());
-                let job = jobs.spawn(async move { keeper.obtain(&name, &wanted, &due).await });
-                under_way.insert(job.id(), item);
-            }
-        }
-        sleep
-    }
-
-    /// How long until the same names may be issued again; a runaway loop ends here.
-    fn too_soon(&self, wanted: &Wanted, due: &Due, now: i64) -> Option<Duration> {
-        if *due != Due::Expiring {
-            return None;
-        }
-        let since = u64::try_from(now - wanted.issued_at?).unwrap_or(0);
-        self.min_reissue.checked_sub(Duration::from_secs(since)).filter(|it| !it.is_zero())
-    }
-
-    fn conclude(
-        &self,
-        waiting: &mut HashMap<ObjectName, Waiting>,
-        name: ObjectName,
-        wanted: Wanted,
-        result: Result<bool, Trouble>,
-    ) {
-        let trouble = match result {
-            Err(trouble) => trouble,
-            Ok(issued) => {
-                if issued {
-                    self.metrics.orders.with_label_values(&["issued"]).inc();
-                }
-                // What was stored is on its way round to us; until then it looks as if it was missing.
-                let until = Instant::now() + ROUND_TRIP;
-                waiting.insert(name, Waiting { failures: 0, until, names: wanted.names });
-                return;
-            }
-        };
-        let failures = waiting.get(&name).map_or(0, |it| it.failures) + 1;
-        let pause = trouble.pause(failures);
-        self.metrics.orders.with_label_values(&["failed"]).inc();
-        tracing::warn!(secret = %name, %trouble, retry_in = ?pause, "no certificate");
-        if trouble.concerns_owner() {
-            let text =
-                format!("no certificate for Secret {name}: {trouble}; next try in {pause:?}");
-            self.tell(&wanted, "CertificateFailed", &text, true);
-        }
-        let until = Instant::now() + pause;
-        waiting.insert(name, Waiting { failures, until, names: wanted.names });
-    }
-
-    fn tell(&self, wanted: &Wanted, reason: &str, text: &str, warning: bool) {
-        for ingress in &wanted.ingresses {
-            let notice = Notice {
-                kind: Kind::Ingress,
-                object: ingress.clone(),
-                reason: reason.to_owned(),
-                text: text.to_owned(),
-                warning,
-            };
-            // Certificates do not wait for Events: what nobody takes in time stands in the log.
-            if self.notices.try_send(notice).is_err() {
-                tracing::warn!(%ingress, reason, "{text}");
-            }
-        }
-    }
-
-    /// Gets one certificate into its Secret; says whether that took an order.
-    async fn obtain(&self, name: &ObjectName, wanted: &Wanted, due: &Due) -> Result<bool, Trouble> {
-        let found = self.vault.secret(name).await?;
-        let mut secret = match found {
-            None => fresh(name),
-            Some(found) if is_ours(&found) => found,
-            Some(_) => return Err(Trouble::Foreign),
-        };
-        if self.is_settled(&secret, wanted) {
-            // Whoever stored it may have stopped before forgetting the record, which would spoil the next.
-            self.vault.delete(&self.place(name)).await?;
-            return Ok(false);
-        }
-        tracing::info!(secret = %name, reason = %due, names = ?wanted.names, "ordering a certificate");
-        let text = format!("certificate for Secret {name} is ordered: {due}");
-        self.tell(wanted, "CertificateOrdered", &text, false);
-        let mut record = self.record(name, wanted).await?;
-        self.rehearse(&secret, &record).await?;
-        let chain = match &self.issuer {
-            Issuer::Local(local) => {
-                local.issue(&self.vault, record.csr()?, (self.wall)().as_second()).await?
-            }
-            Issuer::Acme(acme) => {
-                let placed = acme.place(&self.vault, &wanted.names, record.url()).await?;
-                record.note(&self.vault, placed.url()).await?;
-                acme.complete(placed, record.csr()?).await?
-            }
-        };
-        let keypair = match self.check(&chain, record.key()?, wanted) {
-            Ok(keypair) => keypair,
-            Err(trouble) => {
-                // The same order would bring the same again.
-                self.vault.delete(&record.0.name).await?;
-                return Err(trouble);
-            }
-        };
-        secret.data.insert("tls.crt".to_owned(), chain.into_bytes());
-        secret.data.insert("tls.key".to_owned(), record.key()?.to_vec());
-        self.mark(&mut secret);
-        self.vault.write(&secret).await?;
-        self.vault.delete(&record.0.name).await?;
-        let until = jiff::Timestamp::from_second(keypair.not_after).unwrap_or_default();
-        tracing::info!(secret = %name, %until, "certificate stored");
-        let text = format!("certificate for Secret {name} is stored and good until {until}");
-        self.tell(wanted, "CertificateIssued", &text, false);
-        Ok(true)
-    }
-
-    /// Whether somebody already did what is to be done.
-    fn is_settled(&self, secret: &StoredSecret, wanted: &Wanted) -> bool {
-        let entry = |name: &str| secret.data.get(name).map(Vec::as_slice);
-        let held = Keypair::parse(entry("tls.crt"), entry("tls.key")).ok().map(Arc::new);
-        let now = Wanted {
-            exists: secret.version.is_some(),
-            held,
-            issuer: secret.annotations.get(ISSUER).cloned(),
-            ..wanted.clone()
-        };
-        due(&now, self.issuer.name(), (self.wall)().as_second()).is_none()
-    }
-
-    /// Where the record of an order for a Secret is.
-    fn place(&self, name: &ObjectName) -> ObjectName {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        let record = format!("lockgate-order-{:016x}", hasher.finish());
-        ObjectName::new(self.namespace.clone(), record)
-    }
-
-    /// The record of an order for these names: found, or made with a new key and stored.
-    async fn record(&self, name: &ObjectName, wanted: &Wanted) -> Result<Record, Trouble> {
-        let place = self.place(name);
-        let names = due::key(&wanted.names);
-        let found = self.vault.secret(&place).await?;
-        let version = match found {
-            Some(found) => {
-                let same = |entry: &str, text: &str| {
-                    found.data.get(entry).is_some_and(|it| it == text.as_bytes())
-                };
-                if same("names", &names) && same("issuer", self.issuer.name()) {
-                    return Ok(Record(found));
-                }
-                found.version
-            }
-            None => None,
-        };
-        let made = |it: rcgen::Error| Trouble::Unusable(it.to_string());
-        let key = KeyPair::generate().map_err(made)?;
-        let params = CertificateParams::new(wanted.names.iter().cloned().collect::<Vec<_>>())
-            .map_err(made)?;
-        let csr = params.serialize_request(&key).map_err(made)?;
-        let data = [
-            ("key.pem", key.serialize_pem().into_bytes()),
-            ("csr.der", csr.der().to_vec()),
-            ("names", names.into_bytes()),
-            ("issuer", self.issuer.name().as_bytes().to_vec()),
-            ("secret", name.to_string().into_bytes()),
-        ];
-        let secret = StoredSecret {
-            kind: "Opaque".to_owned(),
-            data: BTreeMap::from(data.map(|(name, value)| (name.to_owned(), value))),
-            version,
-            ..fresh(&place)
-        };
-        self.vault.write(&secret).await?;
-        // Read again for the version that a later write needs.
-        let stored = self.vault.secret(&place).await?;
-        stored.map(Record).ok_or(Trouble::Deposed)
-    }
-
-    /// Has the API server check the write before anything is ordered.
-    async fn rehearse(&self, secret: &StoredSecret, record: &Record) -> Result<(), Trouble> {
-        let mut draft = secret.clone();
-        draft.data.insert("tls.crt".to_owned(), b"rehearsal".to_vec());
-        draft.data.insert("tls.key".to_owned(), record.key()?.to_vec());
-        self.mark(&mut draft);
-        self.vault.rehearse(&draft).await
-    }
-
-    fn mark(&self, secret: &mut StoredSecret) {
-        let now = (self.wall)().as_second().to_string();
-        let issuer = self.issuer.name().to_owned();
-        for (name, value) in [(MANAGED, "v1".to_owned()), (ISSUER, issuer), (ISSUED_AT, now)] {
-            secret.annotations.insert(name.to_owned(), value);
-        }
-    }
-
-    /// Whether what came may be stored.
-    fn check(&self, chain: &str, key: &[u8], wanted: &Wanted) -> Result<Keypair, Trouble> {
-        let unusable = |it: String| Trouble::Unusable(it);
-        let keypair = Keypair::parse(Some(chain.as_bytes()), Some(key))
-            .map_err(|it| unusable(it.to_string()))?;
-        for name in &wanted.names {
-            let host: Result<HostPattern, _> = name.parse();
-            if !host.is_ok_and(|it| keypair.covers(&it)) {
-                return Err(unusable(format!("it does not cover {name}")));
-            }
-        }
-        let now = (self.wall)().as_second();
-        if keypair.not_before > now + 300
-            || due::renew_at(keypair.not_before, keypair.not_after) <= now
-        {
-            return Err(unusable("it is not valid yet, or due again at once".to_owned()));
-        }
-        Ok(keypair)
+/// Most names in one certificate of this profile: Let's Encrypt's newer ones take 25.
+pub fn most_names(profile: Option<&str>) -> usize {
+    match profile {
+        Some("tlsserver" | "shortlived") => 25,
+        _ => 100,
     }
 }
 
-/// What is remembered of an order, in a Secret of our own.
-#[derive(Debug)]
-struct Record(StoredSecret);
-
-impl Record {
-    fn entry(&self, name: &str) -> Result<&[u8], Trouble> {
-        let missing = || Trouble::Unusable(format!("Secret {} holds no {name}", self.0.name));
-        self.0.data.get(name).map(Vec::as_slice).ok_or_else(missing)
-    }
-
-    fn key(&self) -> Result<&[u8], Trouble> {
-        self.entry("key.pem")
-    }
-
-    fn csr(&self) -> Result<&[u8], Trouble> {
-        self.entry("csr.der")
-    }
-
-    fn url(&self) -> Option<&str> {
-        self.entry("url").ok().and_then(|it| std::str::from_utf8(it).ok())
-    }
-
-    /// Notes the order's URL; two leaders cannot both succeed.
-    async fn note(&mut self, vault: &Vault, url: &str) -> Result<(), Trouble> {
-        if self.url() != Some(url) {
-            self.0.data.insert("url".to_owned(), url.as_bytes().to_vec());
-            vault.write(&self.0).await?;
-        }
-        Ok(())
-    }
+/// What of a clock's difference matters.
+fn skew(known: Option<i64>) -> i64 {
+    known.filter(|it| it.abs() > NEARLY).unwrap_or(0)
 }
 
-fn fresh(name: &ObjectName) -> StoredSecret {
-    StoredSecret {
-        name: name.clone(),
-        kind: "kubernetes.io/tls".to_owned(),
-        labels: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())]),
-        ..StoredSecret::default()
-    }
+/// Between -1 and 1, the same for the same set and number of failures.
+#[expect(clippy::cast_precision_loss, reason = "at most two thousand")]
+fn spread(key: &str, failures: u32) -> f64 {
+    due::share(&format!("{key}{failures}"), 2_000) as f64 / 1_000.0 - 1.0
 }
 
-/// Whether a Secret is ours to write: it bears our mark, or kube-lego's.
-fn is_ours(secret: &StoredSecret) -> bool {
-    let lego = secret.annotations.get(TLS_ACME).is_some_and(|it| it.eq_ignore_ascii_case("true"));
-    secret.annotations.contains_key(MANAGED) || lego
-}
+#[cfg(test)]
+mod tests;

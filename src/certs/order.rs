@@ -1,57 +1,24 @@
-//! RFC 8555: from names to a certificate. instant-acme is spoken to here and in `client` only.
+//! RFC 8555: from names to a certificate. from an order of any state on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeType, Error, Identifier, Key, NewOrder, Order,
-    OrderStatus, Problem, RetryPolicy,
+    AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, Identifier, NewOrder, Order,
+    OrderStatus, RetryPolicy, RevocationReason, RevocationRequest,
 };
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use rustls::pki_types::CertificateDer;
 
-use super::account;
-use super::client::{AcmeClient, Unheard};
+use super::acme::{Acme, Directory, Held};
+use super::doing::Doing;
+use super::refusal::{is_a, is_about_replacing, is_gone, refusal};
+use super::standing::State;
 use super::trouble::Trouble;
 use super::vault::Vault;
-use crate::lease::Leadership;
-use crate::model::name::ObjectName;
 
-/// How long a directory is believed before it is read again.
-const DIRECTORY: Duration = Duration::from_secs(86_400);
-/// How long the CA may take to validate, and to issue.
-const POLL: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(90));
-
-/// A CA, as the flags name it.
-#[derive(Clone, Debug)]
-pub struct AcmeOptions {
-    /// `--acme-directory`
-    pub directory: String,
-    /// Content of `--acme-ca-file`: whom to trust for the directory's own TLS.
-    pub trust: Option<Vec<u8>>,
-    /// `--acme-email`
-    pub email: Option<String>,
-    /// `--acme-profile`
-    pub profile: Option<String>,
-    /// Where the account's key is.
-    pub account: ObjectName,
-}
-
-/// A CA that speaks ACME.
-#[derive(Clone)]
-pub struct Acme {
-    options: Arc<AcmeOptions>,
-    client: AcmeClient,
-    /// The account, made when it is first needed.
-    account: Arc<Mutex<Option<(Account, Instant)>>>,
-}
-
-impl std::fmt::Debug for Acme {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acme").field("directory", &self.options.directory).finish_non_exhaustive()
-    }
-}
+/// How long the CA may take to validate.
+const VALIDATION: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(90));
+/// How long it may take to sign.
+const ISSUANCE: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(120));
 
 /// An order that the CA knows.
 pub(super) struct Placed {
@@ -65,82 +32,140 @@ impl Placed {
     }
 }
 
+/// What became of an order whose URL was on record.
+pub(super) enum Found {
+    /// It goes on.
+    Order(Box<Placed>),
+    /// The CA no longer knows it, or never did: nobody can say how it ended.
+    Gone,
+}
+
 impl Acme {
-    /// A CA that is not contacted yet. Fails when `--acme-ca-file` holds no certificates.
-    pub fn new(options: AcmeOptions, leadership: Leadership) -> anyhow::Result<Self> {
-        let client = AcmeClient::new(options.trust.as_deref(), leadership)?;
-        Ok(Self { options: Arc::new(options), client, account: Arc::default() })
+    /// Takes up the order at `url`.
+    pub(super) async fn find(&self, vault: &Vault, url: &str) -> Result<Found, Trouble> {
+        let account = self.held(vault).await?.account;
+        match account.order(url.to_owned()).await {
+            Ok(mut order) => match order.state().status {
+                OrderStatus::Invalid => Err(self.reasons(&mut order).await),
+                _ => Ok(Found::Order(Box::new(Placed { order }))),
+            },
+            Err(error) => match refusal(&error) {
+                Some((problem, status)) if is_gone(problem, status) => Ok(Found::Gone),
+                _ => Err(self.sort(error).await),
+            },
+        }
     }
 
-    /// The directory's URL: the name of this issuer.
-    pub fn name(&self) -> &str {
-        &self.options.directory
-    }
-
-    /// Sees to it that the account's key exists, so that replicas can answer challenges.
-    pub(super) async fn prepare(&self, vault: &Vault) -> Result<(), Trouble> {
-        account::key(vault, &self.options.account).await.map(drop)
-    }
-
-    /// Takes up the order at `url`, or places one for `names`.
+    /// Places an order for `names`, in place of the certificate `replaces`.
     pub(super) async fn place(
         &self,
         vault: &Vault,
         names: impl IntoIterator<Item = &String>,
-        url: Option<&str>,
+        replaces: Option<&str>,
     ) -> Result<Placed, Trouble> {
-        let account = self.account(vault).await?;
-        if let Some(url) = url {
-            match account.order(url.to_owned()).await {
-                Ok(mut order) => {
-                    if order.state().status != OrderStatus::Invalid {
-                        return Ok(Placed { order });
-                    }
-                }
-                // Gone: the same key and request serve a new one.
-                Err(Error::Api(problem)) if is_gone(&problem) => {}
-                Err(error) => return Err(self.trouble(error).await),
-            }
+        let Held { account, directory, .. } = self.held(vault).await?;
+        let skew = self.skew().unwrap_or(0);
+        if skew.abs() > 86_400 {
+            return Err(Trouble::Clock(skew));
         }
         let names: Vec<Identifier> = names.into_iter().cloned().map(Identifier::Dns).collect();
         let mut order = NewOrder::new(&names);
         if let Some(profile) = &self.options.profile {
-            if !account.profiles().any(|it| it.name == profile) {
-                return Err(Trouble::Refused(format!("it has no profile {profile:?}")));
+            if !directory.meta.profiles.contains_key(profile) {
+                return Err(self.no_profile(&directory, profile));
             }
             order = order.profile(profile);
         }
-        match account.new_order(&order).await {
-            Ok(order) => Ok(Placed { order }),
-            Err(error) => Err(self.trouble(error).await),
+        let replaces = replaces.filter(|_| directory.renewal_info.is_some());
+        if let Some((key, serial)) = replaces.and_then(|it| it.split_once('.')) {
+            order = order.replaces(CertificateIdentifier {
+                authority_key_identifier: key.into(),
+                serial: serial.into(),
+            });
         }
+        let mut order = match account.new_order(&order).await {
+            Ok(order) => order,
+            Err(error) if replaces.is_some() && is_about_replacing(&error) => {
+                return Err(Trouble::Replaces(error.to_string()));
+            }
+            Err(error) => return Err(self.sort(error).await),
+        };
+        let echoed = order.state().profile.clone();
+        if self.options.profile.is_some() && echoed != self.options.profile {
+            let text = format!("it ordered with the profile {echoed:?} instead");
+            return Err(Trouble::Refused { text, bad: Vec::new() });
+        }
+        Ok(Placed { order })
+    }
+
+    fn no_profile(&self, directory: &Directory, profile: &str) -> Trouble {
+        let known: Vec<&str> = directory.meta.profiles.keys().map(String::as_str).collect();
+        let text = if known.is_empty() {
+            format!("{} has no profiles, so not {profile:?} either", self.name())
+        } else {
+            format!("it has no profile {profile:?}, but {}", known.join(", "))
+        };
+        Trouble::Refused { text, bad: Vec::new() }
     }
 
     /// Has the names validated and the request signed; gives the chain in PEM.
-    pub(super) async fn complete(&self, placed: Placed, csr: &[u8]) -> Result<String, Trouble> {
+    ///
+    /// Goes on from whatever state the order is in.
+    pub(super) async fn complete(
+        &self,
+        placed: Placed,
+        csr: &[u8],
+        doing: &Doing,
+    ) -> Result<String, Trouble> {
         let Placed { mut order } = placed;
         let mut status = order.state().status;
         if status == OrderStatus::Pending {
+            doing.at(State::Validating);
             self.answer(&mut order).await?;
-            status = match order.poll_ready(&POLL).await {
+            status = match order.poll_ready(&VALIDATION).await {
                 Ok(status) => status,
                 // Pebble puts the reason into the order, Let's Encrypt into the authorization.
                 Err(Error::Api(_) | Error::Timeout(_)) => OrderStatus::Invalid,
-                Err(error) => return Err(self.trouble(error).await),
+                Err(error) => return Err(self.sort(error).await),
             };
         }
         match status {
             OrderStatus::Ready => {
-                if let Err(error) = order.finalize_csr(csr).await {
-                    return Err(self.trouble(error).await);
+                doing.at(State::Finalizing);
+                match order.finalize_csr(csr).await {
+                    Ok(()) => {}
+                    // Finalized before, by whoever was here first; whose key it holds is checked later.
+                    Err(error) if is_a(&error, "orderNotReady") => {}
+                    Err(error) => return Err(self.sort(error).await),
                 }
             }
             OrderStatus::Processing | OrderStatus::Valid => {}
-            OrderStatus::Pending | OrderStatus::Invalid => return Err(reasons(&mut order).await),
+            OrderStatus::Pending | OrderStatus::Invalid => {
+                return Err(self.reasons(&mut order).await);
+            }
         }
-        match order.poll_certificate(&POLL).await {
+        doing.at(State::Downloading);
+        match order.poll_certificate(&ISSUANCE).await {
             Ok(chain) => Ok(chain),
-            Err(error) => Err(self.trouble(error).await),
+            // The order has a reason of its own, or ended without one.
+            Err(Error::Api(problem)) => Err(self.sort_problem(&problem, None, None)),
+            Err(error) => Err(self.sort(error).await),
+        }
+    }
+
+    /// Revokes a certificate that this account ordered (RFC 8555 section 7.6).
+    pub(super) async fn revoke(
+        &self,
+        vault: &Vault,
+        leaf: &CertificateDer<'_>,
+        reason: &str,
+    ) -> Result<(), Trouble> {
+        let account = self.held(vault).await?.account;
+        let request = RevocationRequest { certificate: leaf, reason: Some(reason_of(reason)) };
+        match account.revoke(&request).await {
+            Ok(()) => Ok(()),
+            Err(error) if is_a(&error, "alreadyRevoked") => Ok(()),
+            Err(error) => Err(self.sort(error).await),
         }
     }
 
@@ -150,125 +175,49 @@ impl Acme {
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = match authorization {
                 Ok(it) => it,
-                Err(error) => return Err(self.trouble(error).await),
+                Err(error) => return Err(self.sort(error).await),
             };
             if authorization.status != AuthorizationStatus::Pending {
                 continue;
             }
             let name = authorization.identifier().to_string();
             let Some(mut challenge) = authorization.challenge(ChallengeType::Http01) else {
-                return Err(Trouble::Refused(format!("it offers no http-01 challenge for {name}")));
+                let text = format!("it offers no http-01 challenge for {name}");
+                return Err(Trouble::Refused { text, bad: vec![name] });
             };
             if let Err(error) = challenge.set_ready().await {
-                return Err(self.trouble(error).await);
+                // One that was tried already is heard of no more: how it went says the order.
+                if !is_a(&error, "malformed") {
+                    return Err(self.sort(error).await);
+                }
             }
         }
         Ok(())
     }
+}
 
-    /// The account, registered with our own key: that gives the same account however often it is done.
-    async fn account(&self, vault: &Vault) -> Result<Account, Trouble> {
-        let mut held = self.account.lock().await;
-        if let Some((account, since)) = &*held
-            && since.elapsed() < DIRECTORY
+/// RFC 5280 section 5.3.1, as the flags of other tools spell it.
+fn reason_of(text: &str) -> RevocationReason {
+    let word: String = text.chars().filter(char::is_ascii_alphanumeric).collect();
+    match word.to_ascii_lowercase().as_str() {
+        "keycompromise" | "1" => RevocationReason::KeyCompromise,
+        "affiliationchanged" | "3" => RevocationReason::AffiliationChanged,
+        "superseded" | "4" => RevocationReason::Superseded,
+        "cessationofoperation" | "5" => RevocationReason::CessationOfOperation,
+        _ => RevocationReason::Unspecified,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_for_revoking_are_spelled_in_any_way() {
+        for (text, expected) in
+            [("keyCompromise", 1), ("key-compromise", 1), ("superseded", 4), ("", 0), ("why", 0)]
         {
-            return Ok(account.clone());
-        }
-        let pkcs8 = account::key(vault, &self.options.account).await?;
-        let copy = PrivatePkcs8KeyDer::from(pkcs8.secret_pkcs8_der().to_vec());
-        let key = Key::from_pkcs8_der(copy)
-            .map_err(|it| Trouble::Unusable(format!("the account's key: {it}")))?;
-        let builder = Account::builder_with_http(Box::new(self.client.clone()));
-        let directory = self.options.directory.clone();
-        let made = builder.create_from_key((key, PrivateKeyDer::Pkcs8(pkcs8)), directory).await;
-        let account = match made {
-            Ok((account, _)) => account,
-            Err(error) => return Err(self.sort(error)),
-        };
-        if let Some(email) = &self.options.email {
-            // A CA that wants no address is no reason to have no certificates.
-            if let Err(error) = account.update_contacts(&[&format!("mailto:{email}")]).await {
-                tracing::warn!(%error, "the CA did not take the e-mail address");
-            }
-        }
-        tracing::info!(account = account.id(), "ACME account ready");
-        *held = Some((account.clone(), Instant::now()));
-        Ok(account)
-    }
-
-    /// Sorts an error; after one that says the account is unknown, it is made again next time.
-    async fn trouble(&self, error: Error) -> Trouble {
-        let unknown = matches!(&error, Error::Api(it)
-            if it.r#type.as_deref().is_some_and(|it| it.ends_with(":accountDoesNotExist")));
-        if unknown {
-            *self.account.lock().await = None;
-            return Trouble::Down(
-                "it no longer knows the account, which is registered anew".into(),
-            );
-        }
-        self.sort(error)
-    }
-
-    fn sort(&self, error: Error) -> Trouble {
-        match error {
-            Error::Api(problem) => self.sort_problem(&problem),
-            Error::Other(other) => match other.downcast_ref::<Unheard>() {
-                Some(Unheard::Deposed) => Trouble::Deposed,
-                Some(Unheard::Status(429)) => {
-                    Trouble::Limited { text: other.to_string(), wait: self.client.said().wait }
-                }
-                _ => Trouble::Down(other.to_string()),
-            },
-            Error::Timeout(_) => Trouble::Down("it takes too long".to_owned()),
-            other => Trouble::Down(other.to_string()),
+            assert_eq!(reason_of(text) as u8, expected, "{text}");
         }
     }
-
-    fn sort_problem(&self, problem: &Problem) -> Trouble {
-        let text = described(problem);
-        let kind = problem.r#type.as_deref().unwrap_or_default();
-        let kind = kind.rsplit(':').next().unwrap_or_default();
-        match kind {
-            "rateLimited" => Trouble::Limited { text, wait: self.client.said().wait },
-            "serverInternal" | "badNonce" | "orderNotReady" => Trouble::Down(text),
-            "connection" | "dns" | "incorrectResponse" | "tls" | "unauthorized" => {
-                Trouble::Invalid(text)
-            }
-            _ if problem.status.is_some_and(|it| it >= 500) => Trouble::Down(text),
-            _ => Trouble::Refused(text),
-        }
-    }
-}
-
-/// Whether the CA no longer knows an order, or never did.
-fn is_gone(problem: &Problem) -> bool {
-    let kind = problem.r#type.as_deref().unwrap_or_default();
-    problem.status == Some(404) || kind.ends_with(":malformed") || kind.ends_with(":unauthorized")
-}
-
-/// What the CA says went wrong with each name.
-async fn reasons(order: &mut Order) -> Trouble {
-    let mut reasons = Vec::new();
-    let mut authorizations = order.authorizations();
-    while let Some(Ok(authorization)) = authorizations.next().await {
-        let name = authorization.identifier().to_string();
-        let problems = authorization.challenges.iter().filter_map(|it| it.error.as_ref());
-        reasons.extend(problems.map(|it| format!("{name}: {}", described(it))));
-    }
-    if reasons.is_empty() {
-        return Trouble::Down("it did not finish validating in time".to_owned());
-    }
-    Trouble::Invalid(reasons.join("; "))
-}
-
-/// The type and words of a problem and of all that are in it.
-fn described(problem: &Problem) -> String {
-    let kind = problem.r#type.as_deref().unwrap_or_default();
-    let kind = kind.rsplit(':').next().unwrap_or_default();
-    let mut text = format!("{kind}: {}", problem.detail.as_deref().unwrap_or("no detail"));
-    for inner in &problem.subproblems {
-        text.push_str("; ");
-        text.push_str(inner.detail.as_deref().unwrap_or("no detail"));
-    }
-    text
 }

@@ -7,7 +7,7 @@
 use super::trouble::Trouble;
 use crate::lease::Leadership;
 use crate::model::name::ObjectName;
-use crate::store::{Store, StoredSecret};
+use crate::store::{Store, StoredMap, StoredSecret};
 
 /// A store with a guard.
 #[derive(Clone, Debug)]
@@ -36,20 +36,34 @@ impl Vault {
         Ok(self.store.secret(name).await?)
     }
 
-    pub(super) async fn write(&self, secret: &StoredSecret) -> Result<(), Trouble> {
+    /// Writes a Secret, which afterwards has the version that the next write needs.
+    pub(super) async fn write(&self, secret: &mut StoredSecret) -> Result<(), Trouble> {
         self.guard()?;
-        Ok(self.store.write_secret(secret, false).await?)
+        secret.version = self.store.write_secret(secret, false).await?;
+        Ok(())
     }
 
     /// Has the store check a write without doing it.
     pub(super) async fn rehearse(&self, secret: &StoredSecret) -> Result<(), Trouble> {
         self.guard()?;
-        Ok(self.store.write_secret(secret, true).await?)
+        self.store.write_secret(secret, true).await?;
+        Ok(())
     }
 
     pub(super) async fn delete(&self, name: &ObjectName) -> Result<(), Trouble> {
         self.guard()?;
         Ok(self.store.delete_secret(name).await?)
+    }
+
+    pub(super) async fn map(&self, name: &ObjectName) -> Result<Option<StoredMap>, Trouble> {
+        Ok(self.store.config_map(name).await?)
+    }
+
+    /// Writes a ConfigMap, which afterwards has the version that the next write needs.
+    pub(super) async fn write_map(&self, map: &mut StoredMap) -> Result<(), Trouble> {
+        self.guard()?;
+        map.version = self.store.write_config_map(map).await?;
+        Ok(())
     }
 
     fn guard(&self) -> Result<(), Trouble> {

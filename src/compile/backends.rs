@@ -1,18 +1,18 @@
 //! Services and EndpointSlices → who answers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::Policy;
 use super::objects::{Objects, Port, Service, Slice};
-use super::routes::Ours;
+use super::sharing::Share;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::{Backend, BackendId, Plan, Target};
 use crate::model::problem::Problem;
 
-/// Looks up every backend that a route of the plan names.
+/// Looks up every backend that a route of the plan names, and their canaries.
 pub(super) fn add(
-    ours: &[Ours<'_>],
+    shares: &BTreeMap<BackendId, Share<'_>>,
     objects: &Objects,
     policy: &Policy,
     plan: &mut Plan,
@@ -36,40 +36,76 @@ pub(super) fn add(
         }
     }
     let routes = plan.hosts.values().flat_map(|it| it.paths.values());
+    let defaults = routes.clone().filter_map(|it| it.answers.as_ref()?.default.as_ref());
+    let routes = routes.chain(defaults);
     let mut named: BTreeMap<&BackendId, BTreeSet<&ObjectName>> = BTreeMap::new();
     for route in routes.chain(&plan.fallback) {
         if let Target::Backend(id) = &route.target {
             named.entry(id).or_default().insert(&route.ingress);
         }
     }
-    let oldest_first: HashMap<_, _> = ours.iter().map(|it| it.name).zip(0..).collect();
-    for (id, ingresses) in named {
-        let backend = match objects.services.get(&id.service) {
-            None => Err(format!("Service {} is not there: its paths answer 503", id.service)),
-            Some(service) => match &service.external_name {
-                Some(name) => external(name, service, id, policy),
-                None => internal(service, slices.get(&id.service), id),
-            },
-        };
-        let backend = backend.unwrap_or_else(|text| {
-            problems.extend(ingresses.iter().map(|it| {
+    let none = BTreeSet::new();
+    let usual = Share::default();
+    let canaries = named.keys().filter_map(|it| shares.get(*it)?.canary.as_ref());
+    let canaries: BTreeSet<&BackendId> = canaries.map(|it| &it.backend).collect();
+    let all: BTreeSet<&BackendId> = named.keys().copied().chain(canaries).collect();
+    for id in all {
+        let share = shares.get(id).unwrap_or(&usual);
+        let mut report = |text: &str, instead: [&str; 2]| {
+            let mains = named.get(id).unwrap_or(&none).iter().map(|it| (*it, instead[0]));
+            let canaries = share.canary_of.iter().map(|it| (*it, instead[1]));
+            problems.extend(mains.chain(canaries).map(|(it, instead)| {
+                let text = format!("{text}: {instead}");
                 if !it.name.is_empty() {
-                    return Problem::ingress(it, "Backend", text.clone());
+                    return Problem::ingress(it, "Backend", text);
                 }
                 // The default backend belongs to no Ingress.
                 Problem {
                     kind: Kind::Service,
                     object: id.service.clone(),
                     reason: "DefaultBackend",
-                    text: text.clone(),
+                    text,
                 }
             }));
+        };
+        let found = match objects.services.get(&id.service) {
+            None => Err(format!("Service {} is not there", id.service)),
+            Some(service) => match &service.external_name {
+                Some(name) => external(name, service, id, policy),
+                None => internal(service, slices.get(&id.service), id).map(|endpoints| {
+                    if !share.service_upstream {
+                        return endpoints;
+                    }
+                    whole(service, id).unwrap_or_else(|| {
+                        let text = format!("Service {} has no cluster IP", id.service);
+                        report(&text, ["service-upstream has no effect"; 2]);
+                        endpoints
+                    })
+                }),
+            },
+        };
+        let backend = found.unwrap_or_else(|text| {
+            report(&text, ["its paths answer 503", "the main Service gets its share"]);
             Backend::default()
         });
-        let oldest = ingresses.iter().filter_map(|it| oldest_first.get(it).copied()).min();
-        let balance = oldest.map(|it: usize| ours[it].balance()).unwrap_or_default();
-        plan.backends.insert(id.clone(), Backend { balance, ..backend });
+        if backend.external.is_some() && share.affinity.is_some() {
+            let text = format!("Service {} has a name in place of endpoints", id.service);
+            report(&text, ["affinity has no effect"; 2]);
+        }
+        let backend = Backend {
+            balance: share.balance.clone(),
+            affinity: share.affinity.clone(),
+            canary: share.canary.clone(),
+            ..backend
+        };
+        plan.backends.insert(id.clone(), backend);
     }
+}
+
+/// The Service as its own single endpoint.
+fn whole(service: &Service, id: &BackendId) -> Option<Backend> {
+    let address = SocketAddr::new(service.cluster_ip?, port(service, &id.port)?.port);
+    Some(Backend { addresses: vec![address], ..Backend::default() })
 }
 
 fn by_service(objects: &Objects) -> BTreeMap<ObjectName, Vec<&Slice>> {
@@ -94,9 +130,8 @@ fn internal(
     slices: Option<&Vec<&Slice>>,
     id: &BackendId,
 ) -> Result<Backend, String> {
-    let port = port(service, &id.port).ok_or_else(|| {
-        format!("Service {} has no port {}: its paths answer 503", id.service, id.port)
-    })?;
+    let port = port(service, &id.port)
+        .ok_or_else(|| format!("Service {} has no port {}", id.service, id.port))?;
     let mut ready = BTreeSet::new();
     let mut lingering = BTreeSet::new();
     for slice in slices.into_iter().flatten() {
@@ -130,7 +165,7 @@ fn external(
     id: &BackendId,
     policy: &Policy,
 ) -> Result<Backend, String> {
-    let refuse = |why: &str| Err(format!("Service {}: {why}: its paths answer 503", id.service));
+    let refuse = |why: &str| Err(format!("Service {}: {why}", id.service));
     if policy.no_external_name {
         return refuse("ExternalName is switched off by --disable-svc-external-name");
     }

@@ -3,22 +3,28 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::objects::{ISSUED_AT, ISSUER, Ingress, MANAGED, Objects, Secret, TLS_ACME, Tls};
+use super::objects::{ISSUED_AT, ISSUER, Ingress, MANAGED, Objects, PREFIX, Secret, TLS_ACME, Tls};
 use super::routes::{CHALLENGES, Ours, hosts_of, is_challenge_path};
 use super::{IssuerKind, Policy};
 use crate::model::host::HostPattern;
 use crate::model::keypair::Keypair;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::path::PathPattern;
-use crate::model::plan::{Certificate, Plan, Wanted};
+use crate::model::plan::{Certificate, Declined, Plan, Wanted};
 use crate::model::problem::Problem;
 
 /// Set by cert-manager on Secrets it fills.
 const CERT_MANAGER_SECRET: &str = "cert-manager.io/certificate-name";
 /// Annotations by which an Ingress asks cert-manager for a certificate.
 const CERT_MANAGER: [&str; 2] = ["cert-manager.io/cluster-issuer", "cert-manager.io/issuer"];
-/// Let's Encrypt's largest certificate; more names are a certain refusal.
-const MOST_NAMES: usize = 100;
+/// On an Ingress: `off` orders without asking the hosts first.
+const SELF_CHECK: &str = "lockgate.dev/self-check";
+/// On an Ingress: `true` keeps the private key when a certificate is renewed.
+const REUSE_KEY: &str = "lockgate.dev/reuse-key";
+/// On an Ingress: whose the challenges are where a path takes them away, `ours` or `theirs`.
+const CHALLENGE_PATH: &str = "lockgate.dev/challenge-path";
+/// On a Secret: `true` hands it over to us.
+const ADOPT: &str = "lockgate.dev/adopt";
 
 /// Adds certificates, the account's thumbprint and wanted Secrets to the plan.
 pub(super) fn add(
@@ -45,18 +51,26 @@ pub(super) fn add(
     for it in ours {
         want(it, objects, policy, plan, problems);
     }
+    let most = policy.most_names;
+    let declined = &mut plan.declined;
     plan.wanted.retain(|secret, it| {
-        let few = it.names.len() <= MOST_NAMES;
+        let few = it.names.len() <= most;
         if !few {
             let text = format!(
-                "no certificate is ordered for {secret}: {} names, at most {MOST_NAMES}",
+                "no certificate is ordered for {secret}: {} names, at most {most}",
                 it.names.len()
             );
             let told = it.ingresses.iter();
             problems.extend(told.map(|it| Problem::ingress(it, "TooManyNames", text.clone())));
+            let Wanted { names, ingresses, held, .. } = it.clone();
+            let reason = "TooManyNames";
+            let why = Declined { names, ingresses, reason, text, held };
+            declined.insert(secret.clone(), why);
         }
         few
     });
+    // What one Ingress may have, another's mistake does not take away.
+    plan.declined.retain(|secret, _| !plan.wanted.contains_key(secret));
     for it in ours {
         show(it, objects, plan, problems);
     }
@@ -160,11 +174,13 @@ fn want(
     if !asks(ours.ingress, policy) {
         return;
     }
+    let says = |name: &str| ours.ingress.annotations.get(name).map(|it| it.trim());
+    let theirs = says(CHALLENGE_PATH) == Some("theirs");
     for host in hosts_of(ours.ingress) {
         if let Some(known) = plan.hosts.get_mut(&host)
             && known.owner.namespace == ours.name.namespace
         {
-            known.acme = true;
+            known.acme |= !(theirs && takes_challenges(known));
         }
     }
     let mut report =
@@ -194,22 +210,40 @@ fn want(
             continue;
         }
         let found = objects.secrets.get(&name);
-        if let Some(why) = found.and_then(|it| not_ours(it)) {
-            report("SecretNotManaged", format!("Secret {name} is only read, never written: {why}"));
-            continue;
-        }
-        match names(&entry.hosts, ours, policy, plan) {
+        let names = match found.and_then(|it| not_ours(it)) {
+            Some(why) => {
+                let text = format!("Secret {name} is only read, never written: {why}");
+                Err(("SecretNotManaged", text))
+            }
+            None => names(&entry.hosts, ours, policy, plan).map_err(|(reason, text)| {
+                (reason, format!("no certificate is ordered for {name}: {text}"))
+            }),
+        };
+        match names {
             Err((reason, text)) => {
-                report(reason, format!("no certificate is ordered for {name}: {text}"));
+                report(reason, text.clone());
+                let declined = plan.declined.entry(name).or_default();
+                let readable = entry.hosts.iter().filter_map(|it| it.parse::<HostPattern>().ok());
+                declined.names.extend(readable.map(|it| it.to_string()));
+                declined.ingresses.insert(ours.name.clone());
+                declined.held = found.and_then(|it| it.keypair.as_ref().ok()).cloned();
+                (declined.reason, declined.text) = (reason, text);
             }
             Ok(names) => {
                 let wanted =
                     plan.wanted.entry(name).or_insert_with(|| Wanted::new(found.map(|it| &**it)));
                 wanted.names.extend(names);
                 wanted.ingresses.insert(ours.name.clone());
+                wanted.self_check &= !says(SELF_CHECK).is_some_and(is_off);
+                wanted.reuse_key |= says(REUSE_KEY).is_some_and(|it| it == "true");
             }
         }
     }
+}
+
+/// YAML's spellings of no, for what would otherwise depend on quotation marks.
+fn is_off(text: &str) -> bool {
+    ["off", "false", "no"].iter().any(|it| text.eq_ignore_ascii_case(it))
 }
 
 impl Wanted {
@@ -222,8 +256,18 @@ impl Wanted {
             held: found.and_then(|it| it.keypair.as_ref().ok()).cloned(),
             issuer: annotation(ISSUER).map(ToString::to_string),
             issued_at: annotation(ISSUED_AT).and_then(|it| it.parse().ok()),
+            marks: found.into_iter().flat_map(marks).collect(),
+            marked: found.is_none() || annotation(MANAGED).is_some(),
+            self_check: true,
+            reuse_key: false,
         }
     }
+}
+
+/// Our annotations, without their common beginning.
+fn marks(secret: &Secret) -> impl Iterator<Item = (Box<str>, Box<str>)> {
+    let all = secret.annotations.iter();
+    all.filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.into(), value.clone())))
 }
 
 fn asks(ingress: &Ingress, policy: &Policy) -> bool {
@@ -235,13 +279,17 @@ fn asks(ingress: &Ingress, policy: &Policy) -> bool {
 
 /// Why a Secret is not ours to write; one that kube-lego filled is.
 fn not_ours(secret: &Secret) -> Option<&'static str> {
+    let truth =
+        |name| secret.annotations.get(name).is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    if truth(ADOPT) {
+        return None;
+    }
     if secret.annotations.contains_key(CERT_MANAGER_SECRET) {
         return Some("cert-manager fills it");
     }
-    let ours = secret.annotations.contains_key(MANAGED)
-        || secret.annotations.get(TLS_ACME).is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    let ours = secret.annotations.contains_key(MANAGED) || truth(TLS_ACME);
     (!ours).then_some(
-        "somebody else made it; annotate it with lockgate.dev/managed: v1 to hand it over",
+        "somebody else made it; annotate it with lockgate.dev/adopt: \"true\" to hand it over",
     )
 }
 
@@ -269,7 +317,11 @@ fn names(
                 let text = format!("{host} belongs to {}, which is older", known.owner);
                 return Err(("HostTaken", text));
             }
-            if policy.issuer == IssuerKind::Acme && takes_challenges(known) {
+            let decided = ours.ingress.annotations.get(CHALLENGE_PATH).map(|it| it.trim());
+            if policy.issuer == IssuerKind::Acme
+                && takes_challenges(known)
+                && decided != Some("ours")
+            {
                 let text = format!("a path of {host} takes {CHALLENGES} away");
                 return Err(("ChallengePathTaken", text));
             }
@@ -291,6 +343,11 @@ fn is_issuable(host: &HostPattern) -> bool {
 
 /// Whether somebody routes the challenge path by a prefix; one exact token is a solver's and is fine.
 fn takes_challenges(host: &crate::model::plan::Host) -> bool {
+    let locations = host.locations.iter().flatten();
+    let mut beginnings = locations.map(|(it, _)| it.beginning());
+    if beginnings.any(is_challenge_path) {
+        return true;
+    }
     host.paths.keys().any(|it| match it {
         PathPattern::Prefix(path) => is_challenge_path(path),
         PathPattern::Exact(_) => false,

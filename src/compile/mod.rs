@@ -5,12 +5,18 @@
 
 mod access;
 pub mod annotation;
+mod answering;
 mod backends;
 mod certificates;
 mod class;
+mod client_tls;
 pub mod config;
+mod copies;
+pub mod locations;
+mod names;
 pub mod objects;
 mod routes;
+mod sharing;
 mod upstreams;
 
 use crate::model::name::{Kind, ObjectName};
@@ -18,6 +24,7 @@ use crate::model::plan::Plan;
 use crate::model::problem::Problem;
 
 use objects::Objects;
+use routes::Ours;
 
 /// What the flags say about reading objects.
 #[derive(Clone, Debug)]
@@ -45,6 +52,8 @@ pub struct Policy {
     pub no_catch_all: bool,
     /// `--disable-svc-external-name`
     pub no_external_name: bool,
+    /// `--enable-ssl-passthrough`
+    pub passthrough: bool,
     /// `--host-ownership=namespace`
     pub strict_hosts: bool,
     /// `--issuer`
@@ -53,6 +62,8 @@ pub struct Policy {
     pub account: ObjectName,
     /// `--adopt-cert-manager-annotations`
     pub adopt_cert_manager: bool,
+    /// Most names that the CA puts into one certificate.
+    pub most_names: usize,
 }
 
 impl Default for Policy {
@@ -69,10 +80,12 @@ impl Default for Policy {
             default_certificate: None,
             no_catch_all: false,
             no_external_name: false,
+            passthrough: false,
             strict_hosts: false,
             issuer: IssuerKind::None,
             account: ObjectName::new("lockgate", "lockgate-acme-account"),
             adopt_cert_manager: false,
+            most_names: 100,
         }
     }
 }
@@ -105,24 +118,28 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     problems.extend(objects.unreadable.iter().map(|kind| refused(kind, never)));
     let no_longer = "no longer be listed: what was seen before holds until they may";
     problems.extend(objects.stale.iter().map(|kind| refused(kind, no_longer)));
-    let settings = config::settings(objects, policy, &mut problems);
-    let ours = routes::read(objects, policy, &settings, &mut problems);
-    plan.ours = ours.iter().map(|it| it.name.clone()).collect();
+    let mut settings = config::settings(objects, policy, &mut problems);
+    answering::look_up(&mut settings, objects, policy, &mut plan, &mut problems);
+    let read = routes::read(objects, policy, &settings, &mut problems);
+    plan.ours = read.iter().map(|it| it.name.clone()).collect();
+    let (canaries, ours): (Vec<_>, Vec<_>) = read.into_iter().partition(Ours::is_canary);
     plan.settings = settings.into();
     routes::add(&ours, policy, &mut plan, &mut problems);
     certificates::add(&ours, objects, policy, &mut plan, &mut problems);
+    names::add(&ours, policy, &mut plan, &mut problems);
     routes::decide_redirects(&mut plan);
     upstreams::add(&ours, objects, &mut plan, &mut problems);
 
-    // PLACE client_tls
+    client_tls::add(&ours, objects, policy, &mut plan, &mut problems);
 
     access::add(objects, &mut plan, &mut problems);
 
-    // PLACE answering
+    answering::add(&ours, objects, policy, &mut plan, &mut problems);
+    copies::add(&ours, &mut plan);
 
-    // PLACE sharing
-
-    backends::add(&ours, objects, policy, &mut plan, &mut problems);
+    let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
+    backends::add(&shares, objects, policy, &mut plan, &mut problems);
+    answering::stand_in(&mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {
         it.kind != Kind::Ingress

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::locations::Made;
+use crate::model::client_tls::Revocations;
 use crate::model::htpasswd::Users;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
@@ -48,6 +50,8 @@ pub struct Ingress {
     pub rules: Vec<Rule>,
     /// Addresses in `status.loadBalancer.ingress`, to write them only when they differ.
     pub addresses: Vec<Box<str>>,
+    /// What its paths come to where they are regular expressions: made when it is first asked for.
+    pub made: Made,
 }
 
 /// `service.name` and `service.port` of a backend, the port as text.
@@ -100,6 +104,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// Of an `ExternalName` Service.
     pub external_name: Option<Box<str>>,
+    /// Its own address; none for a headless one.
+    pub cluster_ip: Option<IpAddr>,
     /// Addresses the world reaches it by: those of its load balancer, its external IPs, or for lack of
     /// both its cluster IP. For `--publish-service`.
     pub addresses: Vec<Box<str>>,
@@ -143,6 +149,8 @@ pub struct Secret {
     pub keypair: Result<Arc<Keypair>, KeypairError>,
     /// `ca.crt`, where it is there; the error completes "`ca.crt` ...".
     pub authorities: Option<Result<Arc<Authorities>, &'static str>>,
+    /// `ca.crl`, likewise.
+    pub revocations: Option<Result<Arc<Revocations>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
     /// The entry `auth`, where it is there, as an htpasswd file.
@@ -171,6 +179,8 @@ pub const MANAGED: &str = "lockgate.dev/managed";
 pub const ISSUER: &str = "lockgate.dev/issuer";
 /// When we stored what a managed Secret holds, in seconds since 1970.
 pub const ISSUED_AT: &str = "lockgate.dev/issued-at";
+/// What our annotations begin with.
+pub const PREFIX: &str = "lockgate.dev/";
 /// kube-lego's request for a certificate, on an Ingress, and its mark, on a Secret.
 pub const TLS_ACME: &str = "kubernetes.io/tls-acme";
 /// Our name as field manager, as component in Events and in `app.kubernetes.io/managed-by`.

@@ -1,16 +1,16 @@
 //! Ingress rules → hosts and paths, merged the way ingress-nginx merges them.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::annotation::{self, Reading};
 use super::objects::{Ingress, Objects, ServicePort};
-use super::{Policy, class};
+use super::{Policy, class, locations};
 use crate::model::host::HostPattern;
+use crate::model::location::Location;
 use crate::model::name::ObjectName;
 use crate::model::options::Options;
-use crate::model::path::{self, PathPattern};
+use crate::model::path::PathPattern;
 use crate::model::phrase::Phrase;
 use crate::model::plan::{BackendId, Host, Plan, Route, Target};
 use crate::model::problem::Problem;
@@ -19,6 +19,8 @@ use crate::model::upstream::Balance;
 
 /// An Ingress of ours with its annotations read.
 pub(super) struct Ours<'a> {
+    /// Its place by age, the oldest first.
+    pub(super) place: usize,
     pub(super) name: &'a ObjectName,
     pub(super) ingress: &'a Ingress,
     pub(super) options: Arc<Options>,
@@ -62,7 +64,8 @@ pub(super) fn read<'a>(
         if skip.is_none() {
             let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
             let options = if options == *usual { usual.clone() } else { options.into() };
-            ours.push(Ours { name, ingress, options, refusal, unread_tls });
+            let place = ours.len();
+            ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
         }
     }
     ours
@@ -75,8 +78,9 @@ pub(super) fn add(
     plan: &mut Plan,
     problems: &mut Vec<Problem>,
 ) {
+    let of_expressions = locations::hosts(ours, policy);
     for it in ours {
-        add_rules(it, policy, plan, problems);
+        add_rules(it, &of_expressions, policy, plan, problems);
     }
     // Whatever no rule of a host takes goes to the default backend of the oldest Ingress that has
     // one, else to everybody's, with the settings of the host's owner.
@@ -101,22 +105,28 @@ pub(super) fn add(
             }
         }
     }
+    locations::rank(plan);
 }
 
 fn add_root(plan: &mut Plan, host: HostPattern, route: Route) {
     let owner = route.ingress.clone();
     let entry = plan.hosts.entry(host).or_insert_with(|| Host::new(owner));
     let root = PathPattern::Prefix("/".into());
-    entry.paths.entry(root).or_insert_with(|| Arc::new(route));
-}
-
-impl Host {
-    fn new(owner: ObjectName) -> Self {
-        Self { owner, acme: false, tls: false, paths: BTreeMap::new() }
+    if !entry.paths.contains_key(&root) {
+        if let Ok(all) = Location::parse("/") {
+            entry.try_location(&root, all.into());
+        }
+        entry.paths.insert(root, Arc::new(route));
     }
 }
 
-fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut Vec<Problem>) {
+fn add_rules(
+    ours: &Ours<'_>,
+    of_expressions: &BTreeSet<HostPattern>,
+    policy: &Policy,
+    plan: &mut Plan,
+    problems: &mut Vec<Problem>,
+) {
     let mut report = |reason, text| problems.push(Problem::ingress(ours.name, reason, text));
     if let (Some(backend), true) = (&ours.ingress.default_backend, ours.ingress.rules.is_empty()) {
         // Like a rule for any host and path, but its redirects are ignored, as in ingress-nginx.
@@ -126,9 +136,11 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
             let quiet = Options {
                 ssl_redirect: false,
                 force_ssl_redirect: false,
+                routing: ours.options.routing.clone().map(|it| it.without_redirects().into()),
                 ..Options::clone(&ours.options)
             };
             route.options = Arc::new(quiet);
+            route.rewrite = None;
             add_root(plan, host, route);
         } else {
             report("HostTaken", "default backend ignored: somebody older has every host".into());
@@ -143,6 +155,10 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
             }
         };
         let entry = plan.hosts.entry(host.clone()).or_insert_with(|| Host::new(ours.name.clone()));
+        let expressions = of_expressions.contains(&host);
+        if expressions {
+            entry.locations.get_or_insert_default();
+        }
         if entry.owner.namespace != ours.name.namespace && policy.strict_hosts {
             let text = format!("rule for {host} ignored: {} has the host", entry.owner);
             report("HostTaken", text);
@@ -156,21 +172,18 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
                 continue;
             }
             let raw = if it.path.is_empty() { Arc::from("/") } else { it.path.clone() };
-            let canonical = match path::canonical(&raw) {
-                Ok(canonical) => canonical.path,
+            let text = match locations::text(&raw, expressions) {
+                Ok(text) => text,
                 Err(error) => {
                     report("BadRule", format!("path {raw:?} of {host} ignored: {error}"));
                     continue;
                 }
             };
-            let pattern = if it.exact {
-                PathPattern::Exact(canonical.into())
-            } else {
-                PathPattern::Prefix(canonical.into())
-            };
-            match entry.paths.entry(pattern) {
-                Entry::Occupied(first) => {
-                    let older = &first.get().ingress;
+            let pattern =
+                if it.exact { PathPattern::Exact(text) } else { PathPattern::Prefix(text) };
+            match entry.paths.get(&pattern) {
+                Some(first) => {
+                    let older = &first.ingress;
                     let who = if older == ours.name {
                         "an earlier rule of it".to_owned()
                     } else {
@@ -178,9 +191,13 @@ fn add_rules(ours: &Ours<'_>, policy: &Policy, plan: &mut Plan, problems: &mut V
                     };
                     report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
                 }
-                Entry::Vacant(free) => {
+                None => {
                     let target = ours.target(it.backend.as_ref());
-                    free.insert(Arc::new(ours.route(&host, raw, target)));
+                    let mut route = ours.route(&host, raw, target);
+                    if let Err(text) = locations::place(ours.ingress, entry, &pattern, &mut route) {
+                        report("BadPattern", text);
+                    }
+                    entry.paths.insert(pattern, Arc::new(route));
                 }
             }
         }
@@ -200,25 +217,37 @@ impl Ours<'_> {
     }
 
     fn route(&self, host: &HostPattern, path: impl Into<Arc<str>>, target: Target) -> Route {
-        Route::new(self.name.clone(), host, path, target, self.options.clone())
+        let route = Route::new(self.name.clone(), host, path, target, self.options.clone());
+        Route { rewrite: locations::rewrite(self, &route.path), ..route }
     }
 
     fn target(&self, backend: Option<&ServicePort>) -> Target {
         if let Some(why) = &self.refusal {
             return Target::Refused(why.clone());
         }
-        backend.map_or(Target::Nothing, |it| {
-            Target::Backend(BackendId {
-                service: ObjectName::new(self.name.namespace.clone(), it.service.clone()),
-                port: it.port.clone(),
-            })
-        })
+        backend.map_or(Target::Nothing, |it| Target::Backend(self.backend(it)))
+    }
+
+    /// A Service's port of its namespace.
+    pub(super) fn backend(&self, it: &ServicePort) -> BackendId {
+        BackendId {
+            service: ObjectName::new(self.name.namespace.clone(), it.service.clone()),
+            port: it.port.clone(),
+        }
     }
 
     /// How endpoints are to be chosen.
     pub(super) fn balance(&self) -> Balance {
+        /// `upstream-hash-by-subset-size`
+        const SUBSET: u32 = 3;
+        let subset = self.options.sharing.as_ref().filter(|it| it.subset);
         match &self.options.hash_by {
-            Some(phrase) => Balance::Hash(Phrase::clone(phrase)),
+            Some(phrase) => match subset {
+                Some(it) => {
+                    Balance::Subset(Phrase::clone(phrase), it.subset_size.unwrap_or(SUBSET))
+                }
+                None => Balance::Hash(Phrase::clone(phrase)),
+            },
             None if self.options.ewma => Balance::Ewma,
             None => Balance::RoundRobin,
         }

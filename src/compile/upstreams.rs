@@ -180,6 +180,7 @@ mod tests {
         let ca = Secret {
             keypair: Err(KeypairError::Missing("tls.crt")),
             authorities: Some(Ok(Arc::new(Authorities(Vec::new())))),
+            revocations: None,
             annotations: std::collections::BTreeMap::new(),
             htpasswd: None,
             users: None,

@@ -3,12 +3,14 @@
 //! Workers share a balancer, so all of it is atomics; what they race for is a turn or an average, and
 //! whoever loses the race does no harm.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::ring::Ring;
+use super::sticky::Sticky;
+use crate::model::name::ObjectName;
 use crate::model::plan::{Backend, BackendId};
 use crate::model::upstream::Balance;
 
@@ -18,8 +20,6 @@ const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// How fast the moving average forgets, as in ingress-nginx.
 const DECAY: Duration = Duration::from_secs(10);
-/// Points of each endpoint on the ring of [`Balance::Hash`]: shares then differ by about a tenth.
-const POINTS: u64 = 100;
 
 /// Chooses among a backend's endpoints.
 #[derive(Debug)]
@@ -31,8 +31,10 @@ pub struct Balancer {
     /// Who answers.
     pub backend: Backend,
     endpoints: Box<[Arc<Endpoint>]>,
-    /// Of [`Balance::Hash`]: points by their place, each with its endpoint's.
-    ring: Box<[(u64, u32)]>,
+    /// Of [`Balance::Hash`]: endpoints by their places. Of [`Balance::Subset`]: subsets by their numbers.
+    ring: Ring,
+    /// Where cookies keep clients on endpoints.
+    sticky: Option<Box<Sticky>>,
     next: AtomicUsize,
     /// What its endpoints count time from.
     epoch: Instant,
@@ -53,7 +55,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(address: SocketAddr) -> Arc<Self> {
+    pub(super) fn new(address: SocketAddr) -> Arc<Self> {
         Arc::new(Self {
             address,
             rests_until: AtomicU64::new(0),
@@ -72,7 +74,7 @@ impl Endpoint {
 impl Balancer {
     /// The balancer of `backend`, which goes on where the one before it stood; the very same one when
     /// nothing changed.
-    pub(super) fn next(id: &BackendId, backend: &Backend, before: Option<&Arc<Self>>) -> Arc<Self> {
+    pub fn next(id: &BackendId, backend: &Backend, before: Option<&Arc<Self>>) -> Arc<Self> {
         if let Some(before) = before
             && before.backend == *backend
         {
@@ -89,24 +91,40 @@ impl Balancer {
             .iter()
             .map(|it| known(it).unwrap_or_else(|| Endpoint::new(*it)))
             .collect();
+        let name: Box<str> = id.to_string().into();
+        let sticky = backend.affinity.as_ref();
         Arc::new(Self {
-            name: id.to_string().into(),
+            ring: match backend.balance {
+                Balance::Hash(_) => endpoints.iter().map(|it| it.address).collect(),
+                Balance::Subset(_, size) => {
+                    (0..endpoints.len().div_ceil(subset_size(size))).collect()
+                }
+                Balance::RoundRobin | Balance::Ewma => Ring::default(),
+            },
+            sticky: sticky.map(|it| Sticky::new(&name, it.mode, &endpoints).into()),
+            name,
             id: id.clone(),
             backend: backend.clone(),
-            ring: match backend.balance {
-                Balance::Hash(_) => ring(&endpoints),
-                _ => Box::default(),
-            },
             endpoints,
             next: AtomicUsize::new(before.map_or(0, |it| it.next.load(Ordering::Relaxed))),
             epoch: before.map_or_else(Instant::now, |it| it.epoch),
         })
     }
 
+    /// The balancer of a name and port that no Service has.
+    pub(super) fn of(address: &(Box<str>, u16)) -> Arc<Self> {
+        let (name, port) = address;
+        let service = ObjectName::new("", &**name);
+        let id = BackendId { service, port: port.to_string().into() };
+        let backend = Backend { external: Some(address.clone()), ..Backend::default() };
+        Self::next(&id, &backend, None)
+    }
+
     /// Endpoints in the order in which a request should try them; each once, those that rest last.
     ///
-    /// `key` is what [`Balance::Hash`] goes by, `random` what [`Balance::Ewma`] does. Costs one atomic
-    /// addition and a look at the endpoint; empty while nobody answers.
+    /// `key` is what [`Balance::Hash`] goes by, `random` what [`Balance::Ewma`] does, and
+    /// [`Balance::Subset`] by both. Costs one atomic addition and a look at the endpoint; empty while nobody
+    /// answers.
     pub fn turns(&self, now: Instant, key: u64, random: u64) -> Turns<'_> {
         let now = self.time(now);
         let first = match (&self.backend.balance, self.endpoints.len()) {
@@ -114,8 +132,55 @@ impl Balancer {
             (Balance::RoundRobin, many) => self.in_turn(now, many),
             (Balance::Ewma, many) => self.quicker(now, random, many),
             (Balance::Hash(_), _) => self.on_ring(now, key),
+            (Balance::Subset(_, size), many) => {
+                let size = subset_size(*size);
+                let subset = self.ring.owners(key).next().unwrap_or(0);
+                // The last subset is filled up from the first.
+                (subset * size + by_chance(random, size)) % many
+            }
         };
-        Turns { balancer: self, now, first, step: 0, resting: Vec::new() }
+        self.turns_from(now, first, false)
+    }
+
+    /// Endpoints in the order in which to try them for a client that its cookie keeps at a place: with
+    /// `only`, no other; for a new client, in turn.
+    pub fn turns_of(&self, now: Instant, held: Option<usize>, only: bool) -> Turns<'_> {
+        let now = self.time(now);
+        match held.filter(|it| *it < self.endpoints.len()) {
+            Some(place) => self.turns_from(now, place, only),
+            None if self.endpoints.len() < 2 => self.turns_from(now, 0, false),
+            None => self.turns_from(now, self.in_turn(now, self.endpoints.len()), false),
+        }
+    }
+
+    fn turns_from(&self, now: u64, first: usize, only: bool) -> Turns<'_> {
+        Turns { balancer: self, now, first, only, step: 0, resting: Vec::new() }
+    }
+
+    /// Whether nobody answers, nor could by a name.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.backend.external.is_none()
+    }
+
+    /// What follows the bar in the cookies of affinity; `None` without it.
+    pub fn mark(&self) -> Option<&str> {
+        self.sticky.as_ref().map(|it| it.mark())
+    }
+
+    /// The place of the endpoint that the key in a cookie leads to; `None` where it is gone.
+    pub fn place_of(&self, key: &str) -> Option<usize> {
+        self.sticky.as_ref()?.place_of(key)
+    }
+
+    /// The address of the endpoint at a place.
+    pub fn address_at(&self, place: usize) -> Option<SocketAddr> {
+        self.endpoints.get(place).map(|it| it.address)
+    }
+
+    /// A cookie's key that leads to an endpoint of this backend.
+    pub fn key_of(&self, address: SocketAddr, random: u64) -> Option<String> {
+        let place = self.endpoints.binary_search_by_key(&address, |it| it.address).ok()?;
+        Some(self.sticky.as_ref()?.key_of(&self.endpoints[place], place, random))
     }
 
     /// An endpoint could not be connected to, or did not answer in time: it rests. Requests that learn this
@@ -167,11 +232,8 @@ impl Balancer {
 
     /// Of two random endpoints the one with the smaller average; one that was never asked has none, so it is.
     fn quicker(&self, now: u64, random: u64, many: usize) -> usize {
-        let place = |random: u64, among: usize| {
-            usize::try_from(random % u64::try_from(among).unwrap_or(u64::MAX)).unwrap_or(0)
-        };
-        let one = place(random >> 32, many);
-        let other = (one + 1 + place(random & 0xffff_ffff, many - 1)) % many;
+        let one = by_chance(random >> 32, many);
+        let other = (one + 1 + by_chance(random & 0xffff_ffff, many - 1)) % many;
         let [a, b] = [one, other].map(|it| {
             let endpoint = &*self.endpoints[it];
             (endpoint.rests(now), weigh(endpoint, now, 0))
@@ -181,9 +243,7 @@ impl Balancer {
 
     /// The first endpoint after the key's place on the ring that does not rest.
     fn on_ring(&self, now: u64, key: u64) -> usize {
-        let start = self.ring.partition_point(|(point, _)| *point < key);
-        let points = self.ring[start..].iter().chain(&self.ring[..start]);
-        let mut owners = points.map(|(_, owner)| *owner as usize);
+        let mut owners = self.ring.owners(key);
         let first = owners.next().unwrap_or(0);
         if !self.endpoints[first].rests(now) {
             return first;
@@ -210,23 +270,13 @@ fn weigh(endpoint: &Endpoint, now: u64, took: u64) -> u64 {
     (old as f64 * weight + took as f64 * (1.0 - weight)) as u64
 }
 
-/// The ring is the same in every replica that sees the same endpoints.
-fn ring(endpoints: &[Arc<Endpoint>]) -> Box<[(u64, u32)]> {
-    let mut ring: Vec<(u64, u32)> = (0..)
-        .zip(endpoints)
-        .flat_map(|(place, endpoint)| {
-            (0..POINTS).map(move |it| (hash(&(endpoint.address, it)), place))
-        })
-        .collect();
-    ring.sort_unstable();
-    ring.into()
+/// A number below `among`, which is not 0.
+fn by_chance(random: u64, among: usize) -> usize {
+    usize::try_from(random % u64::try_from(among).unwrap_or(u64::MAX)).unwrap_or(0)
 }
 
-/// A hash that is the same in every process of this build.
-fn hash(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+fn subset_size(size: u32) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX).max(1)
 }
 
 /// Endpoints in the order to try them.
@@ -235,6 +285,8 @@ pub struct Turns<'a> {
     balancer: &'a Balancer,
     now: u64,
     first: usize,
+    /// Whether no other one is asked.
+    only: bool,
     step: usize,
     /// Those that were passed over because they rest; they come at the end.
     resting: Vec<u32>,
@@ -245,6 +297,10 @@ impl<'a> Iterator for Turns<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let endpoints = &*self.balancer.endpoints;
+        if self.only {
+            self.step += 1;
+            return endpoints.get(self.first).filter(|_| self.step == 1);
+        }
         while self.step < endpoints.len() {
             let place = (self.first + self.step) % endpoints.len();
             self.step += 1;
@@ -264,8 +320,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::live::ring::hash;
     use crate::model::name::ObjectName;
     use crate::model::phrase::Phrase;
+    use crate::model::sharing::{Affinity, Mode, SessionCookie};
 
     fn balancer(count: u16, balance: Balance, before: Option<&Arc<Balancer>>) -> Arc<Balancer> {
         let id = BackendId { service: ObjectName::new("a", "b"), port: "80".into() };
@@ -389,6 +447,58 @@ mod tests {
         }
         assert_eq!(moved, shares[&10]);
         assert!(shares.values().all(|it| (500..2_000).contains(it)), "{shares:?}");
+    }
+
+    #[test]
+    fn the_same_key_goes_to_the_same_few() {
+        let now = Instant::now();
+        let phrase = Phrase::parse("$uri").expect("a phrase");
+        for (many, size, subsets) in [(7, 3, 3), (6, 3, 2), (2, 3, 1), (1, 3, 1), (5, 1, 5)] {
+            let balancer = balancer(many, Balance::Subset(phrase.clone(), size), None);
+            let mut seen = std::collections::BTreeSet::new();
+            for key in 0..100_u64 {
+                let key = hash(&key);
+                let firsts = (0..200_u64).map(|it| balancer.turns(now, key, hash(&it)).next());
+                let firsts = firsts.flatten().map(|it| it.address.port());
+                let few: std::collections::BTreeSet<u16> = firsts.collect();
+                let expected = usize::try_from(size).expect("small").min(many.into());
+                assert_eq!(few.len(), expected, "{many} by {size}");
+                seen.insert(few);
+            }
+            assert_eq!(seen.len(), subsets, "{many} by {size}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_kept_or_gets_its_turn() {
+        let now = Instant::now();
+        for mode in [Mode::Balanced, Mode::Persistent] {
+            let id = BackendId { service: ObjectName::new("a", "b"), port: "80".into() };
+            let addresses = (1..=3).map(|it| SocketAddr::from(([10, 0, 0, 1], it))).collect();
+            let affinity = Affinity { mode, cookie: SessionCookie::default() };
+            let affinity = Some(Arc::new(affinity));
+            let backend = Backend { addresses, affinity, ..Backend::default() };
+            let three = Balancer::next(&id, &backend, None);
+            let ports = |held, only| -> Vec<u16> {
+                three.turns_of(now, held, only).map(|it| it.address.port()).collect()
+            };
+            let mut new: Vec<u16> = (0..6).map(|_| ports(None, false)[0]).collect();
+            new.sort_unstable();
+            assert_eq!(new, [1, 1, 2, 2, 3, 3], "{mode:?}");
+            for place in 0..3 {
+                let endpoint = &three.endpoints[place];
+                let key = three.key_of(endpoint.address, 7).expect("a key");
+                assert_eq!(three.place_of(&key), Some(place), "{mode:?}");
+                assert_eq!(ports(Some(place), true), [endpoint.address.port()], "{mode:?}");
+                assert_eq!(ports(Some(place), false).len(), 3, "{mode:?}");
+                // Who is told to stay stays, even while its endpoint rests.
+                three.failed(endpoint, now);
+                assert_eq!(ports(Some(place), true), [endpoint.address.port()], "{mode:?}");
+            }
+            assert_eq!(three.key_of(([10, 0, 0, 2], 1).into(), 7), None);
+        }
+        let plain = round_robin(2, None);
+        assert_eq!((plain.mark(), plain.place_of("x")), (None, None));
     }
 
     #[test]

@@ -7,10 +7,16 @@
 
 pub mod auth_cache;
 pub mod balance;
+pub mod judge;
 pub mod keys;
 pub mod limit;
 pub mod memory;
+pub mod policies;
+pub mod rate;
+mod ring;
+mod sticky;
 pub mod table;
+mod tickets;
 pub mod transport;
 
 use std::collections::BTreeMap;
@@ -20,11 +26,14 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use rustls::sign::CertifiedKey;
 
-use crate::model::plan::{BackendId, Plan, Route, Target};
+use crate::model::name::ObjectName;
+use crate::model::plan::{BackendId, Host, Plan, Route, Target};
 
 use auth_cache::Verdicts;
 use balance::Balancer;
 use keys::Keys;
+use policies::Policies;
+use rate::Zone;
 use table::Table;
 use transport::{Known, Transports};
 
@@ -48,7 +57,10 @@ pub struct Live {
     /// Whether no plan was there yet: nobody knows what is to be served.
     pub starting: bool,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
+    zones: BTreeMap<ObjectName, Arc<Zone>>,
     transports: Known,
+    /// What handshakes are done with.
+    pub policies: Policies,
 }
 
 /// A way's place in its [`Live`]; means nothing in another.
@@ -64,8 +76,16 @@ pub struct Way {
     pub route: Arc<Route>,
     /// Who answers, for a route to a backend.
     pub balancer: Option<Arc<Balancer>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Balancer>>,
+    /// What clients have asked of its Ingress, where that is limited.
+    pub zone: Option<Arc<Zone>>,
     /// What they are spoken to with.
     pub transports: Transports,
+    /// The way to the default backend that the route's Ingress names.
+    pub default: Option<Box<Self>>,
+    /// The way of copies.
+    pub mirror: Option<Box<Self>>,
 }
 
 impl Live {
@@ -81,7 +101,9 @@ impl Live {
             verdicts: Arc::default(),
             starting: true,
             balancers: BTreeMap::new(),
+            zones: BTreeMap::new(),
             transports: Known::default(),
+            policies: Policies::empty(),
         }
     }
 
@@ -95,21 +117,44 @@ impl Live {
                 (id.clone(), Balancer::next(id, backend, before))
             })
             .collect();
+        let mut zones = BTreeMap::new();
         let mut transports = Known::after(&previous.transports);
+        let mut policies = Policies::after(&previous.policies, &plan.settings.tls);
+        let mut of_host = |host: &Host| policies.add(host.client_tls(), &previous.policies);
         let mut ways = Vec::new();
-        let mut way = |route: &Arc<Route>| {
+        let mut straight = |route: &Arc<Route>| {
             let balancer = match &route.target {
                 Target::Backend(id) => balancers.get(id).cloned(),
                 _ => None,
             };
+            // The default backend of everybody has no canary, as in ingress-nginx.
+            let own = balancer.as_ref().filter(|_| !route.ingress.name.is_empty());
+            let canary = own.and_then(|it| it.backend.canary.as_ref());
+            let canary = canary.and_then(|it| balancers.get(&it.backend).cloned());
+            let limited = route.options.rates.as_ref().filter(|it| it.counts_clients());
+            let zone = limited.map(|_| {
+                let known = || previous.zones.get(&route.ingress).cloned();
+                let zone = zones.entry(route.ingress.clone());
+                zone.or_insert_with(|| known().unwrap_or_else(Zone::new)).clone()
+            });
+            let transports = transports.of(route, &previous.transports);
+            let route = route.clone();
+            Way { route, balancer, canary, zone, transports, default: None, mirror: None }
+        };
+        let mut way = |route: &Arc<Route>| {
+            let default = route.answers.as_ref().and_then(|it| it.default.as_ref());
+            let default = default.map(|it| Box::new(straight(it)));
+            let mirror = route.mirror.as_ref().map(|it| {
+                let balancer = Some(Balancer::of(&it.address));
+                Box::new(Way { balancer, ..straight(&it.route) })
+            });
             // Fewer than 2^32 routes fit in memory.
             let id = WayId(u32::try_from(ways.len()).unwrap_or(u32::MAX));
-            let transports = transports.of(route, &previous.transports);
-            ways.push(Way { route: route.clone(), balancer, transports });
+            ways.push(Way { default, mirror, ..straight(route) });
             id
         };
         Self {
-            table: Table::new(&plan.hosts, &mut way),
+            table: Table::new(&plan.hosts, &mut of_host, &mut way),
             keys: Keys::next(&plan, &previous.keys),
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
@@ -117,7 +162,9 @@ impl Live {
             verdicts: previous.verdicts.clone(),
             starting: false,
             balancers,
+            zones,
             transports,
+            policies,
             plan,
         }
     }
@@ -134,7 +181,9 @@ pub struct Current(Arc<ArcSwap<Live>>);
 impl Current {
     /// Begins with `live`.
     pub fn new(live: Live) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(live)))
+        let current = Arc::new(ArcSwap::from_pointee(live));
+        current.load().policies.attach(&current);
+        Self(current)
     }
 
     /// Serves `live` from now on; requests under way keep what they began with.

@@ -3,10 +3,12 @@
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use super::host::HostPattern;
 
@@ -30,6 +32,9 @@ pub struct Keypair {
     pub not_after: i64,
     /// In hexadecimal.
     pub serial: String,
+    /// What the CA knows the leaf by (RFC 9773 section 4.1); without its first half where the leaf
+    /// names no key of its issuer.
+    pub id: String,
     /// The issuer's common name and organization, for metrics and the status page.
     pub issuer: (String, String),
     certified: OnceLock<Arc<CertifiedKey>>,
@@ -90,6 +95,7 @@ impl Keypair {
             not_before,
             not_after,
             serial,
+            id: id(&leaf),
             issuer,
             chain,
             key,
@@ -115,6 +121,17 @@ impl Keypair {
     /// Whether the leaf is for a host.
     pub fn covers(&self, host: &HostPattern) -> bool {
         self.names.iter().any(|name| name.covers_all(host))
+    }
+
+    /// `tls.crt` and `tls.key`, as they are written into a Secret.
+    pub fn to_pem(&self) -> (String, String) {
+        let chain = self.chain.iter().map(|it| pem("CERTIFICATE", it)).collect();
+        let label = match &self.key {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        (chain, pem(label, self.key.secret_der()))
     }
 
     fn certify(&self) -> Result<CertifiedKey, KeypairError> {
@@ -152,6 +169,29 @@ fn bounded<'a>(name: &'static str, bytes: Option<&'a [u8]>) -> Result<&'a [u8], 
     }
 }
 
+/// The key identifier of the issuer and the serial number, each in base64url, with a dot between them.
+fn id(leaf: &X509Certificate<'_>) -> String {
+    let issuer = leaf.iter_extensions().find_map(|it| match it.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(it) => it.key_identifier.as_ref().map(|it| it.0),
+        _ => None,
+    });
+    let encode = |it: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(it);
+    format!("{}.{}", encode(issuer.unwrap_or_default()), encode(leaf.raw_serial()))
+}
+
+/// RFC 7468: lines of 64 characters between two marks.
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for (at, character) in BASE64_STANDARD.encode(der).chars().enumerate() {
+        if at > 0 && at % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(character);
+    }
+    text.push('\n');
+    text + &format!("-----END {label}-----\n")
+}
+
 /// Subject alternative names (RFC 5280 section 4.2.1.6), or the common name where there are none.
 fn names(leaf: &X509Certificate<'_>) -> Vec<HostPattern> {
     let alternative = leaf.subject_alternative_name().ok().flatten();
@@ -187,6 +227,16 @@ mod tests {
         assert!(parsed.covers(&HostPattern::Exact("a.example.org".into())));
         assert!(!parsed.covers(&HostPattern::Exact("example.org".into())));
         assert!(parsed.not_after > parsed.not_before);
+    }
+
+    #[test]
+    fn a_pair_survives_being_written_down() {
+        let (crt, key) = pair("a.test");
+        let parsed = Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair");
+        let (crt, key) = parsed.to_pem();
+        let again = Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair");
+        assert_eq!(parsed, again);
+        assert_eq!(parsed.id, again.id);
     }
 
     #[test]

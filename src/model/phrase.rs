@@ -26,6 +26,8 @@ pub enum Word {
     Ingress,
     /// `$is_args`: `?` where there is a query.
     IsArgs,
+    /// `$msec`: seconds since 1970, with milliseconds.
+    Msec,
     /// `$namespace`
     Namespace,
     /// `$request_id`, `$req_id`
@@ -86,6 +88,7 @@ impl Word {
             "escaped_request_uri" => Self::EscapedRequestUri,
             "ingress_name" => Self::Ingress,
             "is_args" => Self::IsArgs,
+            "msec" => Self::Msec,
             "namespace" => Self::Namespace,
             "request_id" | "req_id" => Self::RequestId,
             "server_port" | "pass_server_port" => Self::ServerPort,

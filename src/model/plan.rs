@@ -9,13 +9,20 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::answering::Answers;
+use super::client_tls::HostTls;
+use super::copies::Mirror;
 use super::guard::Guard;
 use super::host::HostPattern;
 use super::keypair::Keypair;
+use super::location::{Location, Rewrite};
 use super::name::ObjectName;
 use super::options::Options;
 use super::path::PathPattern;
+use super::phrase::Phrase;
+use super::routing::Alias;
 use super::settings::Settings;
+use super::sharing::{Affinity, Canary};
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -34,6 +41,8 @@ pub struct Plan {
     pub default_certificate: Option<Certificate>,
     /// Secrets we are to fill, with the names they must cover.
     pub wanted: BTreeMap<ObjectName, Wanted>,
+    /// Secrets somebody asked us to fill, and why we do not.
+    pub declined: BTreeMap<ObjectName, Declined>,
     /// RFC 7638 thumbprint of the ACME account's key; answers HTTP-01 challenges.
     pub thumbprint: Option<Box<str>>,
     /// What the ConfigMap sets.
@@ -42,7 +51,7 @@ pub struct Plan {
     pub ours: BTreeSet<ObjectName>,
     /// Secrets that Ingresses name and no list of TLS Secrets held, or need hold: to be read one by one.
     pub unlisted: BTreeSet<ObjectName>,
-    /// ConfigMaps that Ingresses name: to be read one by one.
+    /// ConfigMaps that Ingresses and settings name, found or not: to be read one by one.
     pub unlisted_maps: BTreeSet<ObjectName>,
 }
 
@@ -72,6 +81,38 @@ pub struct Host {
     pub tls: bool,
     /// Its rules; always holds one for `/`, unless the host is [`HostPattern::Any`].
     pub paths: BTreeMap<PathPattern, Arc<Route>>,
+    /// The same as regular expressions, in the order in which they are tried; `None` where paths are
+    /// what they look like. A path that answers one challenge is not among them.
+    pub locations: Option<Vec<(Arc<Location>, PathPattern)>>,
+    /// Where `/` is redirected to.
+    pub app_root: Option<Arc<Phrase>>,
+    /// More names of it, each with whether its certificate is for that name, too.
+    pub aliases: Vec<(Alias, bool)>,
+    /// The name, with or without `www.`, whose requests are redirected to this one.
+    pub www: Option<Box<str>>,
+}
+
+impl Host {
+    /// A host without rules.
+    pub fn new(owner: ObjectName) -> Self {
+        Self {
+            owner,
+            acme: false,
+            tls: false,
+            paths: BTreeMap::new(),
+            locations: None,
+            app_root: None,
+            aliases: Vec::new(),
+            www: None,
+        }
+    }
+}
+
+impl Host {
+    /// What it asks of clients in TLS, which is the same for all of its routes.
+    pub fn client_tls(&self) -> Option<&HostTls> {
+        self.paths.values().next()?.client_tls.as_deref()
+    }
 }
 
 /// Where a matched request goes and what is done to it on the way.
@@ -91,8 +132,16 @@ pub struct Route {
     pub options: Arc<Options>,
     /// TLS towards endpoints, for a protocol that has it.
     pub upstream_tls: Option<Arc<UpstreamTls>>,
+    /// What becomes of the path.
+    pub rewrite: Option<Arc<Rewrite>>,
     /// Who may ask.
     pub guard: Option<Arc<Guard>>,
+    /// What is done to its answers.
+    pub answers: Option<Arc<Answers>>,
+    /// Where copies of its requests go.
+    pub mirror: Option<Arc<Mirror>>,
+    /// What its host asks of clients in TLS; the same for all routes of one host.
+    pub client_tls: Option<Arc<HostTls>>,
 }
 
 impl Route {
@@ -115,7 +164,11 @@ impl Route {
             to_https: false,
             options,
             upstream_tls: None,
+            rewrite: None,
             guard: None,
+            answers: None,
+            mirror: None,
+            client_tls: None,
         }
     }
 }
@@ -158,6 +211,10 @@ pub struct Backend {
     pub external: Option<(Box<str>, u16)>,
     /// How the next one is chosen.
     pub balance: Balance,
+    /// What keeps a client on one of them.
+    pub affinity: Option<Arc<Affinity>>,
+    /// Who takes a share of its requests.
+    pub canary: Option<Arc<Canary>>,
 }
 
 /// Which Secret a host's certificate is in, and what was found there.
@@ -172,6 +229,7 @@ pub struct Certificate {
 }
 
 /// A Secret we are to fill.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Wanted {
     /// Names the certificate must cover, lower-cased.
@@ -186,4 +244,27 @@ pub struct Wanted {
     pub issuer: Option<String>,
     /// When we stored what it holds, in seconds since 1970, from our annotation.
     pub issued_at: Option<i64>,
+    /// All our annotations on the Secret, without the `lockgate.dev/` they begin with.
+    pub marks: BTreeMap<Box<str>, Box<str>>,
+    /// Whether the Secret bears our mark: one that does not is somebody's who handed it over.
+    pub marked: bool,
+    /// Whether the names are asked for a challenge's answer before the CA is.
+    pub self_check: bool,
+    /// Whether a renewal keeps the private key, for those who pinned it.
+    pub reuse_key: bool,
+}
+
+/// A Secret that is asked for and not filled by us.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Declined {
+    /// The names it was to cover, as far as they are names.
+    pub names: BTreeSet<String>,
+    /// The Ingresses that ask for it.
+    pub ingresses: BTreeSet<ObjectName>,
+    /// The reason of the problem that was told.
+    pub reason: &'static str,
+    /// What it says.
+    pub text: String,
+    /// What it holds, when that is readable.
+    pub held: Option<Arc<Keypair>>,
 }

@@ -27,6 +27,25 @@ impl Problem {
     }
 }
 
+/// Reasons of problems because of which something that was asked for is not served at all.
+const REFUSING: &[&str] = &[
+    "BadFile",
+    "BadObject",
+    "BadRule",
+    "CatchAll",
+    "HostTaken",
+    "PathTaken",
+    "Unreadable",
+    "UpstreamTls",
+];
+
+impl Problem {
+    /// Whether something is not served because of it; otherwise it is served otherwise than was asked for.
+    pub fn refuses(&self) -> bool {
+        REFUSING.contains(&self.reason)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.kind, self.object, self.text)

@@ -6,8 +6,12 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::access::Shared;
+use super::answering::Fields;
+use super::client_tls::{Connections, TlsSettings};
+use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
+use super::rate::LimitStatuses;
 use super::template::Template;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
@@ -31,10 +35,20 @@ pub struct Settings {
     pub trust: Trust,
     /// The access log's line.
     pub log: Option<Template>,
+    /// Requests that leave no line there.
+    pub unlogged: Unlogged,
     /// How answers are compressed.
     pub compression: Compression,
     /// Who may ask for anything at all, and what of access all Ingresses share.
     pub access: Shared,
+    /// Header fields of all requests and answers.
+    pub fields: Fields,
+    /// What clients get that ask for too much.
+    pub limit_statuses: LimitStatuses,
+    /// TLS towards clients.
+    pub tls: TlsSettings,
+    /// How long connections live, and what they carry.
+    pub connections: Connections,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -230,8 +244,13 @@ impl Default for Settings {
             server_header: false,
             trust: Trust::default(),
             log: Some(Template::default()),
+            unlogged: Unlogged::default(),
             compression: Compression::default(),
             access: Shared::default(),
+            fields: Fields::default(),
+            limit_statuses: LimitStatuses::default(),
+            tls: TlsSettings::default(),
+            connections: Connections::default(),
             refusal: None,
         }
     }

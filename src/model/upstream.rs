@@ -122,7 +122,7 @@ impl Hash for UpstreamTls {
 }
 
 /// Certificates of authorities: the entry `ca.crt` of a Secret.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, Hash, PartialEq)]
 pub struct Authorities(pub Vec<CertificateDer<'static>>);
 
 impl Authorities {
@@ -155,6 +155,8 @@ pub enum Balance {
     Ewma,
     /// The same one for the same words, wherever endpoints are the same (`upstream-hash-by`).
     Hash(Phrase),
+    /// A random one of as many, which are the same for the same words (`upstream-hash-by-subset`).
+    Subset(Phrase, u32),
 }
 
 /// When another endpoint is asked.

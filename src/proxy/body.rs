@@ -15,6 +15,7 @@ use super::compress::CodedBody;
 use super::headers::clean;
 use super::patience::Patience;
 use super::pool::Lease;
+use super::rate::{Pace, PacedBody};
 
 /// Up to how many bytes an answer's body counts as small.
 const SMALL: u64 = 16 << 10;
@@ -29,6 +30,8 @@ pub(super) enum ReplyBody {
     Ahead(Box<AheadBody>),
     /// Any of these, compressed.
     Coded(Box<CodedBody>),
+    /// Any of these, no faster than it may.
+    Paced(Box<PacedBody>),
 }
 
 /// An answer's body as it comes from the upstream.
@@ -95,6 +98,11 @@ impl ReplyBody {
             other => other,
         }
     }
+
+    /// Sends it no faster than it may, from now on.
+    pub(super) fn paced(self, pace: Pace) -> Self {
+        Self::Paced(Box::new(PacedBody::new(self, pace)))
+    }
 }
 
 impl<T: Into<Bytes>> From<T> for ReplyBody {
@@ -116,6 +124,7 @@ impl Body for ReplyBody {
             Self::Upstream(body) => body.poll(cx),
             Self::Ahead(body) => body.poll(cx),
             Self::Coded(body) => body.poll(cx),
+            Self::Paced(body) => body.poll(cx),
         }
     }
 
@@ -125,6 +134,7 @@ impl Body for ReplyBody {
             Self::Upstream(body) => body.first.is_none() && body.incoming.is_end_stream(),
             Self::Ahead(body) => body.is_end_stream(),
             Self::Coded(body) => body.is_end_stream(),
+            Self::Paced(body) => body.is_end_stream(),
         }
     }
 
@@ -134,6 +144,7 @@ impl Body for ReplyBody {
             Self::Ahead(body) => body.size_hint(),
             // Nobody knows how well it compresses.
             Self::Coded(_) => SizeHint::default(),
+            Self::Paced(body) => body.size_hint(),
             Self::Upstream(body) => match &body.first {
                 None => body.incoming.size_hint(),
                 // Asked before anything is sent: the length is still the whole one.

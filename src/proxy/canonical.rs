@@ -4,6 +4,8 @@
 //! anything is decided. Whatever leaves towards an endpoint is written from the canonical request, so
 //! nobody behind us can read it differently.
 
+use std::cell::OnceCell;
+
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
@@ -27,6 +29,8 @@ pub(super) struct Asked {
     pub(super) resolved: bool,
     /// `OPTIONS *`, which asks about us and not about any path.
     pub(super) asterisk: bool,
+    /// What the upstream gets in place of path and query.
+    pub(super) rewritten: OnceCell<Box<PathAndQuery>>,
 }
 
 /// Why a request is refused.
@@ -61,7 +65,13 @@ impl Asked {
             Version::HTTP_2 => Some(authority_h2(head, peer)?),
             version => authority_h1(head, version)?,
         };
-        let mut asked = Self { authority, path: None, resolved: false, asterisk: false };
+        let mut asked = Self {
+            authority,
+            path: None,
+            resolved: false,
+            asterisk: false,
+            rewritten: OnceCell::new(),
+        };
         match head.uri.path() {
             "*" if head.method == Method::OPTIONS => asked.asterisk = true,
             "" if head.uri.scheme().is_some() => asked.path = Some("/".into()),
@@ -78,6 +88,22 @@ impl Asked {
         Ok(asked)
     }
 
+    /// Asks a host for what is written in the request's head.
+    pub(super) fn of(host: Authority) -> Self {
+        Self {
+            authority: Some(host),
+            path: None,
+            rewritten: OnceCell::new(),
+            resolved: false,
+            asterisk: false,
+        }
+    }
+
+    /// Asks the same host for `/`, with the same query.
+    pub(super) fn at_root(self) -> Self {
+        Self { path: Some("/".into()), resolved: true, asterisk: false, ..self }
+    }
+
     /// The host, lower-cased and without its port; empty for an HTTP/1.0 request without one.
     pub(super) fn host(&self) -> &str {
         self.authority.as_ref().map_or("", |it| &it.host)
@@ -88,7 +114,20 @@ impl Asked {
         self.path.as_deref().unwrap_or_else(|| uri.path())
     }
 
-    /// Path and query for the upstream: as the client wrote them, unless a dot segment was resolved.
+    /// nginx's `$uri`: the canonical path, or what a rewrite has made of it by now.
+    pub(super) fn uri<'a>(&'a self, uri: &'a Uri) -> &'a str {
+        self.rewritten.get().map_or_else(|| self.path(uri), |it| it.path())
+    }
+
+    /// Path and query that the upstream is asked for.
+    pub(super) fn outbound(&self, uri: &Uri) -> PathAndQuery {
+        match self.rewritten.get() {
+            Some(rewritten) => PathAndQuery::clone(rewritten),
+            None => self.target(uri),
+        }
+    }
+
+    /// Path and query that were asked for: as the client wrote them, unless a dot segment was resolved.
     pub(super) fn target(&self, uri: &Uri) -> PathAndQuery {
         match uri.path_and_query() {
             Some(raw) if !self.resolved && raw.as_str().starts_with('/') => raw.clone(),

@@ -28,6 +28,11 @@ impl Clock {
         clock
     }
 
+    /// Seconds since 1970.
+    pub(super) fn unix(&self) -> i64 {
+        self.second
+    }
+
     pub(super) fn set(&mut self, now: Timestamp) {
         self.seconds.clear();
         let millis = now.as_millisecond();

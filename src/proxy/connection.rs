@@ -2,7 +2,7 @@
 
 mod watch;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,20 +21,22 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::server::TlsStream;
 use tower::{Layer, Service};
 
+use super::client_tls::Shown;
 use super::headers::Vouched;
 use super::io::{Meter, Socket};
 use super::observe::{ObserveLayer, RequestIdLayer, Trace};
+use super::passthrough;
 use super::peer::Peer;
 use super::proxy_protocol::Header;
-use super::tls::{Protocol, Tls};
+use super::tls::{self, Begun, Protocol, Tls};
 use super::worker::{Registered, Worker};
 use crate::live::limit::Open;
+use crate::live::policies::PolicyId;
+use crate::model::client_tls::Connections;
 use watch::{Verdict, Watch};
 
 /// Longest handshake, from the first byte to the last.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Longest head of an HTTP/1.1 request, from its first byte.
-const HEAD: Duration = Duration::from_secs(10);
 /// How long an HTTP/1.1 connection may wait for its next request (nginx's `keepalive_timeout`).
 const IDLE: Duration = Duration::from_secs(75);
 /// How long an HTTP/2 connection may be without a stream (nginx's `http2_idle_timeout`).
@@ -75,6 +77,10 @@ pub(super) struct Link {
     pub(super) peer: Peer,
     pub(super) vouched: Vouched,
     pub(super) meter: Arc<Meter>,
+    /// What its handshake was for, if it had one.
+    pub(super) policy: Cell<PolicyId>,
+    /// The certificate that the client showed in it.
+    shown: OnceCell<Box<Shown>>,
     /// Its place among the worker's connections.
     pub(super) place: Cell<usize>,
     h2: Cell<bool>,
@@ -88,6 +94,11 @@ pub(super) struct Link {
     /// Whether it is to end in favour of another.
     shed: Cell<bool>,
     given_up: Cell<u32>,
+    /// Whether it is to end after what is under way.
+    finishes: Cell<bool>,
+    /// How many requests it may still carry.
+    left: Cell<u32>,
+    settings: Connections,
     /// The request that just came, until hyper has made a task of it; of HTTP/2.
     begun: RefCell<Option<Rc<Trace>>>,
     /// The streams of HTTP/2 under way and what ends each, all of which know their place here.
@@ -97,11 +108,17 @@ pub(super) struct Link {
 
 impl Link {
     fn new(worker: &Rc<Worker>, peer: Peer, meter: &Arc<Meter>) -> Rc<Self> {
+        let settings = worker.seen().live.plan.settings.connections;
         Rc::new(Self {
             vouched: Vouched::new(&peer),
             worker: worker.clone(),
             peer,
             meter: meter.clone(),
+            policy: Cell::default(),
+            shown: OnceCell::new(),
+            finishes: Cell::new(false),
+            left: Cell::new(settings.requests.unwrap_or(u32::MAX)),
+            settings,
             place: Cell::new(0),
             h2: Cell::new(false),
             under_way: Cell::new(0),
@@ -116,12 +133,28 @@ impl Link {
         })
     }
 
+    /// The certificate that the client showed in its handshake.
+    pub(super) fn shown(&self) -> Option<&Shown> {
+        self.shown.get().map(|it| &**it)
+    }
+
+    /// Has the connection end after what is under way.
+    pub(super) fn finish(&self) {
+        self.finishes.set(true);
+        self.wake();
+    }
+
     pub(super) fn begin_request(&self, trace: &Rc<Trace>) {
         if self.h2.get() {
             *self.begun.borrow_mut() = Some(trace.clone());
         }
         self.under_way.set(self.under_way.get() + 1);
         self.used.set(true);
+        match self.left.get() {
+            u32::MAX => {}
+            0 | 1 => self.finish(),
+            many => self.left.set(many - 1),
+        }
         self.meter.begin_request();
         self.meter.pay(REQUEST);
         self.worker.begin_request();
@@ -290,11 +323,22 @@ async fn begin(
         let Some(handshake) = worker.limits().handshake() else {
             return dropped("handshakes");
         };
-        let accepted = greeted(&link, timeout(HANDSHAKE, worker.tls.accept(socket))).await;
+        let accepted = greeted(&link, timeout(HANDSHAKE, tls::accept(&worker, socket))).await;
         drop(handshake);
         let Some(accepted) = accepted else { return dropped("shed") };
         match accepted {
-            Ok(Ok(Tls { stream, protocol })) => Some((registered, Stream::Tls(stream), protocol)),
+            Ok(Ok(Begun::Ours(Tls { stream, protocol, policy, shown }))) => {
+                link.policy.set(policy);
+                if let Some(shown) = shown {
+                    // The link is new: nothing is there yet.
+                    let _ = link.shown.set(shown);
+                }
+                Some((registered, Stream::Tls(stream), protocol))
+            }
+            Ok(Ok(Begun::Through(socket, seen, way))) => {
+                passthrough::hand_on(&link, socket, seen, way);
+                None
+            }
             Ok(Err(error)) => {
                 tracing::debug!(client = %peer.address, %error, "no TLS handshake");
                 dropped("handshake")
@@ -304,7 +348,7 @@ async fn begin(
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
         let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let Some(first) = greeted(&link, timeout(HEAD, first)).await else {
+        let Some(first) = greeted(&link, timeout(link.settings.head, first)).await else {
             return dropped("shed");
         };
         match first {
@@ -361,7 +405,10 @@ async fn h1<T>(link: &Rc<Link>, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Connections { head, keep_alive, .. } = link.settings;
+    let last = keep_alive.is_some_and(|it| it.is_zero());
     let connection = http1::Builder::new()
+        .keep_alive(!last)
         .timer(TokioTimer::new())
         // Our own deadlines tell an idle connection from a slow head.
         .header_read_timeout(None)
@@ -370,7 +417,9 @@ where
         .half_close(false)
         .serve_connection(TokioIo::new(stream), stack(link))
         .with_upgrades();
-    let watch = Watch::new(link, Some(HEAD), IDLE);
+    // The first request is waited for in any case.
+    let idle = keep_alive.filter(|_| !last).unwrap_or(IDLE);
+    let watch = Watch::new(link, Some(head), idle);
     drive(link, watch, pin!(connection), http1::UpgradeableConnection::graceful_shutdown).await;
 }
 
@@ -383,7 +432,7 @@ where
         .timer(TokioTimer::new())
         // RFC 8441: WebSockets.
         .enable_connect_protocol()
-        .max_concurrent_streams(100)
+        .max_concurrent_streams(link.settings.streams)
         .max_header_list_size(32 << 10)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(200)
@@ -395,7 +444,7 @@ where
         .serve_connection(TokioIo::new(stream), stack(link));
     link.h2.set(true);
     link.meter.limit_linger(FLOOD);
-    let watch = Watch::new(link, None, IDLE_H2);
+    let watch = Watch::new(link, None, link.settings.keep_alive.unwrap_or(IDLE_H2));
     drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
 }
 
@@ -510,7 +559,6 @@ mod tests {
     use crate::model::plan::Plan;
     use crate::model::settings::Settings;
     use crate::proxy::log::LogSink;
-    use crate::proxy::tls::Acceptors;
     use crate::proxy::worker::Shared;
     use crate::proxy::{Phase, Ports};
 
@@ -530,7 +578,6 @@ mod tests {
         live.plan = Arc::new(Plan { settings: settings.into(), ..Plan::default() });
         let current = Current::new(live);
         let worker = Worker::new(Arc::new(Shared {
-            tls: Acceptors::new(current.clone()).expect("acceptors"),
             current,
             metrics: Arc::new(Metrics::new(&Replica::default()).expect("metrics")),
             sink: LogSink::start().expect("a thread").0,
@@ -557,7 +604,7 @@ mod tests {
             link.meter.was_written(&written);
             assert_eq!(link.is_idle(Instant::now()), expected, "{case}");
             link.shed();
-            let reason = Watch::new(&link, Some(HEAD), IDLE).shed();
+            let reason = Watch::new(&link, Some(IDLE), IDLE).shed();
             assert_eq!(reason.is_some(), expected, "{case}");
         }
     }

@@ -16,16 +16,21 @@ use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
 use super::Visit;
+use super::affinity::Session;
 use super::body::ReplyBody;
+use super::client_tls;
+use super::dress::{self, Errand};
 use super::headers;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
+use super::rewrite;
 use super::upgrade::{self, Switch};
 use super::upload::{Progress, RequestBody};
 use crate::live::balance::{Balancer, Endpoint};
 use crate::live::transport::Transport;
 use crate::model::options::Options;
+use crate::model::phrase::Phrase;
 use crate::model::upstream::Balance;
 
 /// How much of a request's body is taken before an endpoint is asked, in bytes (`proxy-request-buffering`):
@@ -37,6 +42,7 @@ const GATHERED: usize = 64 << 10;
 pub(super) struct Outbound<'a> {
     pub(super) visit: Visit<'a>,
     pub(super) balancer: &'a Balancer,
+    pub(super) errand: Errand<'a>,
 }
 
 /// What is sent, to one endpoint after the other.
@@ -58,25 +64,36 @@ enum Missed {
 }
 
 impl Outbound<'_> {
+    /// The client's body on its way; a copy of the request may wait for it.
+    pub(super) fn upload(&self, body: Incoming) -> Rc<Progress> {
+        let Visit { link, trace, settings, .. } = self.visit;
+        let (limit, patience) = (self.options().body_limit, settings.connections.body);
+        let progress = Progress::new(Instant::now(), body, limit, patience, &link.meter);
+        if let Some(waiting) = trace.waiting.take() {
+            progress.copy_for(waiting);
+        }
+        trace.progress.replace(Some(progress.clone()));
+        progress
+    }
+
     /// Sends the request to one endpoint after the other until one answers, by nginx's rules: another one is
     /// asked when no connection could be made; when one broke, or no answer came in time, and the request
     /// may be repeated; and when the answer has a status that the route wants tried again.
     pub(super) async fn send(
         &self,
         head: request::Parts,
-        body: Incoming,
+        progress: Rc<Progress>,
     ) -> Result<Response<ReplyBody>, Failure> {
         let options = self.options();
         let transport = self.visit.way.transports.of(self.visit.peer.https);
         let mut began = Instant::now();
-        let progress = Progress::new(began, body, options.body_limit, &self.visit.link.meter);
-        self.visit.trace.progress.replace(Some(progress.clone()));
         if progress.has_body() && !transport.h2 && options.request_buffering {
             self.gather(&head, &progress).await?;
             // That took the client's time, not an endpoint's.
             began = Instant::now();
         }
-        let key = self.key(&head);
+        let (key, random) = self.key(&head);
+        let session = Session::of(self.balancer, &head.headers);
         let mut outgoing = self.outgoing(head, progress, transport)?;
         // A name without an address is a bad gateway; a Service without an endpoint is unavailable.
         let (found, mut failure) = match &self.balancer.backend.external {
@@ -86,7 +103,10 @@ impl Outbound<'_> {
                 (Some(Box::pin(resolver.resolve(name, *port)).await), Failure::Unreachable)
             }
         };
-        let known = self.balancer.turns(began.into_std(), key, key);
+        let known = match &session {
+            Some(session) => session.turns(began.into_std()),
+            None => self.balancer.turns(began.into_std(), key, random),
+        };
         let known = known.map(|it| (it.address, Some(&**it)));
         let tries = options.retry.tries.map_or(usize::MAX, |it| it as usize);
         let in_time = || options.retry.timeout.is_none_or(|it| began.elapsed() < it);
@@ -97,7 +117,12 @@ impl Outbound<'_> {
             let another = turns.peek().is_some();
             let more = || another && in_time();
             match self.ask(address, endpoint, transport, &mut outgoing, now, &more).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    if let Some(session) = session {
+                        session.answered(address, &self.visit);
+                    }
+                    return Ok(response);
+                }
                 Err(Missed::Over(it)) => return Err(it),
                 Err(Missed::Next(it)) => failure = it,
             }
@@ -113,6 +138,11 @@ impl Outbound<'_> {
         &self.visit.way.route.options
     }
 
+    /// What the endpoint is told of the connection (`connection-proxy-header`).
+    fn connection(&self) -> Option<&HeaderValue> {
+        self.visit.way.route.answers.as_ref()?.connection.as_ref()
+    }
+
     /// Takes a body that is small, as far as it says.
     async fn gather(&self, head: &request::Parts, progress: &Progress) -> Result<(), Failure> {
         if headers::length(&head.headers).is_none_or(|it| it <= GATHERED as u64) {
@@ -122,17 +152,21 @@ impl Outbound<'_> {
         Ok(())
     }
 
-    /// What the balancer goes by, besides turns.
-    fn key(&self, head: &request::Parts) -> u64 {
+    /// What the balancer goes by, besides turns: what the request says, and chance.
+    fn key(&self, head: &request::Parts) -> (u64, u64) {
+        let random = || self.visit.link.worker.random();
         match &self.balancer.backend.balance {
-            Balance::RoundRobin => 0,
-            Balance::Ewma => self.visit.link.worker.random(),
-            Balance::Hash(phrase) => {
-                let mut hasher = DefaultHasher::new();
-                phrase::fill(phrase, head, &self.visit, &mut |it| hasher.write(it));
-                hasher.finish()
-            }
+            Balance::RoundRobin => (0, 0),
+            Balance::Ewma => (0, random()),
+            Balance::Hash(phrase) => (self.hash(phrase, head), 0),
+            Balance::Subset(phrase, _) => (self.hash(phrase, head), random()),
         }
+    }
+
+    fn hash(&self, phrase: &Phrase, head: &request::Parts) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        phrase::fill(phrase, head, &self.visit, &mut |it| hasher.write(it));
+        hasher.finish()
     }
 
     /// Writes the request that leaves from the canonical one.
@@ -154,22 +188,34 @@ impl Outbound<'_> {
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         let Visit { asked, vouched, settings, .. } = self.visit;
+        let host = rewrite::host(&self.visit, &head)?;
+        let fields = dress::fields(&self.visit, &head, self.errand);
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
+        rewrite::name(&mut head.headers, host, &self.visit);
+        for (name, value) in fields {
+            dress::put(&mut head.headers, name, value);
+        }
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
+        client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {
             // hyper writes no length for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let target = asked.target(&head.uri);
+        let target = asked.outbound(&head.uri);
         if transport.h2 {
             head.uri = absolute(target, &mut head, transport);
             head.version = Version::HTTP_2;
         } else {
             if websocket.is_some() {
                 upgrade::name_upgrade(&mut head.headers);
-            } else if head.headers.contains_key(TE) {
-                head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+            } else {
+                if head.headers.contains_key(TE) {
+                    head.headers.insert(CONNECTION, HeaderValue::from_static("te"));
+                }
+                if let Some(said) = self.connection() {
+                    head.headers.append(CONNECTION, said.clone());
+                }
             }
             if head.method != Method::HEAD && body.has_unknown_length() {
                 head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -206,7 +252,9 @@ impl Outbound<'_> {
         let pool = &self.visit.link.worker.pool;
         let destination = Destination { address, transport: transport.id };
         self.visit.trace.address.set(Some(address));
+        let named = self.options().routing.as_ref().is_some_and(|it| it.upstream_host.is_some());
         if self.visit.asked.authority.is_none()
+            && !named
             && !transport.h2
             && let Ok(host) = HeaderValue::try_from(address.to_string())
         {

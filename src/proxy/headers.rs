@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Version};
 use http_body::Frame;
 
 use super::canonical::Asked;
+use super::client_tls;
 use super::peer::Peer;
 use crate::model::settings::Settings;
 
@@ -130,12 +131,13 @@ pub(super) fn set_onward(
     onward: &RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
     settings: &Settings,
 ) {
-    for (name, value) in onward.take() {
+    // They are there still for whoever else is asked because of the request.
+    for (name, value) in &*onward.borrow() {
         if let Some(value) = value {
-            headers.append(name, value);
+            headers.append(name.clone(), value.clone());
             continue;
         }
-        headers.remove(&name);
+        headers.remove(name);
         if settings.underscores {
             let alike = |it: &&HeaderName| it.as_str().replace('_', "-") == name.as_str();
             let alike: Vec<_> = headers.keys().filter(alike).cloned().collect();
@@ -219,6 +221,7 @@ fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 fn is_end_to_end(name: &HeaderName) -> bool {
     [HOST, CONTENT_LENGTH, AUTHORIZATION, FORWARDED, COOKIE, VIA, TE, TRAILER].contains(name)
         || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with(client_tls::PREFIX)
         || [X_REAL_IP, X_REQUEST_ID, X_SCHEME].contains(name)
 }
 
@@ -235,6 +238,7 @@ fn is_claim(name: &HeaderName) -> bool {
     name.strip_prefix("x-").is_some_and(|it| {
         ["forwarded-", "original-", "auth-request-"].iter().any(|prefix| it.starts_with(prefix))
     }) || name == "forwarded"
+        || name.starts_with(client_tls::PREFIX)
 }
 
 /// RFC 9113 section 8.2.3: crumbs become one field before they reach HTTP/1.1.
@@ -288,7 +292,8 @@ pub(super) fn to_client(headers: &mut HeaderMap, settings: &Settings) -> Result<
         }
         _ => return Err(BadFraming),
     }
-    end_here(headers, |it| *it == SERVER && !settings.server_header);
+    let hidden = &settings.fields.hidden;
+    end_here(headers, |it| (*it == SERVER && !settings.server_header) || hidden.contains(it));
     Ok(())
 }
 
@@ -379,6 +384,28 @@ mod tests {
         assert_eq!(headers, map(&[("x_user", "root"), ("x-user", "me")]));
         end_here(&mut headers, |it| is_strange(it, false));
         assert_eq!(headers, map(&[("x-user", "me")]));
+    }
+
+    #[test]
+    fn what_others_fill_no_client_fills() {
+        let name = |it| HeaderName::from_static(it);
+        let onward = RefCell::new(vec![
+            (name("x-user"), None),
+            (name("x-mail"), None),
+            (name("x-user"), Some(HeaderValue::from_static("ann"))),
+        ]);
+        for underscores in [false, true] {
+            let settings = Settings { underscores, ..Settings::default() };
+            // Everybody who is asked gets the same.
+            for _ in 0..2 {
+                let mut headers = map(&[("x-user", "root"), ("x-mail", "root"), ("x-b", "c")]);
+                if underscores {
+                    headers.insert("x_user", HeaderValue::from_static("root"));
+                }
+                set_onward(&mut headers, &onward, &settings);
+                assert_eq!(headers, map(&[("x-b", "c"), ("x-user", "ann")]), "{underscores}");
+            }
+        }
     }
 
     #[test]

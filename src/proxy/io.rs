@@ -131,6 +131,8 @@ pub(super) struct Socket {
     closing: Closing,
     /// Bytes that were looked at before the protocol was known, to be read again.
     seen: Vec<u8>,
+    /// What was read since it was to be kept.
+    kept: Option<Vec<u8>>,
     /// What the connection counts as until it is closed, which for a WebSocket is after HTTP.
     _open: Open,
     of_address: Option<OfAddress>,
@@ -146,12 +148,30 @@ enum Closing {
 impl Socket {
     pub(super) fn new(stream: TcpStream, meter: Arc<Meter>, open: Open) -> Self {
         let (closing, seen) = (Closing::Open, Vec::new());
-        Self { stream, meter, closing, seen, _open: open, of_address: None }
+        Self { stream, meter, closing, seen, kept: None, _open: open, of_address: None }
     }
 
     /// Counts the connection with its client's address.
     pub(super) fn count(&mut self, of_address: OfAddress) {
         self.of_address = Some(of_address);
+    }
+
+    /// Keeps what is read from now on, until it is given back or forgotten.
+    pub(super) fn keep(&mut self) {
+        self.kept = Some(Vec::new());
+    }
+
+    /// Has what was kept read again.
+    pub(super) fn give_back(&mut self) {
+        if let Some(mut kept) = self.kept.take() {
+            kept.append(&mut self.seen);
+            self.seen = kept;
+        }
+    }
+
+    /// Keeps nothing any more.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
     }
 
     /// Whether the next bytes are `expected`, which are looked at without being taken. Waits for no more of
@@ -203,17 +223,27 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.seen.is_empty() {
-            let count = self.seen.len().min(buf.remaining());
-            buf.put_slice(&self.seen[..count]);
-            self.seen.drain(..count);
-            if self.seen.is_empty() {
-                self.seen = Vec::new();
+            let Self { seen, kept, .. } = &mut *self;
+            let count = seen.len().min(buf.remaining());
+            buf.put_slice(&seen[..count]);
+            let taken = seen.drain(..count);
+            if let Some(kept) = kept {
+                kept.extend(taken);
+            } else {
+                drop(taken);
+            }
+            if seen.is_empty() {
+                *seen = Vec::new();
             }
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.meter.was_read(buf.filled().len() - before);
+        let read = &buf.filled()[before..];
+        if let Some(kept) = &mut self.kept {
+            kept.extend_from_slice(read);
+        }
+        self.meter.was_read(read.len());
         Poll::Ready(Ok(()))
     }
 }

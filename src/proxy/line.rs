@@ -47,8 +47,12 @@ impl Record {
             Variable::Namespace => text(line, route.map(|it| &*it.ingress.namespace)),
             Variable::Path => text(line, Some(self.uri.path())),
             Variable::Protocol => text(line, Some(protocol(self.version))),
-            // No canary takes requests yet: nginx writes nothing between the brackets then.
-            Variable::ProxyAlternative => {}
+            // Nothing between the brackets where no canary took it.
+            Variable::ProxyAlternative => {
+                let canary = way.and_then(|it| it.canary.as_ref());
+                let canary = canary.filter(|_| self.trace.canary.get());
+                text(line, Some(canary.map_or("", |it| &it.name)));
+            }
             Variable::ProxyUpstreamName => text(line, Some(balancer.map_or("", |it| &it.name))),
             Variable::RemoteAddr => ip(line, self.peer().address.ip().to_canonical()),
             Variable::RemotePort => {

@@ -5,31 +5,42 @@
 //! count, is a tower layer in `observe`; what differs by route is a plain function here.
 
 mod access;
+mod affinity;
 mod ahead;
 mod body;
+mod canary;
 mod canonical;
 mod challenge;
+mod client_tls;
 mod clock;
 mod compress;
 mod connect;
 mod connection;
+mod cookie;
+mod cors;
+mod dress;
 mod forward;
 mod forwarded;
 mod frames;
 mod headers;
+mod intercept;
 mod io;
 mod line;
 mod listen;
 mod log;
+mod mirror;
 mod observe;
+mod passthrough;
 mod patience;
 mod peer;
 mod phrase;
 mod pool;
 mod proxy_protocol;
+mod rate;
 mod redirect;
 mod reply;
 mod resolve;
+mod rewrite;
 mod tls;
 mod upgrade;
 mod upload;
@@ -56,13 +67,13 @@ use crate::model::settings::Settings;
 use body::ReplyBody;
 use canonical::Asked;
 use connection::Link;
+use dress::Errand;
 use forward::Outbound;
 use headers::Vouched;
 use log::LogSink;
 use observe::{Trace, Traced};
 use peer::Peer;
 use reply::Failure;
-use tls::Acceptors;
 use upload::Fault;
 use worker::Shared;
 
@@ -131,13 +142,11 @@ impl Proxy {
         let plain = bind(listening.http)?;
         let secure = bind(listening.https)?;
         let (sink, log) = LogSink::start()?;
-        let tls = Acceptors::new(current.clone()).map_err(std::io::Error::other)?;
         let limits = Limits::new(most_connections(), listening.most_of_address);
         let shared = Arc::new(Shared {
             current,
             metrics,
             sink,
-            tls,
             ports: listening.external,
             limits: limits.clone(),
             phase,
@@ -204,6 +213,11 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     let compression = &trace.seen.live.plan.settings.compression;
     let taken = compress::taken(compression, &request);
     let walked = walk(link, request, &trace).await;
+    let kept = trace.kept.take();
+    let walked = match kept {
+        None => walked,
+        Some(kept) => Box::pin(intercept::replace(link, &trace, *kept, walked)).await,
+    };
     let mut response = walked.unwrap_or_else(|failure| failure.reply());
     if has_body && trace.progress.borrow().as_ref().is_none_or(|it| !it.done.get()) {
         link.linger();
@@ -213,6 +227,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     }
     let status = response.status();
     let headers = response.headers_mut();
+    dress::add(headers, &trace.seen.live.plan.settings);
     trace.extras.take().into_iter().for_each(|it| it.put(status, headers));
     headers::add_hsts(headers, trace.seen.live.hsts.as_ref(), &link.peer);
     if version == Version::HTTP_2 {
@@ -224,7 +239,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     } else if link.worker.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    rate::pace(response, &trace)
 }
 
 async fn walk(
@@ -275,34 +290,60 @@ async fn walk(
     }
 
     // Which rule takes it.
-    let found = live.table.host(asked.host()).and_then(|paths| paths.find(path));
-    let found = match found {
-        Some(Match::Slash) => return Ok(redirect::add_slash(&asked, &head.uri, peer)),
-        Some(Match::Exact(found) | Match::Prefix(found)) => found,
-        None => live.fallback.ok_or(Failure::NotFound)?,
+    let paths = live.table.host(asked.host());
+    if let Some(to) = paths.and_then(|it| it.moved.as_deref()) {
+        client_tls::check(link, paths)?;
+        return Ok(redirect::to_name(to, &asked, &head.uri, peer, settings.redirect_code));
+    }
+    let found = match paths.and_then(|it| it.find(path)) {
+        Some(Match::Slash(found)) => {
+            client_tls::check(link, paths)?;
+            let options = &live.way(found).route.options;
+            return Ok(redirect::add_slash(&asked, &head.uri, peer, options));
+        }
+        Some(Match::Exact(found) | Match::Prefix(found) | Match::Expression(found)) => found,
+        None => {
+            client_tls::check(link, paths)?;
+            live.fallback.ok_or(Failure::NotFound)?
+        }
     };
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
 
-    // PLACE client_tls: 421 where the handshake was for another policy; the client's certificate.
+    // Whether the handshake was for this host, and with a certificate that will do.
+    if let Some(answer) = client_tls::admit(&visit, paths, &head.uri)? {
+        return Ok(answer);
+    }
 
-    // PLACE routing: app-root.
-
+    // From `/` to where the application begins.
+    if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {
+        return Ok(answer);
+    }
     if let Target::Refused(_) = way.route.target {
         return Err(Failure::Denied);
     }
 
-    // PLACE answering: the answer to a preflight (CORS).
+    // What the answer gets, whoever gives it; the answer to a preflight (CORS).
+    if let Some(answer) = dress::begin(&visit, &head) {
+        return Ok(answer);
+    }
 
-    // PLACE routing: permanent-redirect and temporal-redirect; then what a rewrite makes of the target.
+    // Elsewhere, where the rule says so; else to what it makes of the target.
+    if let Some(answer) = redirect::elsewhere(&visit, &head) {
+        return Ok(answer);
+    }
+    if let Some(answer) = rewrite::apply(&visit, &head)? {
+        return Ok(answer);
+    }
 
     // To HTTPS, where the rule says so.
     if let Some(answer) = redirect::to_https(&visit, &head.uri) {
         return Ok(answer);
     }
 
-    // PLACE rate: limit-connections and limit-rps.
+    // How much its client asked for lately.
+    rate::count(&visit)?;
 
     // Networks, passwords, the external judge.
     if let Some(guard) = &way.route.guard
@@ -316,9 +357,10 @@ async fn walk(
     }
     let visit = Visit { way, ..visit };
 
-    // PLACE sharing: the canary's balancer, the endpoint that a cookie names.
-
-    let Some(balancer) = &way.balancer else { return Err(Failure::NotFound) };
+    // Who takes it: the Service, or the canary beside it.
+    let Some(balancer) = canary::chosen(&visit, &head.headers) else {
+        return Err(Failure::NotFound);
+    };
 
     // A body that says it is too long; one that does not say is counted on its way.
     let options = &*way.route.options;
@@ -328,19 +370,19 @@ async fn walk(
         return Err(Failure::Body(Fault::Large));
     }
 
-    // PLACE copies: the mirror's copy.
+    mirror::copy(&visit, trace.way.get(), &head, !body.is_end_stream());
 
-    let mut answer = Outbound { visit, balancer }.send(head, body).await?;
-
-    // PLACE answering: statuses that the default backend answers for; Location and cookies rewritten.
+    let outbound = Outbound { visit, balancer, errand: Errand::Request };
+    let body = outbound.upload(body);
+    let mut answer = outbound.send(head, body).await?;
+    intercept::note_answered(trace);
+    dress::answer(&visit, answer.headers_mut());
 
     // Ahead of a slow client, where the rule or the endpoint says so.
     let said = headers::take_accel(answer.headers_mut());
     if said.unwrap_or(options.buffers.on) {
         answer = answer.map(|it| it.ahead(options.buffers.bytes()));
     }
-
-    // PLACE rate: limit-rate.
 
     Ok(answer)
 }

@@ -24,11 +24,14 @@ use super::body::{CutOff, ReplyBody};
 use super::connection::Link;
 use super::forwarded::Told;
 use super::headers::X_REQUEST_ID;
+use super::intercept::Kept;
+use super::mirror::Waiting;
 use super::peer::Peer;
 use super::upgrade::{Carried, Tunnel};
 use super::upload::{Fault, Progress};
 use super::worker::Seen;
 use crate::live::WayId;
+use crate::live::rate::UnderWay;
 
 /// nginx's status of a request whose client left before the answer.
 const CLIENT_LEFT: StatusCode = match StatusCode::from_u16(499) {
@@ -45,6 +48,10 @@ pub(super) struct Trace {
     pub(super) told: OnceCell<Option<Box<Told>>>,
     /// The way it took, in that.
     pub(super) way: Cell<Option<WayId>>,
+    /// Whether the canary beside that took it.
+    pub(super) canary: Cell<bool>,
+    /// Its part in what its client has under way, where that is limited.
+    pub(super) under_way: Cell<Option<UnderWay>>,
     /// The endpoint that was tried last.
     pub(super) address: Cell<Option<SocketAddr>>,
     /// The status it answered with.
@@ -66,6 +73,10 @@ pub(super) struct Trace {
     /// Header fields that others than the client fill for the endpoint: `None` takes away what is there, a
     /// value is put beside it.
     pub(super) onward: RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
+    /// The request, where an error has it asked again elsewhere.
+    pub(super) kept: RefCell<Option<Box<Kept>>>,
+    /// Its copy, until its body is on its way.
+    pub(super) waiting: RefCell<Option<Box<Waiting>>>,
 }
 
 /// A header field for the answer.
@@ -94,11 +105,13 @@ impl Extra {
 }
 
 impl Trace {
-    fn new(seen: Rc<Seen>) -> Self {
+    pub(super) fn new(seen: Rc<Seen>) -> Self {
         Self {
             seen,
             told: OnceCell::new(),
             way: Cell::default(),
+            canary: Cell::default(),
+            under_way: Cell::default(),
             address: Cell::default(),
             status: Cell::default(),
             sent_at: Cell::default(),
@@ -109,6 +122,8 @@ impl Trace {
             place: Cell::default(),
             extras: RefCell::default(),
             onward: RefCell::default(),
+            kept: RefCell::default(),
+            waiting: RefCell::default(),
         }
     }
 }
@@ -382,6 +397,23 @@ impl Record {
         self.sent + self.trace.carried.sent.get()
     }
 
+    /// Whether it is to be seen in the access log.
+    fn leaves_a_line(&self) -> bool {
+        let live = &*self.trace.seen.live;
+        let way = self.trace.way.get();
+        let copies = way.and_then(|it| live.way(it).route.options.copies.as_deref());
+        if copies.is_some_and(|it| it.unlogged) {
+            return false;
+        }
+        let unlogged = &live.plan.settings.unlogged;
+        if unlogged.is_empty() {
+            return true;
+        }
+        let target = self.uri.path_and_query().map_or("", |it| it.as_str());
+        let unmatched = way.is_none() || way == live.fallback;
+        !(unlogged.unmatched && unmatched || unlogged.targets.iter().any(|it| it.is(target)))
+    }
+
     /// How long the endpoint took for the head of its answer.
     pub(super) fn upstream_time(&self) -> Option<Duration> {
         let sent_at = self.trace.sent_at.get()?;
@@ -393,15 +425,19 @@ impl Drop for Record {
     fn drop(&mut self) {
         let now = Instant::now();
         let worker = &self.link.worker;
-        if let Some(template) = &self.trace.seen.live.plan.settings.log {
+        if let Some(template) = &self.trace.seen.live.plan.settings.log
+            && self.leaves_a_line()
+        {
             worker.log(|line| self.write(line, template, now));
         }
         let seconds = (now - self.began).as_secs_f64();
         let upstream = self.upstream_time().map(|it| it.as_secs_f64());
         let (received, sent) = (self.received(), self.sent());
-        self.trace.seen.count(worker, self.trace.way.get(), &self.method, self.status, |meters| {
+        let way = (self.trace.way.get(), self.trace.canary.get());
+        self.trace.seen.count(worker, way, &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });
+        drop(self.trace.under_way.take());
         self.link.release(&self.trace);
         self.link.end_request(now, self.head_ended.is_none());
     }

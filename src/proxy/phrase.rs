@@ -18,7 +18,8 @@ pub(super) fn fill(
     visit: &Visit<'_>,
     put: &mut dyn FnMut(&[u8]),
 ) {
-    fill_from(phrase, head, visit.asked, visit.peer, &visit.way.route, put);
+    let clock = visit.link.worker.clock();
+    fill_from(phrase, head, visit.asked, visit.peer, &visit.way.route, &clock.seconds, put);
 }
 
 /// What a phrase comes to, as text; bytes that are not UTF-8 are replaced.
@@ -34,6 +35,7 @@ fn fill_from(
     asked: &Asked,
     peer: &Peer,
     route: &Route,
+    msec: &str,
     put: &mut dyn FnMut(&[u8]),
 ) {
     let raw = || head.uri.path_and_query().map_or("", |it| it.as_str());
@@ -74,6 +76,7 @@ fn fill_from(
             Word::Host => put(asked.host().as_bytes()),
             Word::Ingress => put(route.ingress.name.as_bytes()),
             Word::IsArgs => put(if head.uri.query().is_some() { b"?" } else { b"" }),
+            Word::Msec => put(msec.as_bytes()),
             Word::Namespace => put(route.ingress.namespace.as_bytes()),
             Word::RequestId => {
                 put(head.headers.get(X_REQUEST_ID).map_or(b"", HeaderValue::as_bytes));
@@ -102,7 +105,7 @@ fn fill_from(
             Word::Method => put(head.method.as_str().as_bytes()),
             Word::RequestUri => put(raw().as_bytes()),
             Word::Scheme => put(peer.scheme().as_bytes()),
-            Word::Uri => put(asked.path(&head.uri).as_bytes()),
+            Word::Uri => put(asked.uri(&head.uri).as_bytes()),
         }
     }
 }
@@ -151,10 +154,12 @@ mod tests {
             ("$service_name:$service_port", "app:http"),
             ("$http_host $server_port", "a.test:81 80"),
             ("$remote_user", "alice"),
+            ("t=${msec}", "t=1795168800.007"),
         ] {
             let phrase = Phrase::parse(text).expect("a phrase");
             let mut filled = Vec::new();
-            fill_from(&phrase, &head, &asked, &peer, &route, &mut |it| {
+            let msec = "1795168800.007";
+            fill_from(&phrase, &head, &asked, &peer, &route, msec, &mut |it| {
                 filled.extend_from_slice(it);
             });
             assert_eq!(String::from_utf8_lossy(&filled), expected, "{text}");

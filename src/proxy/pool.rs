@@ -21,13 +21,8 @@ use super::connect;
 use super::reply::Failure;
 use super::upload::{Progress, RequestBody};
 use crate::live::transport::Transport;
+use crate::model::client_tls::Upstream;
 
-/// Most idle connections to one endpoint, for each worker. ingress-nginx keeps 320 to all; with HTTP/2 one
-/// client alone may have a hundred requests under way, and dropping what the next burst needs costs more
-/// than keeping it for a minute.
-const MOST_IDLE: usize = 1024;
-/// How long an idle connection is kept (ingress-nginx's `upstream-keepalive-timeout`).
-const LONGEST_IDLE: Duration = Duration::from_secs(60);
 /// How often that is looked at, and at connections that have closed.
 const TIDIED: Duration = Duration::from_secs(1);
 
@@ -39,6 +34,20 @@ pub(super) struct Pool {
     /// Connections of HTTP/2 that are being made, for all who wait for one.
     opening: RefCell<foldhash::HashMap<Destination, Opening>>,
     tidied: Cell<Option<Instant>>,
+    keeping: Rc<Keeping>,
+}
+
+/// What is kept, as the settings have it.
+struct Keeping {
+    limits: Cell<Upstream>,
+    /// The time of the last look.
+    now: Cell<Instant>,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { limits: Cell::default(), now: Cell::new(Instant::now()) }
+    }
 }
 
 /// The idle connections of HTTP/1.1 to one endpoint; the last is the one used last.
@@ -67,6 +76,10 @@ pub(super) struct Line {
     sender: http1::SendRequest<RequestBody>,
     connection: Driven,
     shelf: Rc<Shelf>,
+    keeping: Rc<Keeping>,
+    made: Instant,
+    /// Requests so far.
+    used: u32,
 }
 
 /// Who drives a connection.
@@ -86,6 +99,7 @@ impl Line {
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
     {
+        self.used = self.used.saturating_add(1);
         self.sender.try_send_request(request)
     }
 
@@ -120,10 +134,17 @@ impl Line {
         matches!(self.connection, Driven::Here(_)) && self.sender.is_ready()
     }
 
+    /// Whether it is not too old, as of the last look at the clock.
+    fn is_young(&self, age: Duration) -> bool {
+        self.keeping.now.get().saturating_duration_since(self.made) < age
+    }
+
     fn give_back(self) {
         let shelf = self.shelf.clone();
         let mut idle = shelf.0.borrow_mut();
-        if matches!(self.connection, Driven::Here(_)) && idle.len() < MOST_IDLE {
+        let limits = self.keeping.limits.get();
+        let fresh = self.used < limits.requests && self.is_young(limits.age);
+        if matches!(self.connection, Driven::Here(_)) && idle.len() < limits.idle && fresh {
             idle.push(Idle { line: self, since: None });
         }
     }
@@ -252,7 +273,8 @@ impl Pool {
             let (sender, connection) = connect::h1(destination.address, transport).await?;
             let shelf = self.shelves.borrow_mut().entry(destination).or_default().clone();
             let connection = Driven::Here(connection);
-            return Ok(Sender::H1(Line { sender, connection, shelf }));
+            let (keeping, made) = (self.keeping.clone(), Instant::now());
+            return Ok(Sender::H1(Line { sender, connection, shelf, keeping, made, used: 0 }));
         }
         // Whoever comes while one is made waits for that one; it may turn out to be full.
         loop {
@@ -297,6 +319,11 @@ impl Pool {
         made
     }
 
+    /// Keeps what `limits` allow from now on.
+    pub(super) fn limit(&self, limits: Upstream) {
+        self.keeping.limits.set(limits);
+    }
+
     /// Drops connections that were idle for long or have closed.
     pub(super) fn tidy(&self) {
         let now = Instant::now();
@@ -304,16 +331,18 @@ impl Pool {
             return;
         }
         self.tidied.set(Some(now));
+        self.keeping.now.set(now);
+        let Upstream { timeout: longest, age, .. } = self.keeping.limits.get();
         self.shelves.borrow_mut().retain(|_, shelf| {
             shelf.0.borrow_mut().retain_mut(|it| {
                 let since = *it.since.get_or_insert(now);
-                now - since < LONGEST_IDLE && it.line.is_ready()
+                now - since < longest && it.line.is_young(age) && it.line.is_ready()
             });
             Rc::strong_count(shelf) > 1 || !shelf.0.borrow().is_empty()
         });
         self.shared.borrow_mut().retain(|_, shared| {
             shared.retain(|it| {
-                let fresh = it.streams.get() > 0 || it.used.get().elapsed() < LONGEST_IDLE;
+                let fresh = it.streams.get() > 0 || it.used.get().elapsed() < longest;
                 it.is_usable() && fresh
             });
             !shared.is_empty()

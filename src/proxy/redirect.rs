@@ -1,12 +1,15 @@
-//! Redirects: to HTTPS, and to the path with its slash.
+//! Redirects: to HTTPS, to another place or name, and to the path with its slash.
 
-use http::{Response, StatusCode, Uri};
+use http::{Response, StatusCode, Uri, request};
 
 use super::Visit;
 use super::body::ReplyBody;
 use super::canonical::Asked;
 use super::peer::Peer;
+use super::phrase;
 use super::reply;
+use crate::live::table::Paths;
+use crate::model::options::Options;
 
 /// Sends plain HTTP to HTTPS where the route says so.
 ///
@@ -17,27 +20,98 @@ pub(super) fn to_https(visit: &Visit<'_>, uri: &Uri) -> Option<Response<ReplyBod
     if !way.route.to_https || visit.peer.https {
         return None;
     }
+    let options = &*way.route.options;
     let host = asked.host();
     let target = asked.target(uri);
     let target = target.as_str();
-    let target = target.strip_suffix('/').unwrap_or(target);
-    let location = if way.route.options.port_in_redirects {
+    let keep = options.routing.as_ref().is_some_and(|it| it.keep_slash);
+    let target = if keep { target } else { target.strip_suffix('/').unwrap_or(target) };
+    let location = if options.port_in_redirects {
         format!("https://{host}:{}{target}", link.worker.ports.https)
     } else {
         format!("https://{host}{target}")
     };
-    let status = StatusCode::from_u16(settings.redirect_code);
-    Some(reply::redirect(status.unwrap_or(StatusCode::PERMANENT_REDIRECT), &location))
+    Some(reply::redirect(status(settings.redirect_code), &location))
 }
 
 /// Adds the slash that a rule for `/a/` has and a request for `/a` lacks, as nginx does.
-pub(super) fn add_slash(asked: &Asked, uri: &Uri, peer: &Peer) -> Response<ReplyBody> {
-    let scheme = peer.scheme();
-    let port = match asked.authority.as_ref().and_then(|it| it.port) {
-        Some(port) => format!(":{port}"),
-        None => String::new(),
-    };
+pub(super) fn add_slash(
+    asked: &Asked,
+    uri: &Uri,
+    peer: &Peer,
+    options: &Options,
+) -> Response<ReplyBody> {
     let query = uri.query().map(|it| format!("?{it}")).unwrap_or_default();
-    let location = format!("{scheme}://{}{port}{}/{query}", asked.host(), asked.path(uri));
+    let path = asked.path(uri);
+    let location = if options.routing.as_ref().is_some_and(|it| it.relative) {
+        format!("{path}/{query}")
+    } else {
+        format!("{}{path}/{query}", origin(asked, peer))
+    };
     reply::redirect(StatusCode::MOVED_PERMANENTLY, &location)
+}
+
+/// Redirects a name without rules to the host of which it is the other name: with the port, and without
+/// one trailing slash, as ingress-nginx does.
+pub(super) fn to_name(
+    to: &str,
+    asked: &Asked,
+    uri: &Uri,
+    peer: &Peer,
+    code: u16,
+) -> Response<ReplyBody> {
+    let target = asked.target(uri);
+    let target = target.as_str();
+    let target = target.strip_suffix('/').unwrap_or(target);
+    let location = format!("{}://{to}:{}{target}", peer.scheme(), peer.port);
+    reply::redirect(status(code), &location)
+}
+
+/// Redirects `/` where its host says so (`app-root`), to the same scheme, host and port.
+pub(super) fn to_app_root(
+    visit: &Visit<'_>,
+    paths: Option<&Paths>,
+    head: &request::Parts,
+) -> Option<Response<ReplyBody>> {
+    let phrase = paths?.app_root.as_deref()?;
+    let Visit { asked, peer, .. } = *visit;
+    if asked.path(&head.uri) != "/" {
+        return None;
+    }
+    let location = format!("{}{}", origin(asked, peer), phrase::text(phrase, head, visit));
+    Some(reply::redirect(StatusCode::FOUND, &location))
+}
+
+/// Redirects everything that a route takes (`permanent-redirect`, `temporal-redirect`). A path becomes a
+/// URL of the host without its port, unless redirects are relative or name ports.
+pub(super) fn elsewhere(visit: &Visit<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
+    let options = &*visit.way.route.options;
+    let routing = options.routing.as_ref()?;
+    let (code, phrase) = routing.redirect()?;
+    let mut location = phrase::text(phrase, head, visit);
+    let host = visit.asked.host();
+    if location.starts_with('/') && !routing.relative && !host.is_empty() {
+        let peer = visit.peer;
+        let usual = if peer.https { 443 } else { 80 };
+        let port = if options.port_in_redirects && peer.port != usual {
+            format!(":{}", peer.port)
+        } else {
+            String::new()
+        };
+        location = format!("{}://{host}{port}{location}", peer.scheme());
+    }
+    Some(reply::redirect(status(code), &location))
+}
+
+/// Scheme, host and port as the client has them.
+fn origin(asked: &Asked, peer: &Peer) -> String {
+    let scheme = peer.scheme();
+    match &asked.authority {
+        Some(authority) => format!("{scheme}://{authority}"),
+        None => format!("{scheme}://"),
+    }
+}
+
+fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::PERMANENT_REDIRECT)
 }

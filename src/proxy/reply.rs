@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Denied,
     /// The judge's: it says neither yes nor no.
     Unjudged,
+    /// The client's: it asks for more than its Ingress lets one client.
+    Limited(StatusCode),
     /// Ours: more is asked for than can be served.
     Overloaded,
     /// The backend's: nobody is ready.
@@ -53,6 +55,7 @@ impl Failure {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Blocked => StatusCode::FORBIDDEN,
             Self::Unjudged => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Limited(status) => *status,
             Self::Denied | Self::Overloaded | Self::NoEndpoint => StatusCode::SERVICE_UNAVAILABLE,
             Self::Unreachable | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::Slow => StatusCode::GATEWAY_TIMEOUT,

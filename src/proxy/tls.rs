@@ -1,30 +1,40 @@
-//! TLS towards clients: one rustls configuration for each policy, chosen after the ClientHello.
+//! TLS towards clients: the policy is chosen after the ClientHello, by the name in it.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::version::{TLS12, TLS13};
+use rustls::pki_types::UnixTime;
+use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client_tls::Shown;
 use super::io::Socket;
-use crate::live::Current;
+use super::worker::{Seen, Worker};
+use crate::live::policies::PolicyId;
+use crate::live::{Live, WayId};
 
-/// The configurations; cheap to clone. Session tickets and the store of sessions outlive every change of
-/// routes and keys, so that clients resume after a renewal.
-#[derive(Clone, Debug)]
-pub(super) struct Acceptors {
-    /// The one policy there is: TLS 1.2 and 1.3, no client certificates.
-    open: Arc<ServerConfig>,
+/// An alert: nobody has the name that was asked for (RFC 6066 section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// What a ClientHello led to.
+pub(super) enum Begun {
+    /// A handshake, and what came of it.
+    Ours(Tls),
+    /// None of ours: the socket is to be read from its first byte by the endpoints of a way.
+    Through(Socket, Rc<Seen>, WayId),
 }
 
 /// A connection after its handshake.
 pub(super) struct Tls {
     pub(super) stream: Box<TlsStream<Socket>>,
     pub(super) protocol: Protocol,
+    /// What the handshake was for.
+    pub(super) policy: PolicyId,
+    /// The client's certificate, where one was asked for and shown.
+    pub(super) shown: Option<Box<Shown>>,
 }
 
 /// What was agreed on by ALPN (RFC 7301). A client that offers nothing speaks HTTP/1.1.
@@ -34,44 +44,48 @@ pub(super) enum Protocol {
     H2,
 }
 
-impl Acceptors {
-    /// Fails only when the provider lacks what TLS 1.2 and 1.3 need.
-    pub(super) fn new(current: Current) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(Resolver(current)));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        config.max_early_data_size = 0;
-        Ok(Self { open: Arc::new(config) })
+/// Does the handshake; the caller bounds its time.
+pub(super) async fn accept(worker: &Worker, mut socket: Socket) -> io::Result<Begun> {
+    if worker.seen().live.table.hands_on() {
+        socket.keep();
     }
-
-    /// Does the handshake; the caller bounds its time.
-    pub(super) async fn accept(&self, socket: Socket) -> io::Result<Tls> {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
-        let config = self.policy(&start.client_hello());
-        let stream = start.into_stream(config).await?;
-        let protocol = match stream.get_ref().1.alpn_protocol() {
-            Some(b"h2") => Protocol::H2,
-            _ => Protocol::H1,
-        };
-        Ok(Tls { stream: Box::new(stream), protocol })
+    let mut start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let seen = worker.seen();
+    let live = &seen.live;
+    let name = start.client_hello().server_name().map(canonical).unwrap_or_default();
+    // The same look-up as for the host of a request; without a name, that of rules for any host.
+    let paths = live.table.host(&name);
+    if let Some(way) = paths.and_then(|it| it.through) {
+        start.io.give_back();
+        return Ok(Begun::Through(start.io, seen, way));
     }
-
-    /// The policy of the server name; every host has the same as yet.
-    fn policy(&self, _hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        self.open.clone()
+    start.io.forget();
+    if is_stranger(live, &name) {
+        start.io.write_all(&UNRECOGNIZED_NAME).await?;
+        return Err(io::Error::other("nobody has the server name, and ssl-reject-handshake is on"));
     }
+    let policy = live.policies.policy(paths.and_then(|it| it.client_tls.as_deref())).clone();
+    drop(seen);
+    let config = policy.config.ok_or_else(|| io::Error::other("no policy for the server name"))?;
+    let stream = start.into_stream(Arc::clone(&config)).await?;
+    let session = stream.get_ref().1;
+    let protocol = match session.alpn_protocol() {
+        Some(b"h2") => Protocol::H2,
+        _ => Protocol::H1,
+    };
+    let shown = policy.judge.and_then(|judge| {
+        let seconds = u64::try_from(worker.wall().as_second()).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        Shown::new(&judge, session.peer_certificates(), now)
+    });
+    Ok(Begun::Ours(Tls { stream: Box::new(stream), protocol, policy: policy.id, shown }))
 }
 
-/// Finds the key of a server name in what is served now.
-#[derive(Debug)]
-struct Resolver(Current);
+fn is_stranger(live: &Live, name: &str) -> bool {
+    live.plan.settings.tls.reject_unknown && live.table.named(name).is_none()
+}
 
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load().keys.find(hello.server_name()))
-    }
+/// A server name as hosts are written: in lower case, without a dot at its end.
+fn canonical(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

@@ -16,10 +16,12 @@ use tokio::time::Instant;
 
 use super::headers::clean;
 use super::io::Meter;
+use super::mirror::Waiting;
 use super::patience::Patience;
 
 /// How long a client may keep us waiting for its request's body: between two reads (nginx's
 /// `client_body_timeout`), and, until the answer begins, beyond what its bytes have earned.
+#[cfg(test)]
 const CLIENT_BODY: Duration = Duration::from_secs(60);
 /// How much of that each byte earns back: below 10 bytes a second patience runs out, after a minute at the
 /// earliest. The slowest of honest links are a hundred times faster; who sends a byte now and then only
@@ -65,6 +67,18 @@ struct Source {
     passed: bool,
     limit: Option<u64>,
     patience: Patience,
+    /// A copy that waits for it.
+    waiting: Option<Box<Waiting>>,
+}
+
+impl Source {
+    /// All has come.
+    fn end(&mut self) {
+        self.incoming = None;
+        if let Some(waiting) = self.waiting.take() {
+            waiting.send();
+        }
+    }
 }
 
 /// Whose fault it is that a request's body broke off.
@@ -76,7 +90,7 @@ pub(super) enum Fault {
     /// Framing that RFC 9112 section 7 forbids, or the client went away.
     #[error("the request's body is broken")]
     Broken,
-    /// Nothing came for a minute, or too little.
+    /// Nothing came for too long, or too little.
     #[error("the request's body came too slowly")]
     Slow,
 }
@@ -87,41 +101,45 @@ impl Progress {
         now: Instant,
         incoming: Incoming,
         limit: Option<u64>,
+        patience: Duration,
         meter: &Arc<Meter>,
     ) -> Rc<Self> {
         let incoming = Some(incoming).filter(|it| !it.is_end_stream());
-        Rc::new(Self::whole(now, incoming, limit, meter))
+        let done = Cell::new(incoming.is_none());
+        let patience = Patience::new(patience);
+        let meter = meter.clone();
+        let (kept, trailers, passed, waiting) = (None, None, false, None);
+        let source = Source { incoming, meter, kept, trailers, passed, limit, patience, waiting };
+        Rc::new(Self::of(now, done, source))
     }
 
-    /// Of a request of ours that has no body.
-    pub(super) fn without_body(now: Instant, meter: &Arc<Meter>) -> Rc<Self> {
-        Rc::new(Self::whole(now, None, None, meter))
+    /// Of a request of ours, whose body is there whole, or which has none.
+    pub(super) fn held(now: Instant, kept: Option<Bytes>, meter: &Arc<Meter>) -> Rc<Self> {
+        let done = Cell::new(kept.is_none());
+        // Nobody waits for what is there.
+        let patience = Patience::new(Duration::from_secs(60));
+        let meter = meter.clone();
+        let (incoming, trailers, passed, limit, waiting) = (None, None, false, None, None);
+        let source = Source { incoming, meter, kept, trailers, passed, limit, patience, waiting };
+        Rc::new(Self::of(now, done, source))
     }
 
-    fn whole(
-        now: Instant,
-        incoming: Option<Incoming>,
-        limit: Option<u64>,
-        meter: &Arc<Meter>,
-    ) -> Self {
+    fn of(now: Instant, done: Cell<bool>, source: Source) -> Self {
         Self {
             moved: Cell::new(now),
-            done: Cell::new(incoming.is_none()),
+            done,
             waiting: Cell::new(false),
             fault: Cell::new(None),
             received: Cell::new(0),
             answered: Cell::new(false),
             turn: Cell::new(0),
-            source: RefCell::new(Source {
-                incoming,
-                meter: meter.clone(),
-                kept: None,
-                trailers: None,
-                passed: false,
-                limit,
-                patience: Patience::new(CLIENT_BODY),
-            }),
+            source: RefCell::new(source),
         }
+    }
+
+    /// Has a copy wait for it.
+    pub(super) fn copy_for(&self, waiting: Box<Waiting>) {
+        self.source.borrow_mut().waiting = Some(waiting);
     }
 
     /// Whether there is a body at all that is still to come.
@@ -187,15 +205,13 @@ impl Progress {
         }
         let frame = match frame {
             None => {
-                source.incoming = None;
+                source.end();
                 return Poll::Ready(None);
             }
             Some(Err(_)) => return Poll::Ready(Some(Err(self.fail(Fault::Broken)))),
             Some(Ok(frame)) => frame,
         };
-        if incoming.is_end_stream() {
-            source.incoming = None;
-        }
+        let ends = incoming.is_end_stream();
         let frame = clean(frame);
         if let Some(data) = frame.data_ref() {
             let received = self.received.get() + data.len() as u64;
@@ -203,6 +219,12 @@ impl Progress {
             if source.limit.is_some_and(|limit| received > limit) {
                 return Poll::Ready(Some(Err(self.fail(Fault::Large))));
             }
+            if source.waiting.as_mut().is_some_and(|it| !it.take(data)) {
+                source.waiting = None;
+            }
+        }
+        if ends {
+            source.end();
         }
         Poll::Ready(Some(Ok(frame)))
     }

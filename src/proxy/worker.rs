@@ -21,10 +21,10 @@ use super::clock::Clock;
 use super::compress::Room;
 use super::connection::{self, Link};
 use super::log::LogSink;
+use super::mirror::Taken;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
-use super::tls::Acceptors;
 use super::{Phase, Ports};
 use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
@@ -56,7 +56,6 @@ pub(super) struct Shared {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sink: LogSink,
-    pub(super) tls: Acceptors,
     pub(super) ports: Ports,
     pub(super) limits: Arc<Limits>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -69,7 +68,8 @@ pub(super) struct Worker {
     pub(super) resolver: Resolver,
     /// Memory for compressing answers.
     pub(super) room: Rc<Room>,
-    pub(super) tls: Acceptors,
+    /// What copies for mirrors take.
+    pub(super) mirrored: Taken,
     pub(super) ports: Ports,
     shared: Arc<Shared>,
     seen: RefCell<Rc<Seen>>,
@@ -97,7 +97,8 @@ pub(super) struct Seen {
     counted: RefCell<Vec<Rc<Meters>>>,
 }
 
-type Counted = (Option<WayId>, Method, StatusCode);
+/// The way, and whether its canary took the request.
+type Counted = ((Option<WayId>, bool), Method, StatusCode);
 
 /// The meters of one kind of request.
 struct Meters {
@@ -115,7 +116,7 @@ impl Seen {
     pub(super) fn count(
         &self,
         worker: &Worker,
-        way: Option<WayId>,
+        way: (Option<WayId>, bool),
         method: &Method,
         status: StatusCode,
         count: impl FnOnce(&RequestMeters),
@@ -123,7 +124,8 @@ impl Seen {
         let key = (way, known(method), status);
         let mut meters = self.meters.borrow_mut();
         let meters = meters.entry(key.clone()).or_insert_with(|| {
-            let way = way.map(|it| self.live.way(it));
+            let (way, canary) = (way.0.map(|it| self.live.way(it)), way.1);
+            let canary = way.and_then(|it| it.canary.as_ref()).filter(|_| canary);
             let route = way.map(|it| &it.route);
             let service = way.and_then(|it| it.balancer.as_ref());
             let labels = [
@@ -133,7 +135,7 @@ impl Seen {
                 route.map_or("", |it| &it.ingress.namespace),
                 route.map_or("", |it| &it.ingress.name),
                 service.map_or("", |it| &it.id.service.name),
-                "",
+                canary.map_or("", |it| &it.name),
                 // What a client asked for in vain is no label.
                 route.map_or("_unmatched", |it| &it.host),
             ];
@@ -250,7 +252,7 @@ impl Worker {
             pool: Rc::default(),
             resolver: Resolver::default(),
             room: Rc::default(),
-            tls: shared.tls.clone(),
+            mirrored: Taken::default(),
             ports: shared.ports,
             seen: RefCell::new(Seen::new(shared.current.load())),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
@@ -307,6 +309,11 @@ impl Worker {
         self.clock.borrow()
     }
 
+    /// The time of day now.
+    pub(super) fn wall(&self) -> jiff::Timestamp {
+        (self.shared.wall)()
+    }
+
     /// Adds a line to the access log.
     pub(super) fn log(&self, write: impl FnOnce(&mut String)) {
         let mut lines = self.lines.borrow_mut();
@@ -319,6 +326,11 @@ impl Worker {
     /// Counts a connection that we ended.
     pub(super) fn dropped(&self, reason: &str) {
         self.shared.metrics.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a copy for a mirror that is not sent.
+    pub(super) fn lost_copy(&self) {
+        self.shared.metrics.copies_lost.inc();
     }
 
     /// Counts an answered challenge.
@@ -456,7 +468,9 @@ impl Worker {
     fn flush(&self) {
         self.clock.borrow_mut().set((self.shared.wall)());
         // Lets an old `Live` go even when no request asks for the new one.
-        self.seen().flush();
+        let seen = self.seen();
+        seen.flush();
+        self.pool.limit(seen.live.plan.settings.connections.upstream);
         self.pool.tidy();
         let short = self.is_short();
         if short && !self.short.replace(short) {

@@ -10,10 +10,12 @@ use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use crate::compile::locations::Made;
 use crate::compile::objects::{
     ConfigMap, Endpoint, Ingress, IngressClass, Path, Port, Rule, Secret, Service, ServicePort,
     Slice, Tls, keeps_annotation,
 };
+use crate::model::client_tls::Revocations;
 use crate::model::htpasswd::Users;
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
@@ -56,6 +58,7 @@ pub(super) fn ingress(it: networking::Ingress) -> Ingress {
             .filter_map(|it| it.ip.or(it.hostname))
             .map(Into::into)
             .collect(),
+        made: Made::default(),
     }
 }
 
@@ -125,6 +128,8 @@ pub(super) fn service(it: core::Service) -> Service {
             .external_name
             .filter(|it| kind == "ExternalName" && !it.is_empty())
             .map(Into::into),
+        // A headless Service says `None` there.
+        cluster_ip: spec.cluster_ip.as_deref().and_then(|it| it.parse().ok()),
         addresses,
     }
 }
@@ -167,6 +172,9 @@ pub(super) fn secret(it: core::Secret) -> Secret {
         authorities: entry("ca.crt")
             .filter(|it| !it.is_empty())
             .map(|it| Authorities::parse(it).map(Arc::new)),
+        revocations: entry("ca.crl")
+            .filter(|it| !it.is_empty())
+            .map(|it| Revocations::parse(it).map(Arc::new)),
         annotations: annotations(&it.metadata),
         htpasswd: entry("auth").map(|it| Arc::new(Users::file(it))),
         users: (!is_tls).then(|| Arc::new(Users::map(entries()))),

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Snapshots, StoreError, StoredSecret, convert};
+use super::{Snapshots, StoreError, StoredMap, StoredSecret, convert};
 use crate::compile::objects::Objects;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -55,6 +55,51 @@ impl Directory {
             read.push(write.clone());
         }
         Self { read: read.into(), write: write.into() }
+    }
+
+    /// What is in files and directories right now; `-` is standard input, in YAML or JSON. Fails for a
+    /// path that is not there, or is a file that nobody would take for objects.
+    pub fn once(paths: &[PathBuf]) -> io::Result<Objects> {
+        let files = Self::files(paths)?;
+        Ok(gather(&files.iter().collect::<Vec<_>>()))
+    }
+
+    /// Likewise, as they are written; fails for what cannot be read, too.
+    pub fn documents(paths: &[PathBuf]) -> io::Result<Vec<Value>> {
+        let mut documents = Vec::new();
+        for (path, seen) in Self::files(paths)? {
+            if let Some(trouble) = seen.trouble {
+                return Err(io::Error::other(format!("{}: {trouble}", path.display())));
+            }
+            documents.extend(seen.objects);
+        }
+        Ok(documents)
+    }
+
+    fn files(paths: &[PathBuf]) -> io::Result<Files> {
+        let mut files = Files::new();
+        let (typed, read): (Vec<&PathBuf>, Vec<&PathBuf>) =
+            paths.iter().partition(|it| it.as_os_str() == "-");
+        for path in &read {
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            };
+            if !std::fs::metadata(path).map_err(named)?.is_dir() && !is_manifest(path) {
+                let text = "neither a directory nor .yaml, .yml or .json";
+                return Err(named(io::Error::other(text)));
+            }
+        }
+        let read: Arc<[PathBuf]> = read.into_iter().cloned().collect();
+        Self { read, write: Path::new("").into() }.look(&mut files);
+        if let Some(path) = typed.first() {
+            let text = io::read_to_string(io::stdin())?;
+            let seen = match parse(&text, false) {
+                Ok(objects) => Seen { objects, ..Seen::default() },
+                Err(trouble) => Seen { trouble: Some(trouble), ..Seen::default() },
+            };
+            files.insert((*path).clone(), seen);
+        }
+        Ok(files)
     }
 
     pub(super) fn snapshots(&self) -> Snapshots {
@@ -109,7 +154,7 @@ impl Directory {
         &self,
         secret: &StoredSecret,
         rehearse: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         if !secret.name.is_valid() {
             return Err(StoreError::Forbidden(format!("{} is no name of a Secret", secret.name)));
         }
@@ -144,7 +189,46 @@ impl Directory {
                 io::ErrorKind::AlreadyExists => StoreError::Conflict(name.clone()),
                 _ => StoreError::Unavailable(format!("{}: {error}", self.file(name).display())),
             }
-        })
+        })?;
+        Ok(Some(version_of(data, annotations)))
+    }
+
+    pub(super) async fn config_map(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<StoredMap>, StoreError> {
+        let path = self.map_file(name);
+        match tokio::fs::read(&path).await {
+            Ok(text) => {
+                let data: BTreeMap<String, String> =
+                    serde_json::from_slice(&text).unwrap_or_default();
+                let version = Some(version_of(&data, &BTreeMap::new()));
+                Ok(Some(StoredMap { name: name.clone(), data, version }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::Unavailable(format!("{}: {error}", path.display()))),
+        }
+    }
+
+    pub(super) async fn write_config_map(
+        &self,
+        map: &StoredMap,
+    ) -> Result<Option<String>, StoreError> {
+        let held = self.config_map(&map.name).await?.and_then(|it| it.version);
+        if held != map.version {
+            return Err(StoreError::Conflict(map.name.clone()));
+        }
+        let (path, object) = (self.map_file(&map.name), serde_json::json!(map.data));
+        let shown = path.display().to_string();
+        let written = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+            write_private(&path, &object, false)
+        });
+        written
+            .await
+            .map_err(|it| StoreError::Unavailable(it.to_string()))?
+            .map_err(|it| StoreError::Unavailable(format!("{shown}: {it}")))?;
+        Ok(Some(version_of(&map.data, &BTreeMap::new())))
     }
 
     pub(super) async fn delete_secret(&self, name: &ObjectName) -> Result<(), StoreError> {
@@ -159,6 +243,18 @@ impl Directory {
     fn file(&self, name: &ObjectName) -> PathBuf {
         self.write.join(format!("{}.{}.secret.json", name.namespace, name.name))
     }
+
+    /// Where a ConfigMap of our own is; not among the manifests, for nobody else reads it.
+    fn map_file(&self, name: &ObjectName) -> PathBuf {
+        self.write.join(format!(".{}.{}.configmap", name.namespace, name.name))
+    }
+}
+
+/// Changes whenever what is held does.
+fn version_of(data: &impl Hash, annotations: &BTreeMap<String, String>) -> String {
+    let mut hasher = DefaultHasher::new();
+    (data, annotations).hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// A Secret as others see it; its version is a hash of what it holds.
@@ -166,12 +262,10 @@ fn stored(name: &ObjectName, secret: core::Secret) -> StoredSecret {
     let data: BTreeMap<String, Vec<u8>> =
         secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect();
     let annotations = secret.metadata.annotations.unwrap_or_default();
-    let mut hasher = DefaultHasher::new();
-    (&data, &annotations).hash(&mut hasher);
     StoredSecret {
         name: name.clone(),
         kind: secret.type_.unwrap_or_default(),
-        version: Some(format!("{:016x}", hasher.finish())),
+        version: Some(version_of(&data, &annotations)),
         data,
         annotations,
         labels: secret.metadata.labels.unwrap_or_default(),
@@ -259,19 +353,22 @@ fn list(
     found: &mut Vec<(PathBuf, (SystemTime, u64))>,
     troubles: &mut Vec<(PathBuf, io::Error)>,
 ) {
-    let manifest = path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json");
     match std::fs::metadata(path) {
         Err(error) => troubles.push((path.to_owned(), error)),
         Ok(meta) if meta.is_dir() => match names_in(path) {
             Err(error) => troubles.push((path.to_owned(), error)),
             Ok(names) => names.iter().for_each(|it| list(it, found, troubles)),
         },
-        Ok(meta) if manifest => {
+        Ok(meta) if is_manifest(path) => {
             let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             found.push((path.to_owned(), (modified, meta.len())));
         }
         Ok(_) => {}
     }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it == "yaml" || it == "yml" || it == "json")
 }
 
 fn names_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -291,13 +388,17 @@ fn read(path: &Path, length: u64) -> Result<Vec<Value>, String> {
         return Err(format!("larger than {} MiB", LARGEST >> 20));
     }
     let text = std::fs::read_to_string(path).map_err(|it| it.to_string())?;
-    let documents: Vec<Value> = if path.extension().is_some_and(|it| it == "json") {
-        serde_json::Deserializer::from_str(&text)
+    parse(&text, path.extension().is_some_and(|it| it == "json"))
+}
+
+fn parse(text: &str, json: bool) -> Result<Vec<Value>, String> {
+    let documents: Vec<Value> = if json {
+        serde_json::Deserializer::from_str(text)
             .into_iter()
             .collect::<Result<_, _>>()
             .map_err(|it| discreet(&it.to_string()))?
     } else {
-        serde_saphyr::from_multiple_with_options(&text, generous())
+        serde_saphyr::from_multiple_with_options(text, generous())
             .map_err(|it| discreet(&it.to_string()))?
     };
     Ok(documents.into_iter().flat_map(unfold).collect())

@@ -55,6 +55,17 @@ impl std::fmt::Debug for StoredSecret {
     }
 }
 
+/// A ConfigMap as it is written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoredMap {
+    /// Where it is.
+    pub name: ObjectName,
+    /// `data`
+    pub data: BTreeMap<String, String>,
+    /// `resourceVersion` it was read at; `None` for one that must not exist yet.
+    pub version: Option<String>,
+}
+
 /// What is told about an object.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Notice {
@@ -136,15 +147,32 @@ impl Store {
         }
     }
 
-    /// Writes a Secret, if nobody did since it was read. `rehearse` checks everything and writes nothing.
+    /// Writes a Secret, if nobody did since it was read; gives its new version. `rehearse` checks
+    /// everything and writes nothing.
     pub async fn write_secret(
         &self,
         secret: &StoredSecret,
         rehearse: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         match self {
             Self::Cluster(it) => it.write_secret(secret, rehearse).await,
             Self::Directory(it) => it.write_secret(secret, rehearse).await,
+        }
+    }
+
+    /// Reads a ConfigMap as it is now.
+    pub async fn config_map(&self, name: &ObjectName) -> Result<Option<StoredMap>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.config_map(name).await,
+            Self::Directory(it) => it.config_map(name).await,
+        }
+    }
+
+    /// Writes a ConfigMap, if nobody did since it was read; gives its new version.
+    pub async fn write_config_map(&self, map: &StoredMap) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.write_config_map(map).await,
+            Self::Directory(it) => it.write_config_map(map).await,
         }
     }
 

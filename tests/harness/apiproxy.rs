@@ -6,7 +6,8 @@
 //!
 //! [`Faults`] makes it cut, stall, delay or refuse at run time, and remembers every request.  A
 //! filter is a text: the start of a method and a part of the path with its query, such as
-//! `"PUT /leases/"`, `"/secrets"`, `"PATCH "`, or `""` for everything.
+//! `"PUT /leases/"`, `"/secrets"`, `"PATCH "`, or `""` for everything.  After ` !` comes what the path
+//! must not have: `"P /secrets !dryRun"` is every write of a Secret that is meant.
 
 use std::{
     convert::Infallible,
@@ -131,7 +132,12 @@ impl Identity {
         Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector.build())
     }
 
-    fn server_config(&self) -> ServerConfig {
+    /// What a server with its certificate needs; it speaks HTTP/1.1.
+    ///
+    /// # Panics
+    ///
+    /// Never: its parts were made here.
+    pub fn server_config(&self) -> ServerConfig {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).expect("the key is PKCS #8");
         let mut config = ServerConfig::builder_with_provider(aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
@@ -263,6 +269,16 @@ impl Faults {
         lock(&self.0.state).seen.clone()
     }
 
+    /// Every request so far that matches.
+    pub fn matching(&self, filter: &str) -> Vec<Seen> {
+        let mut requests = self.requests();
+        requests.retain(|it| {
+            let method = it.method.parse().expect("the method was one before");
+            Target { method, path: it.path.clone() }.matches(filter)
+        });
+        requests
+    }
+
     /// Every request so far that could have changed something, oldest first.
     pub fn writes(&self) -> Vec<Seen> {
         let mut requests = self.requests();
@@ -325,11 +341,16 @@ struct Target {
 
 impl Target {
     fn matches(&self, filter: &str) -> bool {
+        let (filter, without) = match filter.split_once(" !") {
+            Some((filter, without)) => (filter, Some(without)),
+            None => (filter, None),
+        };
         let (method, path) = match filter.split_once(' ') {
             Some((method, path)) => (method, path),
             None => ("", filter),
         };
-        self.method.as_str().starts_with(method) && self.path.contains(path)
+        let method = self.method.as_str().starts_with(method);
+        method && self.path.contains(path) && !without.is_some_and(|it| self.path.contains(it))
     }
 
     fn is_watch(&self) -> bool {

@@ -70,11 +70,7 @@ impl Backend {
     ///
     /// It is one of those set aside for documentation (RFC 5737), added to `lo`, which needs root.
     pub async fn outside(name: &str) -> Self {
-        const ADDRESS: [u8; 4] = [192, 0, 2, 1];
-        let args = ["addr", "replace", "192.0.2.1/32", "dev", "lo"];
-        let added = Command::new("ip").args(args).status();
-        assert!(added.is_ok_and(|it| it.success()), "ip {args:?} failed: it needs root");
-        Self::start_on(name, SocketAddr::from((ADDRESS, 0))).await
+        Self::start_on(name, outside()).await
     }
 
     pub fn name(&self) -> &str {
@@ -94,6 +90,15 @@ impl Backend {
     pub fn connections(&self) -> usize {
         self.counts.connections.load(Ordering::SeqCst)
     }
+}
+
+/// A free port of an address that is none of loopback's.
+fn outside() -> SocketAddr {
+    const ADDRESS: [u8; 4] = [192, 0, 2, 1];
+    let args = ["addr", "replace", "192.0.2.1/32", "dev", "lo"];
+    let added = Command::new("ip").args(args).status();
+    assert!(added.is_ok_and(|it| it.success()), "ip {args:?} failed: it needs root");
+    SocketAddr::from((ADDRESS, 0))
 }
 
 /// Ends the listener and every connection.
@@ -383,7 +388,19 @@ impl Answer {
 impl RawBackend {
     /// Answers each request with what `script` makes of its bytes.
     pub async fn start(script: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// The same at an address that is none of loopback's; see [`Backend::outside`].
+    pub async fn outside(script: impl Fn(&[u8]) -> Answer + Send + Sync + 'static) -> Self {
+        Self::start_on(outside(), script).await
+    }
+
+    async fn start_on(
+        addr: SocketAddr,
+        script: impl Fn(&[u8]) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let (addr, seen) = (listener.local_addr().unwrap(), Arc::<Seen>::default());
         let (script, kept) = (Arc::new(script), Arc::clone(&seen));
         let server = tokio::spawn(async move {

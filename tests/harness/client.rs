@@ -19,15 +19,20 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use super::lockgate::Pair;
 
 /// How connections are made; cheap to clone.
 #[derive(Clone, Debug)]
@@ -65,6 +70,19 @@ impl Client {
     #[must_use]
     pub fn insecure(self) -> Self {
         Self { tls: any_certificate(), ..self }
+    }
+
+    /// Takes any certificate, and shows these when it is asked for one.
+    #[must_use]
+    pub fn showing(self, chain: &Pair) -> Self {
+        Self { tls: any_certificate_of(Some(chain), rustls::ALL_VERSIONS), ..self }
+    }
+
+    /// Resumes no TLS session, so that every handshake shows a certificate.
+    #[must_use]
+    pub fn unresumed(mut self) -> Self {
+        self.tls.resumption = Resumption::disabled();
+        self
     }
 
     /// Connects to `addr` whatever the URL says.
@@ -443,11 +461,22 @@ pub fn names(der: &[u8]) -> Vec<String> {
 
 /// A TLS client that takes any certificate, and no ALPN yet.
 pub fn any_certificate() -> ClientConfig {
+    any_certificate_of(None, rustls::ALL_VERSIONS)
+}
+
+/// The same of these versions, which shows a certificate of its own, and those of its issuers behind it.
+pub fn any_certificate_of(
+    chain: Option<&Pair>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
-    let config =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    config.unwrap().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
+    let Some(chain) = chain else { return config.with_no_client_auth() };
+    let key = PemObject::from_pem_slice(chain.key.as_bytes()).unwrap();
+    let chain = CertificateDer::pem_slice_iter(chain.certificate.as_bytes());
+    config.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {

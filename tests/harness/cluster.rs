@@ -28,7 +28,7 @@ use super::{
 
 /// The users every cluster knows; `admin` may do everything, the others nothing until a test binds
 /// them to a role.
-pub const USERS: [&str; 4] = ["admin", "lockgate", "lockgate-b", "nobody"];
+pub const USERS: [&str; 5] = ["admin", "lockgate", "lockgate-b", "lockgate-c", "nobody"];
 
 /// For a start: a cold machine that compiles at the same time is slow.
 const READY: Duration = Duration::from_mins(2);

@@ -65,6 +65,16 @@ impl Start {
         Self { first: line.to_owned(), ..self }
     }
 
+    /// Asks the name servers of this resolv.conf(5) instead of the machine's; needs root.
+    #[must_use]
+    pub fn resolv_conf(self, file: &Path) -> Self {
+        let file = file.display();
+        // A mount namespace of its own; the process stays the same.
+        let inner = r#"exec "$0" "$@" >"$STDOUT""#;
+        let mounted = format!("mount --bind {file} /etc/resolv.conf && {inner}");
+        self.first(&format!(r#"exec unshare --mount sh -c '{mounted}' "$0" "$@""#))
+    }
+
     /// Serves HTTP at this port, which another replica may have, too.
     #[must_use]
     pub fn http_port(self, port: u16) -> Self {

@@ -4,8 +4,11 @@
 //! instead of sleeping.
 #![allow(dead_code, reason = "offered whole; no test uses every corner of it")]
 
+pub mod acme;
 pub mod apiproxy;
 pub mod backend;
+pub mod ca_proxy;
+pub mod cgroup;
 pub mod client;
 pub mod cluster;
 pub mod endpoint;

@@ -5,8 +5,17 @@
 //! is in memory, so [`Pebble::restart`] makes a new CA that knows no account.
 //!
 //! Renewal information and profiles need 2.8 or newer; the 2.4 of Debian 12 ignores both.
+//!
+//! Its DNS server has port 53 of a loopback address of its own, so that [`Pebble::resolv_conf`] can
+//! lead a program there.
 
-use std::{fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -41,6 +50,8 @@ pub struct PebbleOptions {
     pub account_binding: Option<(String, String)>,
     /// Percentage of good nonces that are refused.
     pub nonce_reject: u8,
+    /// The version: the newest there is, or the 2.4 of Debian 12.
+    pub old: bool,
 }
 
 impl Default for PebbleOptions {
@@ -53,6 +64,7 @@ impl Default for PebbleOptions {
             domain_blocklist: Vec::new(),
             account_binding: None,
             nonce_reject: 5,
+            old: false,
         }
     }
 }
@@ -62,7 +74,8 @@ pub struct Pebble {
     ca: Process,
     dns: Process,
     ports: Ports,
-    nonce_reject: u8,
+    options: PebbleOptions,
+    identity: Identity,
     client: LoopbackClient,
     dir: TempDir,
 }
@@ -70,7 +83,7 @@ pub struct Pebble {
 struct Ports {
     directory: u16,
     management: u16,
-    dns: u16,
+    dns: SocketAddr,
     dns_management: u16,
 }
 
@@ -87,15 +100,17 @@ impl Pebble {
         let ports = Ports {
             directory: free_port(),
             management: free_port(),
-            dns: free_port(),
+            dns: dns_address(),
             dns_management: free_port(),
         };
         let config = config(&options, &ports, &dir);
         fs::write(dir.path().join("pebble.json"), config.to_string()).expect("it can be written");
         let dns = spawn_dns(&ports);
-        let ca = spawn_ca(&dir, &ports, options.nonce_reject);
-        let nonce_reject = options.nonce_reject;
-        let pebble = Self { ca, dns, ports, nonce_reject, client: identity.client(), dir };
+        let resolv_conf = format!("nameserver {}\noptions timeout:2 attempts:2\n", ports.dns.ip());
+        fs::write(dir.path().join("resolv.conf"), resolv_conf).expect("it can be written");
+        let ca = spawn_ca(&dir, &ports, &options);
+        let client = identity.client();
+        let pebble = Self { ca, dns, ports, options, identity, client, dir };
         pebble.ready().await;
         pebble
     }
@@ -103,6 +118,16 @@ impl Pebble {
     /// The URL of the ACME directory.
     pub fn directory(&self) -> String {
         format!("https://127.0.0.1:{}/dir", self.ports.directory)
+    }
+
+    /// The port of the directory.
+    pub fn port(&self) -> u16 {
+        self.ports.directory
+    }
+
+    /// Who the directory's listener is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// The root that vouches for the directory itself, as a PEM file.
@@ -124,13 +149,23 @@ impl Pebble {
 
     /// Where its DNS server listens, over UDP and TCP.
     pub fn dns(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.ports.dns))
+        self.ports.dns
+    }
+
+    /// A resolv.conf(5) that names this DNS server and no other.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.dir.path().join("resolv.conf")
     }
 
     /// Makes a name resolve to this IPv4 address alone.
     pub async fn set_address(&self, host: &str, ip: &str) {
         let body = json!({ "host": dns_name(host), "addresses": [ip] });
         self.set_dns("/add-a", &body).await;
+    }
+
+    /// Ends [`Self::set_address`] for a name.
+    pub async fn clear_address(&self, host: &str) {
+        self.set_dns("/clear-a", &json!({ "host": dns_name(host) })).await;
     }
 
     /// Makes the DNS server fail for a name.
@@ -159,7 +194,7 @@ impl Pebble {
     /// Kills the CA and starts a new one at the same place: accounts, orders and root are gone.
     pub async fn restart(&mut self) {
         self.ca.kill();
-        self.ca = spawn_ca(&self.dir, &self.ports, self.nonce_reject);
+        self.ca = spawn_ca(&self.dir, &self.ports, &self.options);
         self.ready().await;
     }
 
@@ -244,15 +279,16 @@ fn config(options: &PebbleOptions, ports: &Ports, dir: &TempDir) -> Value {
     json!({ "pebble": pebble })
 }
 
-fn spawn_ca(dir: &TempDir, ports: &Ports, nonce_reject: u8) -> Process {
-    let mut pebble = command(component("LOCKGATE_PEBBLE"));
+fn spawn_ca(dir: &TempDir, ports: &Ports, options: &PebbleOptions) -> Process {
+    let program = if options.old { "LOCKGATE_PEBBLE_24" } else { "LOCKGATE_PEBBLE" };
+    let mut pebble = command(component(program));
     pebble
         .arg("-config")
         .arg(dir.path().join("pebble.json"))
-        .args(["-dnsserver", &format!("127.0.0.1:{}", ports.dns)])
+        .args(["-dnsserver", &ports.dns.to_string()])
         .env("PEBBLE_AUTHZREUSE", "0")
         .env("PEBBLE_VA_NOSLEEP", "1")
-        .env("PEBBLE_WFE_NONCEREJECT", nonce_reject.to_string())
+        .env("PEBBLE_WFE_NONCEREJECT", options.nonce_reject.to_string())
         .env_remove("PEBBLE_VA_ALWAYS_VALID");
     Process::spawn(pebble)
 }
@@ -264,7 +300,7 @@ fn spawn_dns(ports: &Ports) -> Process {
     // The flag was renamed, and DNS over HTTPS added, on the way to 2.10.
     let flag = if help.contains("-dnsserver") { "-dnsserver" } else { "-dns01" };
     let mut dns = command(program);
-    dns.args([flag, &format!("127.0.0.1:{}", ports.dns)]);
+    dns.args([flag, &ports.dns.to_string()]);
     dns.args(["-management", &format!("127.0.0.1:{}", ports.dns_management)]);
     for off in ["-http01", "-https01", "-tlsalpn01", "-doh"] {
         if help.contains(off) {
@@ -273,6 +309,12 @@ fn spawn_dns(ports: &Ports) -> Process {
     }
     dns.args(["-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]);
     Process::spawn(dns)
+}
+
+/// As resolv.conf(5) cannot name a port, an address that nobody else has.
+fn dns_address() -> SocketAddr {
+    let [high, low] = free_port().to_be_bytes();
+    SocketAddr::from((Ipv4Addr::new(127, high, low, 53), 53))
 }
 
 fn dns_name(host: &str) -> String {

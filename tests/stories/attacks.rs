@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::harness::backend::{Answer, Backend, RawBackend};
+use crate::harness::cgroup::Cgroup;
 use crate::harness::client::Call;
 use crate::harness::load::Load;
 use crate::harness::lockgate::{Lockgate, Start, backend, ingress, ingress_class, tls_secret};
@@ -445,41 +445,12 @@ async fn running_out_of_files_hurts_only_who_comes_too_much() {
     eprintln!("served after {:?}", free.elapsed());
 }
 
-/// A group of processes with little memory; removed when dropped.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    /// `None` where this machine lets nobody make one.
-    fn new(bytes: u64) -> Option<Self> {
-        let name = format!("lockgate-test-{}", std::process::id());
-        for (root, limit) in
-            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")]
-        {
-            let path = PathBuf::from(root).join(&name);
-            if std::fs::create_dir(&path).is_err() {
-                continue;
-            }
-            let group = Self(path);
-            if std::fs::write(group.0.join(limit), bytes.to_string()).is_ok() {
-                return Some(group);
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _left = std::fs::remove_dir(&self.0);
-    }
-}
-
 /// Answers that nobody takes fill the memory of a small container until new requests are refused; it is
 /// never killed, and serves as before once the attackers are gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn little_memory_is_never_too_little() {
     const LIMIT: u64 = 256 * MIB;
-    let Some(group) = Cgroup::new(LIMIT) else {
+    let Some(group) = Cgroup::memory(LIMIT) else {
         eprintln!("skipped: no group with a limit of memory can be made here");
         return;
     };
@@ -490,8 +461,7 @@ async fn little_memory_is_never_too_little() {
         _ => Answer::ok("ok"),
     })
     .await;
-    let first = format!("echo $$ >{}/cgroup.procs", group.0.display());
-    let lockgate = house(web.addr(), web.addr()).first(&first).start().await;
+    let lockgate = house(web.addr(), web.addr()).first(&group.enter()).start().await;
     let closed = encode(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
     let mut attackers = Vec::new();
     let (mut most, mut refused) = (0, 0.0);

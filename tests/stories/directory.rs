@@ -133,7 +133,7 @@ async fn a_secret_of_somebody_else_is_never_written() {
     lockgate.write("theirs.yaml", &theirs);
     lockgate.ready().await;
     let told = lockgate.problem("SecretNotManaged").await;
-    assert!(told.contains("demo/tls") && told.contains("lockgate.dev/managed"), "{told}");
+    assert!(told.contains("demo/tls") && told.contains("lockgate.dev/adopt"), "{told}");
     // Something that comes after it has been dealt with, too.
     let more = ingress("two", "b.test", &ROOT, &[]);
     lockgate.write("more.yaml", more);

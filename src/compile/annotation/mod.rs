@@ -14,6 +14,7 @@ pub use table::{Chapter, TABLE, row, rows};
 use super::Policy;
 use super::objects::Ingress;
 use crate::model::options::Options;
+use crate::model::value::boolean;
 
 /// The prefix before ingress-nginx 0.9, which kube-lego's users still have.
 const LEGACY: &str = "ingress.kubernetes.io";
@@ -89,22 +90,15 @@ pub(super) struct Reading {
 
 /// Reads the annotations of an Ingress on top of what the ConfigMap set.
 pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
-    let mut reading = Reading {
-        options: base.clone(),
-        refusal: None,
-        unread_tls: None,
-        skip: None,
-        problems: Vec::new(),
-    };
-    for (name, value) in named(ingress, policy) {
-        if value.trim().is_empty() {
-            // As ingress-nginx has it: not set.
+    let mut reading = Reading::of(base);
+    let named = named(ingress, policy);
+    // A canary's paths are those of another Ingress: only what it says about its Service counts.
+    let is_canary = named.get("canary").is_some_and(|it| boolean(it) == Some(true));
+    for (name, value) in named {
+        if is_canary && row(name).is_some_and(|it| it.scope != Scope::Backend) {
             continue;
         }
-        match row(name) {
-            Some(row) => reading.apply(row, value.trim()),
-            None => reading.problems.push(("UnknownAnnotation", unknown(name))),
-        }
+        reading.take(name, value);
     }
     if reading.options.buffers != base.buffers
         && let Some(text) = reading.options.buffers.shortened()
@@ -116,6 +110,58 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
         reading.problems = vec![("NotSupported", skip.clone())];
     }
     reading
+}
+
+/// What comes of one annotation by itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Judged<'a> {
+    /// Without its prefix.
+    pub name: &'a str,
+    /// As it is written.
+    pub value: &'a str,
+    /// What comes of it.
+    pub verdict: Verdict,
+    /// What is wrong and what happens instead; empty where nothing is.
+    pub text: String,
+}
+
+/// What comes of a setting.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Verdict {
+    /// It does what it does in ingress-nginx, or there is nothing for it to do.
+    Works,
+    /// It is served otherwise than was asked for.
+    Differs,
+    /// Something is not served because of it.
+    Refused,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Works => "works",
+            Self::Differs => "differs",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// Judges each annotation of an Ingress that is under our prefixes, on top of what the ConfigMap set.
+pub fn judge<'a>(ingress: &'a Ingress, policy: &Policy, base: &Options) -> Vec<Judged<'a>> {
+    let judged = |(name, value): (&'a str, &'a str)| {
+        let mut reading = Reading::of(base);
+        reading.take(name, value);
+        let verdict = if reading.refusal.is_some() || reading.skip.is_some() {
+            Verdict::Refused
+        } else if reading.problems.is_empty() {
+            Verdict::Works
+        } else {
+            Verdict::Differs
+        };
+        let text = reading.problems.into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+        Judged { name, value, verdict, text: text.join("; ") }
+    };
+    named(ingress, policy).into_iter().map(judged).collect()
 }
 
 /// Reads a value into the options as the annotation of that name would; one that is not built sets
@@ -153,6 +199,27 @@ fn unknown(name: &str) -> String {
 }
 
 impl Reading {
+    fn of(base: &Options) -> Self {
+        Self {
+            options: base.clone(),
+            refusal: None,
+            unread_tls: None,
+            skip: None,
+            problems: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, name: &str, value: &str) {
+        // One that is empty is not set, as ingress-nginx has it.
+        if value.trim().is_empty() {
+            return;
+        }
+        match row(name) {
+            Some(row) => self.apply(row, value.trim()),
+            None => self.problems.push(("UnknownAnnotation", unknown(name))),
+        }
+    }
+
     fn apply(&mut self, row: &Annotation, value: &str) {
         let Annotation { name, effect, .. } = row;
         match effect {
@@ -229,7 +296,6 @@ mod tests {
         for (name, value, refused) in [
             ("auth-url", "http://auth/", false),
             ("auth-url", "http://au..th/", true),
-            ("auth-tls-secret", "a/b", true),
             ("allowlist-source-range", "10.0.0.0/8", false),
             ("allowlist-source-range", "10.0.0.0/33", true),
             ("whitelist-source-range", "10.0.0.0/8", false),
@@ -238,6 +304,15 @@ mod tests {
             ("denylist-source-range", "all", true),
             ("satisfy", "any", false),
             ("satisfy", "some", true),
+            ("auth-tls-secret", "a/b", false),
+            ("auth-tls-secret", "a/b/c", true),
+            ("auth-tls-verify-client", "yes", true),
+            ("auth-tls-verify-depth", "-1", true),
+            ("auth-tls-match-cn", "O=Acme", true),
+            ("auth-tls-match-cn", "CN=(?!a)", true),
+            ("auth-tls-error-page", "later", false),
+            ("auth-tls-pass-certificate-to-upstream", "perhaps", false),
+            ("ssl-passthrough", "perhaps", true),
             ("satisfy", "all", false),
             ("proxy-ssl-verify", "on", false),
             ("proxy-ssl-verify", "off", false),
@@ -246,9 +321,11 @@ mod tests {
             ("enable-modsecurity", "true", true),
             ("enable-modsecurity", "false", false),
             ("enable-modsecurity", "maybe", true),
-            ("use-regex", "true", true),
+            ("use-regex", "true", false),
             ("use-regex", "false", false),
-            ("rewrite-target", "/$1", true),
+            ("use-regex", "yes", true),
+            ("rewrite-target", "/$1", false),
+            ("rewrite-target", "/$nope", true),
             ("configuration-snippet", "deny all;", true),
             ("backend-protocol", "HTTPS", false),
             ("backend-protocol", "http", false),
@@ -274,6 +351,38 @@ mod tests {
             let reading = reading(&[(&format!("nginx.ingress.kubernetes.io/{name}"), value)]);
             assert_eq!(reading.options, Options::default(), "{name}");
             assert_eq!(reading.problems.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn routing_is_set_as_it_is_written_and_only_then() {
+        for (name, good, bad) in [
+            ("preserve-trailing-slash", "true", "on"),
+            ("app-root", "/app", "https://a.test/"),
+            ("permanent-redirect", "https://a.test$request_uri", "a.test"),
+            ("permanent-redirect-code", "308", "309"),
+            ("temporal-redirect", "/a", "/$nope"),
+            ("temporal-redirect-code", "307", "308"),
+            ("from-to-www-redirect", "true", "yes"),
+            ("relative-redirects", "true", "yes"),
+            ("use-regex", "true", "yes"),
+            ("rewrite-target", "/$1", "/a b"),
+            ("x-forwarded-prefix", "/api", "/a b"),
+            ("server-alias", "b.test, ~^c", "~("),
+            ("upstream-vhost", "b.test", "b test"),
+        ] {
+            let name = format!("nginx.ingress.kubernetes.io/{name}");
+            let good = reading(&[(&name, good)]);
+            assert_eq!(good.problems, [], "{name}");
+            assert!(good.options.routing.is_some(), "{name}");
+            assert_eq!(good.refusal, None, "{name}");
+            let bad = reading(&[(&name, bad)]);
+            assert_eq!(bad.options, Options::default(), "{name}");
+            assert_eq!(bad.problems.len(), 1, "{name}");
+        }
+        for name in ["use-regex", "from-to-www-redirect", "relative-redirects"] {
+            let off = reading(&[(&format!("nginx.ingress.kubernetes.io/{name}"), "false")]);
+            assert_eq!((off.options, off.problems), (Options::default(), vec![]), "{name}");
         }
     }
 

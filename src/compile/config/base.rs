@@ -25,6 +25,7 @@ pub(super) const KEYS: &[Key] = &[
     default_of("proxy-next-upstream-tries"),
     default_of("proxy-next-upstream-timeout"),
     default_of("load-balance"),
+    default_of("service-upstream"),
     default_of("proxy-buffering"),
     default_of("proxy-buffers-number"),
     default_of("proxy-buffer-size"),

@@ -1,5 +1,239 @@
-//! Keys about TLS towards clients.
+//! Keys about TLS towards clients, and about connections.
 
-use super::Key;
+use std::time::Duration;
 
-pub(super) const KEYS: &[Key] = &[];
+use super::{Key, key, truth};
+use crate::model::upstream::TlsVersions;
+use crate::model::value::{duration, positive_seconds};
+
+const SECONDS: &str = "a whole number of seconds, at least 1";
+const TIME: &str = "a time such as 10m or 1h";
+const COUNT: &str = "a whole number, at least 1";
+/// Longest life of a session; the keys of tickets live twice as long.
+const LONGEST_SESSION: Duration = Duration::from_secs(12 * 3600);
+/// Most streams of one HTTP/2 connection, each of which may hold 128 KiB of a request and more of an answer.
+const MOST_STREAMS: u32 = 1000;
+
+pub(super) const KEYS: &[Key] = &[
+    key("ssl-protocols", "Versions of TLS: TLSv1.2 and TLSv1.3.", |value, it| {
+        let versions = TlsVersions::parse(value);
+        it.tls.versions = versions.ok_or("a list with TLSv1.2 or TLSv1.3; both are spoken")?;
+        let known = |it: &str| matches!(it, "TLSv1.2" | "TLSv1.3");
+        let all = value.split_whitespace().all(known);
+        all.then_some(()).ok_or("a list of TLSv1.2 and TLSv1.3 alone; no other one is spoken")
+    }),
+    key(
+        "ssl-session-tickets",
+        "Let clients keep sealed sessions; without, we keep them.",
+        |value, it| {
+            it.tls.resumption.tickets = truth(value)?;
+            Ok(())
+        },
+    ),
+    key("ssl-session-cache", "Keep sessions for clients without tickets.", |value, it| {
+        it.tls.resumption.cache = truth(value)?;
+        Ok(())
+    }),
+    key("ssl-session-timeout", "How long a session can be resumed, at most 12h.", |value, it| {
+        let time = duration(value).or_else(|| positive_seconds(value));
+        let time = time.filter(|it| *it >= Duration::from_secs(1)).ok_or(TIME)?;
+        it.tls.session_timeout = time.min(LONGEST_SESSION);
+        let fits = time <= LONGEST_SESSION;
+        fits.then_some(()).ok_or("at most 12h, which holds")
+    }),
+    key("ssl-reject-handshake", "Shake hands for names of hosts alone.", |value, it| {
+        // Who means it and cannot write it is better served by nobody than by everybody.
+        it.tls.reject_unknown = truth(value).unwrap_or(true);
+        truth(value).map(|_| ()).map_err(|_| "true or false; true holds")
+    }),
+    key(
+        "proxy-stream-timeout",
+        "How long nothing may move in TLS that is handed on.",
+        |value, it| {
+            let time = duration(value).or_else(|| positive_seconds(value));
+            it.tls.stream_timeout = time.filter(|it| !it.is_zero()).ok_or(TIME)?;
+            Ok(())
+        },
+    ),
+    key("use-http2", "Offer HTTP/2 on HTTPS.", |value, it| {
+        it.tls.h2 = truth(value)?;
+        Ok(())
+    }),
+    key("http2-max-concurrent-streams", "Most requests at once, at most 1000.", |value, it| {
+        let streams = value.parse().ok().filter(|it| *it > 0).ok_or(COUNT)?;
+        it.connections.streams = MOST_STREAMS.min(streams);
+        (streams <= MOST_STREAMS).then_some(()).ok_or("at most 1000, which holds")
+    }),
+    key("keep-alive", "Seconds that a connection waits for a request.", |value, it| {
+        let seconds: u32 = value.parse().map_err(|_| "a whole number of seconds")?;
+        it.connections.keep_alive = Some(Duration::from_secs(seconds.into()));
+        Ok(())
+    }),
+    key("keep-alive-requests", "After how many requests it ends.", |value, it| {
+        it.connections.requests = Some(value.parse().ok().filter(|it| *it > 0).ok_or(COUNT)?);
+        Ok(())
+    }),
+    key("client-header-timeout", "Seconds that a request's head may take.", |value, it| {
+        it.connections.head = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    key("client-body-timeout", "Seconds between two pieces of a request's body.", |value, it| {
+        it.connections.body = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    key(
+        "upstream-keepalive-connections",
+        "Idle connections to an endpoint; 0 for none.",
+        |value, it| {
+            it.connections.upstream.idle = value.parse().map_err(|_| "a whole number")?;
+            Ok(())
+        },
+    ),
+    key("upstream-keepalive-timeout", "Seconds that one is kept.", |value, it| {
+        it.connections.upstream.timeout = positive_seconds(value).ok_or(SECONDS)?;
+        Ok(())
+    }),
+    key("upstream-keepalive-requests", "After how many requests one ends.", |value, it| {
+        let requests = value.parse().ok().filter(|it| *it > 0);
+        it.connections.upstream.requests = requests.ok_or(COUNT)?;
+        Ok(())
+    }),
+    key("upstream-keepalive-time", "How old one may get.", |value, it| {
+        let time = duration(value).or_else(|| positive_seconds(value));
+        it.connections.upstream.age = time.filter(|it| !it.is_zero()).ok_or(TIME)?;
+        Ok(())
+    }),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::client_tls::{Connections, Resumption, TlsSettings, Upstream};
+    use crate::model::settings::Settings;
+
+    fn read(key: &str, value: &str) -> (Settings, bool) {
+        let mut settings = Settings::default();
+        let key = KEYS.iter().find(|it| it.name == key).expect("a key");
+        let read = key.read(value, &mut settings);
+        (settings, read.is_ok())
+    }
+
+    #[test]
+    fn keys_of_handshakes_are_read() {
+        let usual = TlsSettings::default;
+        let versions = |tls12, tls13| TlsVersions { tls12, tls13 };
+        let resumption = |tickets, cache| Resumption { tickets, cache };
+        let seconds = Duration::from_secs;
+        for (key, value, good, expected) in [
+            (
+                "ssl-protocols",
+                "TLSv1.3",
+                true,
+                TlsSettings { versions: versions(false, true), ..usual() },
+            ),
+            (
+                "ssl-protocols",
+                "TLSv1.2",
+                true,
+                TlsSettings { versions: versions(true, false), ..usual() },
+            ),
+            (
+                "ssl-protocols",
+                "TLSv1 TLSv1.3",
+                false,
+                TlsSettings { versions: versions(false, true), ..usual() },
+            ),
+            ("ssl-protocols", "TLSv1.1", false, usual()),
+            ("ssl-session-tickets", "true", true, usual()),
+            (
+                "ssl-session-tickets",
+                "false",
+                true,
+                TlsSettings { resumption: resumption(false, true), ..usual() },
+            ),
+            (
+                "ssl-session-cache",
+                "false",
+                true,
+                TlsSettings { resumption: resumption(true, false), ..usual() },
+            ),
+            ("ssl-session-tickets", "no", false, usual()),
+            (
+                "ssl-session-timeout",
+                "1h",
+                true,
+                TlsSettings { session_timeout: seconds(3600), ..usual() },
+            ),
+            (
+                "ssl-session-timeout",
+                "1d",
+                false,
+                TlsSettings { session_timeout: seconds(43_200), ..usual() },
+            ),
+            ("ssl-session-timeout", "0", false, usual()),
+            ("ssl-reject-handshake", "true", true, TlsSettings { reject_unknown: true, ..usual() }),
+            ("ssl-reject-handshake", "yes", false, TlsSettings { reject_unknown: true, ..usual() }),
+            ("ssl-reject-handshake", "false", true, usual()),
+            ("use-http2", "false", true, TlsSettings { h2: false, ..usual() }),
+            ("use-http2", "off", false, usual()),
+            (
+                "proxy-stream-timeout",
+                "1h",
+                true,
+                TlsSettings { stream_timeout: seconds(3600), ..usual() },
+            ),
+            ("proxy-stream-timeout", "0s", false, usual()),
+        ] {
+            let (settings, read) = read(key, value);
+            assert_eq!((settings.tls, read), (expected, good), "{key}: {value}");
+        }
+    }
+
+    #[test]
+    fn keys_of_connections_are_read() {
+        let usual = Connections::default;
+        let upstream = |upstream| Connections { upstream, ..usual() };
+        let up = Upstream::default;
+        let seconds = Duration::from_secs;
+        for (key, value, good, expected) in [
+            ("keep-alive", "10", true, Connections { keep_alive: Some(seconds(10)), ..usual() }),
+            ("keep-alive", "0", true, Connections { keep_alive: Some(seconds(0)), ..usual() }),
+            ("keep-alive", "10s", false, usual()),
+            ("keep-alive-requests", "5", true, Connections { requests: Some(5), ..usual() }),
+            ("keep-alive-requests", "0", false, usual()),
+            ("client-header-timeout", "60", true, Connections { head: seconds(60), ..usual() }),
+            ("client-header-timeout", "0", false, usual()),
+            ("client-body-timeout", "5", true, Connections { body: seconds(5), ..usual() }),
+            ("client-body-timeout", "soon", false, usual()),
+            ("http2-max-concurrent-streams", "128", true, Connections { streams: 128, ..usual() }),
+            (
+                "http2-max-concurrent-streams",
+                "5000",
+                false,
+                Connections { streams: 1000, ..usual() },
+            ),
+            ("http2-max-concurrent-streams", "0", false, usual()),
+            ("upstream-keepalive-connections", "0", true, upstream(Upstream { idle: 0, ..up() })),
+            ("upstream-keepalive-connections", "few", false, usual()),
+            (
+                "upstream-keepalive-timeout",
+                "5",
+                true,
+                upstream(Upstream { timeout: seconds(5), ..up() }),
+            ),
+            ("upstream-keepalive-timeout", "5s", false, usual()),
+            ("upstream-keepalive-requests", "7", true, upstream(Upstream { requests: 7, ..up() })),
+            ("upstream-keepalive-requests", "0", false, usual()),
+            (
+                "upstream-keepalive-time",
+                "10m",
+                true,
+                upstream(Upstream { age: seconds(600), ..up() }),
+            ),
+            ("upstream-keepalive-time", "", false, usual()),
+        ] {
+            let (settings, read) = read(key, value);
+            assert_eq!((settings.connections, read), (expected, good), "{key}: {value}");
+        }
+    }
+}

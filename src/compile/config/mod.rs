@@ -12,8 +12,8 @@ mod rate;
 mod routing;
 
 use super::Policy;
-use super::annotation::{self, Instead};
-use super::objects::Objects;
+use super::annotation::{self, Instead, Judged, Verdict};
+use super::objects::{ConfigMap, Objects};
 use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::Settings;
@@ -62,33 +62,19 @@ const PROTECTING: &[(&str, &[&str])] = &[
     ("enable-modsecurity", &["false"]),
     ("enable-owasp-modsecurity-crs", &["false"]),
     ("modsecurity-snippet", &[""]),
-    ("ssl-reject-handshake", &["false"]),
 ];
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("add-headers", ""),
-    ("proxy-set-headers", ""),
-    ("hide-headers", ""),
-    ("custom-http-errors", ""),
-    ("limit-req-status-code", "503"),
-    ("limit-conn-status-code", "503"),
-    ("limit-rate", "0"),
-    ("limit-rate-after", "0"),
-    ("use-http2", "true"),
-    ("service-upstream", "false"),
-    ("ssl-protocols", "TLSv1.2 TLSv1.3"),
     ("ssl-ciphers", ""),
+    ("ssl-ecdh-curve", "auto"),
+    ("ssl-dh-param", ""),
+    ("ssl-session-ticket-key", ""),
     ("ssl-early-data", "false"),
     ("enable-ocsp", "false"),
-    ("skip-access-log-urls", ""),
-    ("access-log-path", ""),
     ("access-log-params", ""),
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
-    ("global-allowed-response-headers", ""),
-    ("proxy-add-original-uri-header", "false"),
-    ("relative-redirects", "false"),
     ("proxy-ssl-location-only", "false"),
     ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
@@ -97,17 +83,9 @@ const MISSING: &[(&str, &str)] = &[
     ("location-snippet", ""),
     ("stream-snippet", ""),
     ("bind-address", ""),
-    ("keep-alive", "75"),
-    ("client-header-timeout", "60"),
-    ("client-body-timeout", "60"),
-    ("http2-max-concurrent-streams", "128"),
     ("worker-shutdown-timeout", "240s"),
     ("ignore-invalid-headers", "true"),
-    ("proxy-stream-timeout", "600s"),
     ("custom-http-errors-default-backend", ""),
-    ("proxy-cookie-domain", "off"),
-    ("proxy-cookie-path", "off"),
-    ("proxy-redirect-from", "off"),
 ];
 
 /// Keys that tune nginx itself: nothing is lost without them. `*` stands for any ending.
@@ -121,7 +99,6 @@ const MOOT: &[&str] = &[
     "debug-connections",
     "default-type",
     "disable-ipv6*",
-    "enable-access-log-for-default-backend",
     "enable-aio-write",
     "enable-multi-accept",
     "error-log-*",
@@ -131,9 +108,7 @@ const MOOT: &[&str] = &[
     "grpc-buffer-size-kb",
     "gzip-disable",
     "http2-max-*",
-    "http-access-log-path",
     "jaeger-*",
-    "keep-alive-requests",
     "large-client-header-buffers",
     "log-format-stream",
     "lua-shared-dicts",
@@ -150,18 +125,14 @@ const MOOT: &[&str] = &[
     "proxy-headers-hash-*",
     "proxy-http-version",
     "proxy-max-temp-file-size",
-    "proxy-redirect-to",
     "proxy-stream-*",
     "reuse-port",
     "server-name-hash-*",
     "ssl-buffer-size",
-    "ssl-dh-param",
-    "ssl-ecdh-curve",
-    "ssl-session-*",
+    "ssl-session-cache-size",
     "stream-access-log-path",
     "strict-validate-path-type",
     "syslog-*",
-    "upstream-keepalive-*",
     "use-geoip*",
     "variables-hash-*",
     "worker-*",
@@ -187,6 +158,16 @@ impl Key {
             Read::Setting(read) => read(value, settings),
         }
     }
+}
+
+/// Keys that tune nginx itself; `*` stands for any ending.
+pub fn without_effect() -> impl Iterator<Item = &'static str> {
+    MOOT.iter().copied()
+}
+
+/// Keys that are known and not built.
+pub fn not_built() -> impl Iterator<Item = &'static str> {
+    PROTECTING.iter().map(|it| it.0).chain(MISSING.iter().map(|it| it.0))
 }
 
 /// Whether a name is a key of the ConfigMap, honoured or not.
@@ -248,6 +229,35 @@ pub(super) fn settings(
     settings
 }
 
+/// Judges each key of a ConfigMap.
+pub fn judge(map: &ConfigMap) -> Vec<Judged<'_>> {
+    let mut settings = Settings::default();
+    // In the order in which they are read, those that are not honoured last.
+    let place = |name: &str| keys().position(|it| it.name == name).unwrap_or(usize::MAX);
+    let mut data: Vec<(&str, &str)> = map.data.iter().map(|(k, v)| (&**k, &**v)).collect();
+    data.sort_by_key(|(name, _)| place(name));
+    let judged = data.into_iter().map(|(name, value)| {
+        let (verdict, text) = match honoured(name) {
+            Some(key) => match key.read(value.trim(), &mut settings) {
+                Ok(()) => (Verdict::Works, String::new()),
+                Err(wanted) => (Verdict::Differs, format!("{value:?} is not {wanted}")),
+            },
+            None => match instead(name, value.trim()) {
+                None => (Verdict::Works, String::new()),
+                Some(Instead::Refuse) => {
+                    (Verdict::Refused, "is not supported yet: every path answers 503".to_owned())
+                }
+                Some(_) if is_known(name) => {
+                    (Verdict::Differs, "is not supported yet: served without it".to_owned())
+                }
+                Some(_) => (Verdict::Differs, "is not known and has no effect".to_owned()),
+            },
+        };
+        Judged { name, value, verdict, text }
+    });
+    judged.collect()
+}
+
 fn instead(name: &str, value: &str) -> Option<Instead> {
     if honoured(name).is_some() {
         return None;
@@ -301,6 +311,15 @@ mod tests {
             Options { body_limit: None, ssl_redirect: false, ..Options::default() }
         );
         assert_eq!(settings.hsts, None);
+    }
+
+    #[test]
+    fn redirects_are_relative_and_keep_a_slash_by_the_keys() {
+        let (settings, problems) =
+            read(&[("relative-redirects", "true"), ("preserve-trailing-slash", "true")]);
+        assert_eq!(problems, []);
+        let routing = settings.options.routing.expect("something is set");
+        assert!(routing.relative && routing.keep_slash);
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl Question {
                 None => pool.open(destination, transport, CONNECT).await.ok()?,
             };
             let Sender::H1(mut line) = sender else { return None };
-            let progress = Progress::without_body(Instant::now(), &visit.link.meter);
+            let progress = Progress::held(Instant::now(), None, &visit.link.meter);
             let body = RequestBody::new(progress.clone());
             let mut sent = pin!(line.send(Request::from_parts(self.head.clone(), body)));
             let answered = poll_fn(|cx| {

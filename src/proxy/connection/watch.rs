@@ -133,9 +133,9 @@ impl<'a> Watch<'a> {
     /// that the connection ends. Over HTTP/1.1 every answer says so from the moment we leave; HTTP/2 has
     /// GOAWAY for it.
     fn is_to_go(&self) -> bool {
-        let Link { worker, used, answered, .. } = self.link;
+        let Link { worker, used, answered, finishes, .. } = self.link;
         let leaves = self.head.is_none() && worker.is_leaving() && answered.get();
-        leaves || self.draining.is_some() && used.get()
+        leaves || finishes.get() || self.draining.is_some() && used.get()
     }
 
     /// The next deadline and what happens then.

@@ -12,6 +12,9 @@ use crate::model::name::{Kind, ObjectName};
 
 /// A burst is over after this long without a change.
 const QUIET: Duration = Duration::from_millis(50);
+/// After this long without any change the next one is likely alone, and waits only [`SHORT`].
+const LONG: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_millis(5);
 /// A burst that does not end is cut after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Most Events whose counts are remembered.
@@ -95,12 +98,15 @@ impl Hub {
         *count
     }
 
-    /// Waits for a change, then until the burst it began is over.
+    /// Waits for a change, then until the burst it began is over. A change after a long calm is not kept
+    /// waiting for others: what follows it closely makes the next snapshot.
     pub(super) async fn settled(&self) {
+        let calm_since = Instant::now();
         self.changed.notified().await;
+        let quiet = if calm_since.elapsed() < LONG { QUIET } else { SHORT };
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let quiet = deadline.min(Instant::now() + QUIET);
+            let quiet = deadline.min(Instant::now() + quiet);
             if tokio::time::timeout_at(quiet, self.changed.notified()).await.is_err() {
                 return;
             }

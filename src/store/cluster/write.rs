@@ -14,7 +14,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use super::{Cluster, call};
 use crate::compile::objects::MANAGER;
 use crate::model::name::ObjectName;
-use crate::store::{LeaseRecord, Notice, StoreError, StoredSecret};
+use crate::store::{LeaseRecord, Notice, StoreError, StoredMap, StoredSecret};
 
 impl Cluster {
     fn secrets(&self, name: &ObjectName) -> Api<core::Secret> {
@@ -40,7 +40,7 @@ impl Cluster {
         &self,
         secret: &StoredSecret,
         rehearse: bool,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<String>, StoreError> {
         let StoredSecret { name, kind, data, annotations, labels, version } = secret;
         let data = data.iter().map(|(name, value)| (name.clone(), ByteString(value.clone())));
         let params = PostParams { dry_run: rehearse, field_manager: Some(MANAGER.to_owned()) };
@@ -57,7 +57,7 @@ impl Cluster {
             data: Some(data.collect()),
             ..core::Secret::default()
         };
-        match version {
+        let written = match version {
             None => call(name, api.create(&params, &object)).await?,
             Some(version) => {
                 // What others keep in the metadata stays.
@@ -72,7 +72,46 @@ impl Cluster {
                 call(name, api.replace(&name.name, &params, &object)).await?
             }
         };
-        Ok(())
+        Ok(written.metadata.resource_version)
+    }
+
+    pub(in crate::store) async fn config_map(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<StoredMap>, StoreError> {
+        let api = Api::<core::ConfigMap>::namespaced(self.client.clone(), &name.namespace);
+        let found = call(name, api.get_opt(&name.name)).await?;
+        Ok(found.map(|map| StoredMap {
+            name: name.clone(),
+            data: map.data.unwrap_or_default(),
+            version: map.metadata.resource_version,
+        }))
+    }
+
+    pub(in crate::store) async fn write_config_map(
+        &self,
+        map: &StoredMap,
+    ) -> Result<Option<String>, StoreError> {
+        let StoredMap { name, data, version } = map;
+        let api = Api::<core::ConfigMap>::namespaced(self.client.clone(), &name.namespace);
+        let params = PostParams { dry_run: false, field_manager: Some(MANAGER.to_owned()) };
+        let managed = ("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned());
+        let object = core::ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(name.name.to_string()),
+                namespace: Some(name.namespace.to_string()),
+                labels: Some([managed].into()),
+                resource_version: version.clone(),
+                ..ObjectMeta::default()
+            },
+            data: Some(data.clone()),
+            ..core::ConfigMap::default()
+        };
+        let written = match version {
+            None => call(name, api.create(&params, &object)).await?,
+            Some(_) => call(name, api.replace(&name.name, &params, &object)).await?,
+        };
+        Ok(written.metadata.resource_version)
     }
 
     pub(in crate::store) async fn delete_secret(

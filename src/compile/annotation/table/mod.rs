@@ -15,6 +15,7 @@ mod upstreams;
 
 use super::{Annotation, Effect, Instead, Scope};
 use crate::model::options::Options;
+use crate::model::routing::Routing;
 use crate::model::value::boolean;
 
 const TRUTH: &str = "true or false";
@@ -106,20 +107,33 @@ const fn moot(name: &'static str, default: &'static str, help: &'static str) -> 
     Annotation { name, default, help, scope: Scope::Path, effect: Effect::Moot }
 }
 
+/// Sets a truth value of the routing; what is false by default and set to false stays unset.
+fn switch(
+    value: &str,
+    options: &mut Options,
+    place: fn(&mut Routing) -> &mut bool,
+) -> Result<(), &'static str> {
+    let on = boolean(value).ok_or(TRUTH)?;
+    if on {
+        *place(options.routing.get_or_insert_default()) = true;
+    } else if let Some(routing) = &mut options.routing {
+        *place(routing) = false;
+    }
+    Ok(())
+}
+
+/// A number of something, of which there are none below 0, as in ingress-nginx.
+fn count(value: &str) -> Option<u32> {
+    let number: i64 = value.parse().ok()?;
+    Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
 fn never(_: &str) -> bool {
     false
 }
 
-fn is_true(value: &str) -> bool {
-    boolean(value) == Some(true)
-}
-
 fn is_false(value: &str) -> bool {
     boolean(value) == Some(false)
-}
-
-fn is_off(value: &str) -> bool {
-    value == "off"
 }
 
 fn is_one_one(value: &str) -> bool {

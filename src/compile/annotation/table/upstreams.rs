@@ -1,8 +1,10 @@
 //! Endpoints: how endpoints are chosen and spoken to.
 
 use super::super::Instead;
+use super::sharing::switch as switch_sharing;
 use super::{Annotation, guards, missing, sets};
-use super::{ON_OR_OFF, SECONDS, TRUTH, is_false, is_one_one, never};
+use super::{NUMBER, ON_OR_OFF, SECONDS, TRUTH, is_one_one, never};
+use crate::model::answering::connection;
 use crate::model::phrase::Phrase;
 use crate::model::upstream::{Protocol, RetryOn, TlsVersions};
 use crate::model::value::{boolean, positive_seconds, switch};
@@ -29,7 +31,10 @@ pub(super) const ROWS: &[Annotation] = &[
         }
         Ok(())
     }),
-    missing("service-upstream", "false", "Send to the Service's cluster IP.", is_false, Instead::Serve).of_backend(),
+    sets("service-upstream", "false",
+        "Send to the Service's cluster IP and port rather than to endpoints, for a service mesh to choose.",
+        |value, options| switch_sharing(value, options, |it, on| it.service_upstream = on),
+    ).of_backend(),
     sets("load-balance", "round_robin",
         "How the next endpoint is chosen: `round_robin` or `ewma`.",
         |value, options| {
@@ -51,8 +56,18 @@ pub(super) const ROWS: &[Annotation] = &[
             Ok(())
         },
     ).of_backend(),
-    missing("upstream-hash-by-subset", "false", "Hash to a subset of endpoints.", is_false, Instead::Serve).of_backend(),
-    missing("upstream-hash-by-subset-size", "3", "Size of that subset.", never, Instead::Serve).of_backend(),
+    sets("upstream-hash-by-subset", "false",
+        "The same text leads to the same few endpoints, of which chance takes one.",
+        |value, options| switch_sharing(value, options, |it, on| it.subset = on),
+    ).of_backend(),
+    sets("upstream-hash-by-subset-size", "3",
+        "How many they are.",
+        |value, options| {
+            let size = value.parse().ok().filter(|it| *it > 0).ok_or(NUMBER)?;
+            options.sharing.get_or_insert_default().subset_size = Some(size);
+            Ok(())
+        },
+    ).of_backend(),
     sets("proxy-next-upstream", "error timeout",
         "When another endpoint is asked: `error`, `timeout`, `invalid_header`, `http_500`, `http_502`, \
          `http_503`, `http_504`, `http_403`, `http_404`, `http_429`, `non_idempotent`, or `off`.",
@@ -128,10 +143,13 @@ pub(super) const ROWS: &[Annotation] = &[
     ).of_host(),
     missing("proxy-ssl-ciphers", "", "Ciphers towards the backend.", never, Instead::Serve).of_host(),
     missing("proxy-http-version", "1.1", "HTTP version towards the backend.", is_one_one, Instead::Serve),
-    missing("connection-proxy-header", "",
-        "Value of Connection towards the backend.",
-        never,
-        Instead::Serve,
+    sets("connection-proxy-header", "",
+        "`close` or `keep-alive`: what endpoints are told in `Connection`, but for WebSockets.",
+        |value, options| {
+            let connection = connection(value).ok_or("close or keep-alive")?;
+            options.answering.get_or_insert_default().connection = Some(connection);
+            Ok(())
+        },
     ),
     missing("fastcgi-index", "", "File for FastCGI.", never, Instead::Serve),
     missing("fastcgi-params-configmap", "", "Parameters for FastCGI.", never, Instead::Serve),

@@ -1,0 +1,98 @@
+//! Where the ledger is written down: ConfigMaps of our own namespace, one a page.
+//!
+//! Each write names the version it was read at. When that fails somebody else keeps the book: nothing more
+//! is ordered until it was read anew.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::ledger::{Budget, Ledger, PAGES};
+use super::trouble::Trouble;
+use super::vault::Vault;
+use crate::model::name::ObjectName;
+use crate::store::{StoreError, StoredMap};
+
+/// The entry that holds a page.
+const ENTRY: &str = "ledger.json";
+
+/// The ledger with its ConfigMaps; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Book {
+    vault: Vault,
+    namespace: Box<str>,
+    ledger: Arc<Mutex<Ledger>>,
+    /// As last read or written; held while writing, so that pages are written in order.
+    maps: Arc<tokio::sync::Mutex<Vec<StoredMap>>>,
+    /// Whether it was read since this replica leads.
+    read: Arc<AtomicBool>,
+}
+
+impl Book {
+    pub(super) fn new(vault: Vault, namespace: &str, budget: Budget) -> Self {
+        Self {
+            vault,
+            namespace: namespace.into(),
+            ledger: Arc::new(Mutex::new(Ledger::new(budget))),
+            maps: Arc::default(),
+            read: Arc::default(),
+        }
+    }
+
+    /// The ledger; to be held for a moment only.
+    pub(super) fn open(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what is in memory is what was written down.
+    pub(super) fn is_read(&self) -> bool {
+        self.read.load(Ordering::Acquire)
+    }
+
+    /// Another replica may write from now on.
+    pub(super) fn shut(&self) {
+        self.read.store(false, Ordering::Release);
+    }
+
+    /// Reads all pages.
+    pub(super) async fn read(&self, now: i64) -> Result<(), Trouble> {
+        let mut maps = self.maps.lock().await;
+        let mut found = Vec::with_capacity(PAGES);
+        for at in 0..PAGES {
+            let name = format!("lockgate-acme-ledger-{at}");
+            let name = ObjectName::new(self.namespace.clone(), name);
+            let map = self.vault.map(&name).await?;
+            found.push(map.unwrap_or(StoredMap { name, ..StoredMap::default() }));
+        }
+        let mut ledger = self.open();
+        for (at, map) in found.iter().enumerate() {
+            ledger.read(at, map.data.get(ENTRY).map_or("{}", |it| it));
+        }
+        ledger.prune(now);
+        drop(ledger);
+        *maps = found;
+        self.read.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes what changed. After an error it is in memory, and written next time.
+    pub(super) async fn flush(&self) -> Result<(), Trouble> {
+        let mut maps = self.maps.lock().await;
+        if !self.is_read() {
+            return Err(Trouble::Deposed);
+        }
+        let dirty: Vec<usize> = self.open().dirty().collect();
+        for at in dirty {
+            let Some(map) = maps.get_mut(at) else { continue };
+            let text = self.open().write(at);
+            map.data.insert(ENTRY.to_owned(), text);
+            if let Err(error) = self.vault.write_map(map).await {
+                self.open().unwritten(at);
+                if matches!(error, Trouble::Store(StoreError::Conflict(_) | StoreError::Gone(_))) {
+                    self.shut();
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What is done to our Secrets beside ordering: taken over, put back, revoked, noted on.
+
+use super::ari::{Ari, Window};
+use super::claims::{self, Kept};
+use super::due;
+use super::marks::{self, Marks, moment};
+use super::obtain::{fresh, is_final};
+use super::record;
+use super::trouble::Trouble;
+use super::{Issuer, Keeper};
+use crate::compile::objects::{ISSUED_AT, PREFIX};
+use crate::model::keypair::Keypair;
+use crate::model::name::ObjectName;
+use crate::model::plan::Wanted;
+
+impl Keeper {
+    /// Deletes the record of an order.
+    pub(super) async fn forget(&self, name: &ObjectName) -> Result<(), Trouble> {
+        self.vault.delete(&record::place(&self.namespace, name)).await
+    }
+
+    /// Makes a Secret that was handed over ours; nothing of what it holds changes.
+    pub(super) async fn adopt(&self, name: &ObjectName) -> Result<(), Trouble> {
+        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
+        if !claims::is_ours(&secret) {
+            return Err(Trouble::Foreign);
+        }
+        claims::adopt(&mut secret);
+        self.vault.write(&mut secret).await
+    }
+
+    /// Puts back what a Secret held before somebody else changed it.
+    pub(super) async fn restore(&self, name: &ObjectName, kept: &Kept) -> Result<(), Trouble> {
+        let mut secret = match self.vault.secret(name).await? {
+            None => fresh(name),
+            Some(found) if claims::is_ours(&found) => found,
+            Some(_) => return Err(Trouble::Foreign),
+        };
+        let (crt, key) = kept.pair.to_pem();
+        secret.data.insert("tls.crt".to_owned(), crt.into_bytes());
+        secret.data.insert("tls.key".to_owned(), key.into_bytes());
+        for (name, value) in &kept.marks {
+            secret.annotations.insert(format!("{PREFIX}{name}"), value.to_string());
+        }
+        self.vault.write(&mut secret).await
+    }
+
+    /// Revokes what a Secret holds, once; what is wanted is ordered anew.
+    pub(super) async fn revoke(
+        &self,
+        name: &ObjectName,
+        pair: &Keypair,
+        reason: &str,
+    ) -> Result<(), Trouble> {
+        if let (Issuer::Acme(acme), Some(leaf)) = (&self.issuer, pair.chain.first()) {
+            match acme.revoke(&self.vault, leaf, reason).await {
+                // Asked once and refused for good is done, too: its owner is told.
+                Err(trouble) if is_final(&trouble) => {
+                    self.take_mark_off(name, marks::REVOKE).await;
+                    return Err(trouble);
+                }
+                other => other?,
+            }
+        }
+        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
+        secret.annotations.remove(&marks::full(marks::REVOKE));
+        secret.annotations.insert(marks::full(marks::RENEW), "now".to_owned());
+        self.vault.write(&mut secret).await
+    }
+
+    /// Asks when the CA wants a certificate renewed, and writes down a window that is news.
+    pub(super) async fn look_up_window(
+        &self,
+        name: &ObjectName,
+        wanted: &Wanted,
+        mut known: Ari,
+    ) -> Ari {
+        let (Issuer::Acme(acme), Some(held)) = (&self.issuer, &wanted.held) else { return known };
+        let told = acme.renewal_info(&self.vault, &held.id).await;
+        let now = self.now();
+        known.tried = Some(now);
+        match told {
+            Ok(Some(told)) => known.take(Ok(told), now),
+            Ok(None) => known.take(Err(Some(86_400)), now),
+            Err(trouble) => {
+                tracing::debug!(secret = %name, %trouble, "no renewal window");
+                let wait = match trouble {
+                    Trouble::Down { wait, .. } => wait,
+                    Trouble::Limited(it) => Some(it.until - now),
+                    _ => None,
+                };
+                known.take(Err(wait), now);
+            }
+        }
+        if known.window != Marks(&wanted.marks).window()
+            && let Some(window) = &known.window
+            && let Err(error) = self.write_window(name, held, window).await
+        {
+            tracing::debug!(secret = %name, %error, "the renewal window was not written down");
+        }
+        known
+    }
+
+    async fn write_window(
+        &self,
+        name: &ObjectName,
+        held: &Keypair,
+        window: &Window,
+    ) -> Result<(), Trouble> {
+        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
+        let id = marks::full(marks::CERT_ID);
+        if !claims::is_ours(&secret) || secret.annotations.get(&id) != Some(&held.id) {
+            return Ok(());
+        }
+        let issued = secret.annotations.get(ISSUED_AT).and_then(|it| it.parse().ok());
+        let renewal = due::renewal(held.not_before, held.not_after, &held.id, Some(window), issued);
+        secret.annotations.insert(marks::full(marks::ARI_WINDOW), window.to_string());
+        secret.annotations.insert(marks::full(marks::RENEW_AT), moment(renewal.at));
+        self.vault.write(&mut secret).await
+    }
+
+    /// Forgets what somebody asked; they are told why.
+    pub(super) async fn take_mark_off(&self, name: &ObjectName, mark: &str) {
+        let taken = async {
+            let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
+            match secret.annotations.remove(&marks::full(mark)) {
+                Some(_) => self.vault.write(&mut secret).await,
+                None => Ok(()),
+            }
+        };
+        if let Err::<(), Trouble>(error) = taken.await {
+            tracing::warn!(secret = %name, %error, "an annotation was not taken off");
+        }
+    }
+}

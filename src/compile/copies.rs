@@ -1,0 +1,62 @@
+//! `mirror-*` → where copies of requests go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::pki_types::ServerName;
+
+use super::routes::Ours;
+use crate::model::copies::Mirror;
+use crate::model::host::HostPattern;
+use crate::model::options::Options;
+use crate::model::plan::{Plan, Route, Target};
+use crate::model::upstream::{Protocol, Retry, TlsVersions, UpstreamTls};
+
+/// Gives each route its mirror.
+pub(super) fn add(ours: &[Ours<'_>], plan: &mut Plan) {
+    let mirrors: HashMap<_, _> =
+        ours.iter().filter_map(|it| Some((it.name, mirror(it)?))).collect();
+    if mirrors.is_empty() {
+        return;
+    }
+    for route in plan.hosts.values_mut().flat_map(|it| it.paths.values_mut()) {
+        if let Some(mirror) = mirrors.get(&route.ingress) {
+            Arc::make_mut(route).mirror = Some(mirror.clone());
+        }
+    }
+}
+
+fn mirror(ours: &Ours<'_>) -> Option<Arc<Mirror>> {
+    let copies = ours.options.copies.as_deref()?;
+    let wanted = copies.mirror.as_deref()?;
+    let named = copies.mirror_host.as_ref().and_then(|it| it.parse().ok());
+    let name = wanted.authority.host.trim_matches(['[', ']']);
+    let options = Options {
+        protocol: if wanted.https { Protocol::Https } else { Protocol::Http },
+        // A copy is sent once, or not.
+        retry: Retry { tries: Some(1), ..Retry::default() },
+        body_limit: None,
+        ..Options::default()
+    };
+    let target = Target::Nothing;
+    let mut route =
+        Route::new(ours.name.clone(), &HostPattern::Any, "/", target, Arc::new(options));
+    // As with endpoints, nobody's certificate is looked at who is not told to be.
+    if wanted.https {
+        route.upstream_tls = Some(Arc::new(UpstreamTls {
+            secret: None,
+            authorities: None,
+            client: None,
+            name: ServerName::try_from(name.to_owned()).ok()?,
+            server_name: true,
+            versions: TlsVersions::default(),
+        }));
+    }
+    Some(Arc::new(Mirror {
+        target: wanted.target.clone(),
+        host: named.unwrap_or_else(|| wanted.authority.clone()),
+        body: !copies.without_body,
+        route: Arc::new(route),
+        address: (name.into(), wanted.port()),
+    }))
+}

@@ -1,0 +1,145 @@
+//! What the ConfigMap says of handshakes and connections.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::harness::backend::Backend;
+use crate::harness::client::any_certificate_of;
+use crate::harness::lockgate::{Lockgate, backend, ingress_class, ingress_tls, pair, tls_secret};
+use crate::harness::process::{SOON, eventually};
+
+/// Serves `a.test` with these settings.
+async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
+    let mut map =
+        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\ndata:\n"
+            .to_owned();
+    for (key, value) in settings {
+        map += &format!("  {key}: \"{value}\"\n");
+    }
+    let objects = [
+        ingress_class(),
+        ingress_tls("a", "a.test", &[("/", "Prefix", "web", 80)], &[], "tls"),
+        tls_secret("tls", &pair(&["a.test"])),
+        backend("web", 80, &[web.addr()]),
+        map,
+    ];
+    let lockgate = Lockgate::with_manifests(objects.concat());
+    lockgate.args(["--configmap=demo/settings"]).start().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_names_are_rejected_where_that_is_asked_for() {
+    let web = Backend::start("web").await;
+    for (value, expected) in [("false", true), ("true", false), ("perhaps", false)] {
+        let lockgate = serve(&web, &[("ssl-reject-handshake", value)]).await;
+        for client in [lockgate.tls_client(), lockgate.tls_client().http2()] {
+            assert_eq!(client.get("https://a.test/").await.unwrap().status, 200, "{value}");
+            for url in ["https://b.test/", "https://127.0.0.1/"] {
+                match client.get(url).await {
+                    Ok(reply) => assert_eq!((reply.status, expected), (404, true), "{value}"),
+                    Err(error) => {
+                        let told = error.to_string();
+                        assert!(!expected && told.contains("UnrecognisedName"), "{value}: {told}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_http2_it_is_not_offered() {
+    let web = Backend::start("web").await;
+    let lockgate = serve(&web, &[("use-http2", "false")]).await;
+    assert_eq!(lockgate.tls_client().get("https://a.test/").await.unwrap().status, 200);
+    assert!(lockgate.tls_client().http2().get("https://a.test/").await.is_err());
+}
+
+/// Shakes hands once and again with one version of TLS: `None` where it is not spoken, else whether the second
+/// time is a resumption.
+async fn resumes(lockgate: &Lockgate, version: &'static SupportedProtocolVersion) -> Option<bool> {
+    let mut config = any_certificate_of(None, &[version]);
+    config.resumption = Resumption::in_memory_sessions(32);
+    let config = Arc::new(config);
+    let mut resumed = None;
+    for _ in 0..2 {
+        let name = ServerName::try_from("a.test").unwrap();
+        let tcp = TcpStream::connect(lockgate.https).await.unwrap();
+        let tls = TlsConnector::from(Arc::clone(&config)).connect(name, tcp).await;
+        let mut tls = tls.ok()?;
+        let request = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+        tls.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        tls.read_to_end(&mut answer).await.unwrap();
+        resumed = Some(tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed));
+    }
+    resumed
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_and_sessions_are_as_set() {
+    let web = Backend::start("web").await;
+    for (settings, old, new) in [
+        (&[][..], Some(true), Some(true)),
+        (&[("ssl-protocols", "TLSv1.3")], None, Some(true)),
+        (&[("ssl-protocols", "TLSv1.2")], Some(true), None),
+        (&[("ssl-session-tickets", "false")], Some(true), Some(true)),
+        (
+            &[("ssl-session-tickets", "false"), ("ssl-session-cache", "false")],
+            Some(false),
+            Some(false),
+        ),
+    ] {
+        let lockgate = serve(&web, settings).await;
+        lockgate.no_problem().await;
+        let found = (resumes(&lockgate, &TLS12).await, resumes(&lockgate, &TLS13).await);
+        assert_eq!(found, (old, new), "{settings:?}");
+    }
+}
+
+/// A ticket is good for as long as the settings say, and not longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end() {
+    let web = Backend::start("web").await;
+    let lockgate = serve(&web, &[("ssl-session-timeout", "2s")]).await;
+    let mut config = any_certificate_of(None, &[&TLS12]);
+    config.resumption = Resumption::in_memory_sessions(32);
+    let config = Arc::new(config);
+    let visit = async || {
+        let name = ServerName::try_from("a.test").unwrap();
+        let tcp = TcpStream::connect(lockgate.https).await.unwrap();
+        let tls = TlsConnector::from(Arc::clone(&config)).connect(name, tcp).await.unwrap();
+        tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+    };
+    assert!(!visit().await);
+    assert!(visit().await);
+    let begun = std::time::Instant::now();
+    eventually("the session's end", SOON, async || begun.elapsed().as_secs() >= 3).await;
+    assert!(!visit().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_carries_as_many_requests_as_set() {
+    let web = Backend::start("web").await;
+    let lockgate = serve(&web, &[("keep-alive-requests", "3")]).await;
+    for client in [lockgate.tls_client(), lockgate.tls_client().http2()] {
+        let mut connection = client.connect("https://a.test/").await.unwrap();
+        let h2 = connection.is_http2();
+        for number in 1..=3 {
+            let reply = connection.get("/").await.unwrap();
+            assert_eq!(reply.status, 200);
+            assert_eq!(reply.closes(), !h2 && number == 3, "{number}");
+        }
+        eventually("the end", SOON, async || !connection.ready().await).await;
+    }
+    let lockgate = serve(&web, &[("keep-alive", "0")]).await;
+    let mut connection = lockgate.tls_client().connect("https://a.test/").await.unwrap();
+    assert!(connection.get("/").await.unwrap().closes());
+}
