@@ -85,3 +85,41 @@ fn looking_up(bencher: Bencher<'_, '_>, count: usize) {
         paths.and_then(|it| it.find(black_box("/api/v1/items/7")))
     });
 }
+
+/// One host with a rewritten path of each Ingress: what makes paths regular expressions.
+fn rewriting(count: usize) -> Objects {
+    let mut objects = objects(count);
+    for (number, ingress) in objects.ingresses.values_mut().enumerate() {
+        let ingress = Arc::make_mut(ingress);
+        let rewrite = ("nginx.ingress.kubernetes.io/rewrite-target".into(), "/$2".into());
+        ingress.annotations.extend([rewrite]);
+        for rule in &mut ingress.rules {
+            rule.host = "apps.example.org".into();
+            for path in rule.paths.iter_mut().flatten() {
+                path.path = format!("/app-{number}{}(/|$)(.*)", path.path).into();
+            }
+        }
+    }
+    objects
+}
+
+/// Objects → plan, where the expressions of Ingresses that did not change are there already.
+#[divan::bench(args = [10, 100, 1_000])]
+fn compiling_expressions(bencher: Bencher<'_, '_>, count: usize) {
+    let objects = rewriting(count);
+    compile(&objects, &Policy::default());
+    bencher.bench(|| compile(black_box(&objects), &Policy::default()));
+}
+
+/// Path → route, on a host with twice as many expressions.
+#[divan::bench(args = [10, 100, 1_000])]
+fn looking_up_expressions(bencher: Bencher<'_, '_>, count: usize) {
+    let (plan, _) = compile(&rewriting(count), &Policy::default());
+    let key = fake().expect("a certificate can be made");
+    let live = Live::next(Arc::new(plan), &Live::empty(key));
+    let path = format!("/app-{}/api/v1/items/7", count / 2);
+    bencher.bench(|| {
+        let paths = live.table.host(black_box("apps.example.org"));
+        paths.and_then(|it| it.find(black_box(&path)))
+    });
+}

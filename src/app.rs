@@ -101,10 +101,9 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let mut tasks = tokio::task::JoinSet::new();
     let snapshots = store.snapshots();
     tasks.spawn(compiler.run(snapshots.clone()));
-    // The keeper of certificates tells of them.
-    let (standing, _standings) = watch::channel(Arc::default());
-    let (health, _healths) = watch::channel(Arc::default());
-    if let Some(issuer) = issuer(args, account, &leadership)? {
+    let (standing, standings) = watch::channel(Arc::default());
+    let (health, healths) = watch::channel(Arc::default());
+    if let Some(issuer) = issuer(args, account, &leadership, &metrics)? {
         let keeper = Keeper::new(KeeperOptions {
             store: store.clone(),
             leadership: leadership.clone(),
@@ -129,9 +128,6 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         compilations.clone(),
     ));
     tasks.spawn(status::tell(store.clone(), leadership.clone(), compilations.clone(), noticed));
-    // The keeper of certificates tells of them.
-    let (_standing, standings) = watch::channel(Arc::default());
-    let (_health, healths) = watch::channel(Arc::default());
     let admin = Admin {
         current,
         compiled: compilations,
@@ -372,6 +368,7 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         },
         account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
         adopt_cert_manager: args.adopt_cert_manager_annotations,
+        translate_snippets: args.translate_snippets,
         most_names: certs::most_names(args.acme_profile.as_deref()),
     }
 }
@@ -412,6 +409,7 @@ fn issuer(
     args: &Serve,
     account: ObjectName,
     leadership: &Leadership,
+    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Option<Issuer>> {
     match args.issuer {
         IssuerFlag::None => Ok(None),
@@ -435,7 +433,8 @@ fn issuer(
                 binding: binding(args)?,
                 account,
             };
-            Ok(Some(Issuer::Acme(Box::new(Acme::new(options, leadership.clone(), wall)?))))
+            let acme = Acme::new(options, leadership.clone(), metrics.clone(), wall)?;
+            Ok(Some(Issuer::Acme(Box::new(acme))))
         }
     }
 }

@@ -135,6 +135,10 @@ pub struct Serve {
     /// Read annotations under the prefix ingress.kubernetes.io too.
     #[arg(long, env = "LOCKGATE_LEGACY_ANNOTATIONS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", help_heading = "Which Ingresses")]
     pub legacy_annotations: bool,
+    /// Read snippets that only set header fields, return or deny; all others, and all without this flag,
+    /// make the paths of their Ingress answer 503. No snippet is ever executed.
+    #[arg(long, env = "LOCKGATE_TRANSLATE_SNIPPETS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Which Ingresses")]
+    pub translate_snippets: bool,
     /// Whether namespaces share a host (merge, as in ingress-nginx) or the oldest has it alone.
     #[arg(
         long,

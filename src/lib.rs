@@ -44,7 +44,7 @@
 //! **A request.** Each core has a worker: a thread, a runtime, listening sockets, connections to
 //! endpoints. A connection is accepted, perhaps says by a PROXY header whose it is, perhaps shakes hands,
 //! and is served by hyper; two layers give each request an id, a log line and a count; between them
-//! `proxy::answer` walks the list of steps: who asks, challenge, route, redirect, limits, forward.
+//! `proxy::answer` walks the list of steps: who asks, challenge, route, redirect, rewrite, limits, forward.
 //! Workers share nothing but the pointer to the `Live` and atomics.
 //!
 //! **A certificate.** The plan says which Secrets are wanted and what they hold. Whoever holds the lease

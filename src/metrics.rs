@@ -26,6 +26,9 @@ const REQUEST: [&str; 8] =
     ["status", "method", "path", "namespace", "ingress", "service", "canary", "host"];
 const LENGTHS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
 
+const COPIES_LOST: &str =
+    "Copies for mirrors that were not sent: too many under way, or too large.";
+
 /// What is measured.
 #[derive(Debug)]
 pub struct Metrics {
@@ -181,10 +184,7 @@ impl Metrics {
                 "lockgate_access_log_lost_total",
                 "Access-log lines dropped because standard output took none.",
             ))?,
-            copies_lost: to.counter(Opts::new(
-                "lockgate_mirror_lost_total",
-                "Copies for mirrors that were not sent: too many under way, or too large.",
-            ))?,
+            copies_lost: to.counter(Opts::new("lockgate_mirror_lost_total", COPIES_LOST))?,
             challenges: to.counter(Opts::new(
                 "lockgate_challenges_total",
                 "HTTP-01 challenges that were answered.",

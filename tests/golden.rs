@@ -37,6 +37,7 @@ use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement
 use lockgate::model::copies::Mirror;
 use lockgate::model::cors::Origins;
 use lockgate::model::guard::{Basic, Guard, Judge};
+use lockgate::model::client_tls::{self, HostTls, Verify};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
@@ -85,13 +86,6 @@ fn every_text_has_its_manifests() {
 fn every_security_annotation_without_an_implementation_refuses() {
     for (name, value) in [
         ("auth-snippet", "proxy_set_header a b;"),
-        ("auth-tls-secret", "shop/ca"),
-        ("auth-tls-verify-client", "on"),
-        ("auth-tls-verify-client", "optional_no_ca"),
-        ("auth-tls-verify-depth", "2"),
-        ("auth-tls-error-page", "http://auth.test/error"),
-        ("auth-tls-pass-certificate-to-upstream", "true"),
-        ("auth-tls-match-cn", "CN=me"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
@@ -586,6 +580,7 @@ fn flag(policy: &mut Policy, text: &str) {
         "--default-ssl-certificate" => policy.default_certificate = Some(value.parse().unwrap()),
         "--disable-catch-all" => policy.no_catch_all = on,
         "--disable-svc-external-name" => policy.no_external_name = on,
+        "--enable-ssl-passthrough" => policy.passthrough = on,
         "--host-ownership" => policy.strict_hosts = value == "namespace",
         "--adopt-cert-manager-annotations" => policy.adopt_cert_manager = on,
         "--issuer" => {
@@ -685,6 +680,7 @@ fn plan_text(plan: &Plan) -> String {
         write!(text, "host {pattern} of {}", host.owner).unwrap();
         text.push_str(if host.tls { ", tls" } else { "" });
         text.push_str(if host.acme { ", acme" } else { "" });
+        text.push_str(&host.client_tls().map(client_tls_text).unwrap_or_default());
         text.push('\n');
         host_text(&mut text, host);
         for (pattern, route) in &host.paths {
@@ -842,7 +838,7 @@ fn answers_text(answers: &Answers) -> String {
         match &cors.origins {
             Origins::Any => text.push_str(", open to every origin"),
             Origins::Listed(origins) => {
-                write!(text, ", open to {} origins", origins.len()).unwrap()
+                write!(text, ", open to {} origins", origins.len()).unwrap();
             }
         }
     }
@@ -897,6 +893,15 @@ fn guard_text(text: &mut String, guard: &Guard) {
         text.push_str(if *always_set_cookie { ", cookies always" } else { "" });
         text.push_str(if cache.is_some() { ", remembered" } else { "" });
         text.push(']');
+    }
+fn client_tls_text(tls: &HostTls) -> String {
+    match tls {
+        HostTls::Denied => ", 403 to all".to_owned(),
+        HostTls::Through => ", TLS is handed on".to_owned(),
+        HostTls::Asks(client_tls::Guard { demand, subjects, .. }) => {
+            let verify = demand.as_ref().map_or(Verify::Off, |it| it.verify);
+            format!(", client certificates {verify:?} with {} subjects", subjects.len())
+        }
     }
 }
 

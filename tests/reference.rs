@@ -20,10 +20,10 @@ fn state(row: &Annotation) -> &'static str {
     match row.effect {
         Effect::Sets(_) => "yes",
         Effect::Guards(_) => "yes; what cannot be read: 503",
+        Effect::Snippet(_) => "with `--translate-snippets`, in part; else 503",
         Effect::Moot => "nothing to do",
         Effect::Missing { instead: Instead::Serve, .. } => "no: told, and served without",
         Effect::Missing { instead: Instead::Refuse, .. } => "no: told, and 503",
-        Effect::Missing { instead: Instead::Skip, .. } => "no: told, and left out",
     }
 }
 

@@ -15,9 +15,11 @@ use super::account;
 use super::ari::{self, Told};
 use super::client::AcmeClient;
 use super::eab::{self, Binding};
+use super::meter::Meter;
 use super::trouble::Trouble;
 use super::vault::Vault;
 use crate::lease::Leadership;
+use crate::metrics::Metrics;
 use crate::model::name::ObjectName;
 
 /// How long a directory is believed before it is read again.
@@ -44,7 +46,7 @@ pub struct AcmeOptions {
 #[derive(Clone)]
 pub struct Acme {
     pub(super) options: Arc<AcmeOptions>,
-    client: AcmeClient,
+    pub(super) client: AcmeClient,
     pub(super) wall: fn() -> Timestamp,
     /// The account, made when it is first needed.
     pub(super) account: Arc<Mutex<Option<Held>>>,
@@ -83,9 +85,11 @@ impl Acme {
     pub fn new(
         options: AcmeOptions,
         leadership: Leadership,
+        metrics: Arc<Metrics>,
         wall: fn() -> Timestamp,
     ) -> anyhow::Result<Self> {
         let client = AcmeClient::new(options.trust.as_deref(), leadership, wall)?;
+        let client = client.measured(Meter::new(metrics, &options.directory));
         Ok(Self { options: Arc::new(options), client, wall, account: Arc::default() })
     }
 

@@ -23,6 +23,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::meter::Meter;
 use crate::lease::Leadership;
 
 /// Longest wait for an answer, body included (certmagic's is 2 minutes, Traefik's 30 s).
@@ -43,6 +44,7 @@ pub(super) struct AcmeClient {
     skew: Arc<AtomicI64>,
     /// Whether a problem is an answer like any other.
     frank: bool,
+    meter: Option<Meter>,
 }
 
 /// What we could not send or take.
@@ -104,7 +106,18 @@ impl AcmeClient {
         };
         let connector = builder.https_only().enable_http1().enable_http2().build();
         let http = Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { http, leadership, wall, skew: Arc::new(AtomicI64::new(NEVER)), frank: false })
+        let skew = Arc::new(AtomicI64::new(NEVER));
+        Ok(Self { http, leadership, wall, skew, frank: false, meter: None })
+    }
+
+    /// The same, with its requests counted.
+    pub(super) fn measured(self, meter: Meter) -> Self {
+        Self { meter: Some(meter), ..self }
+    }
+
+    /// Where its requests are counted, if they are.
+    pub(super) fn meter(&self) -> Option<&Meter> {
+        self.meter.as_ref()
     }
 
     /// The same, for callers that read problems themselves.
@@ -139,12 +152,16 @@ impl AcmeClient {
         let agent = concat!("lockgate/", env!("CARGO_PKG_VERSION"), " instant-acme");
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
         let broken = |it: &dyn std::error::Error| Unheard::Broken(chain(it));
+        let mut asked = self.meter().map(|it| it.begin(request.method(), request.uri()));
         let answer = self.http.request(request).await.map_err(|it| broken(&it))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, LARGEST).collect().await.map_err(|it| broken(&*it))?;
         let body = body.to_bytes();
         self.note_date(&head.headers);
         let status = head.status;
+        if let Some(asked) = &mut asked {
+            asked.status = status.as_u16();
+        }
         if !(status.is_client_error() || status.is_server_error()) {
             return Ok((head, body));
         }

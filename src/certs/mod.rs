@@ -31,6 +31,7 @@ mod ledger;
 mod limit;
 mod local;
 mod marks;
+mod meter;
 mod obtain;
 mod order;
 mod outcome;

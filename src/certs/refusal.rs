@@ -90,6 +90,7 @@ impl Acme {
             for problem in authorization.challenges.iter().filter_map(|it| it.error.as_ref()) {
                 reasons.push(format!("{name}: {}", described(problem)));
                 refused |= matches!(kind(problem), "caa" | "rejectedIdentifier");
+                self.client.meter().inspect(|it| it.failed(kind(problem)));
                 bad.push(name.clone());
             }
         }
@@ -177,8 +178,11 @@ mod tests {
     use super::super::trouble::Class;
     use jiff::Timestamp;
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::lease::Leadership;
+    use crate::metrics::{Metrics, Replica};
     use crate::model::name::ObjectName;
 
     fn acme() -> Acme {
@@ -190,7 +194,8 @@ mod tests {
             binding: None,
             account: ObjectName::new("lockgate", "account"),
         };
-        Acme::new(options, Leadership::sole(), || Timestamp::UNIX_EPOCH).expect("a CA")
+        let metrics = Arc::new(Metrics::new(&Replica::default()).expect("names differ"));
+        Acme::new(options, Leadership::sole(), metrics, || Timestamp::UNIX_EPOCH).expect("a CA")
     }
 
     fn refused(kind: &str, status: u16) -> Error {

@@ -43,6 +43,7 @@ pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem
                 ingress: &route.ingress,
                 unlisted: &mut *unlisted,
                 unlisted_maps: &mut *unlisted_maps,
+                snippet: route.options.snippets.as_ref().map_or(&[], |it| &it.auth),
                 notes: Vec::new(),
             };
             let unset = Access::default();
@@ -76,6 +77,8 @@ struct LookUp<'a> {
     ingress: &'a ObjectName,
     unlisted: &'a mut BTreeSet<ObjectName>,
     unlisted_maps: &'a mut BTreeSet<ObjectName>,
+    /// Fields of its `auth-snippet`.
+    snippet: &'a [(HeaderName, Phrase)],
     /// What its owner should know, though it is served.
     notes: Vec<String>,
 }
@@ -141,19 +144,26 @@ impl LookUp<'_> {
 
     /// The Ingress's own judge, else everybody's.
     fn judge(&mut self, access: &Access) -> Result<Option<Arc<Judge>>, String> {
-        let said = &access.judge;
+        let (said, global) = (&access.judge, &self.shared.judge);
         if said.url.is_some() {
-            let headers = match &said.set_headers {
+            let mut headers = match &said.set_headers {
                 None => Vec::new(),
                 Some(name) => self.headers(name)?,
             };
-            return judge(said, headers, &self.shared.judge);
+            headers.extend(self.snippet.iter().cloned());
+            return judge(said, headers, global);
         }
         if *said != External::default() {
             let text = "annotations auth-... of an external judge have no effect without auth-url";
             self.notes.push(text.to_owned());
         }
-        if access.no_global { Ok(None) } else { self.global.clone() }
+        if access.no_global {
+            Ok(None)
+        } else if self.snippet.is_empty() {
+            self.global.clone()
+        } else {
+            judge(global, self.snippet.to_vec(), global)
+        }
     }
 
     /// The fields in the ConfigMap that `auth-proxy-set-headers` names.

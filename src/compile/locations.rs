@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use super::Policy;
-use super::objects::{Ingress, Rule};
+use super::objects::Ingress;
 use super::routes::{Ours, is_challenge_path};
 use crate::model::host::HostPattern;
 use crate::model::location::{Location, Rewrite, is_literal};
@@ -114,7 +114,8 @@ pub(super) fn text(path: &str, of_expressions: bool) -> Result<Box<str>, path::P
 /// The hosts on which paths are regular expressions.
 pub(super) fn hosts(ours: &[Ours<'_>], policy: &Policy) -> BTreeSet<HostPattern> {
     let mut hosts = BTreeSet::new();
-    if !ours.iter().any(|it| wants(it).is_some()) {
+    // No path is empty: whoever could make expressions is found.
+    if !ours.iter().any(|it| switches(it, "")) {
         return hosts;
     }
     let mut owners: HashMap<HostPattern, &Ours<'_>> = HashMap::new();
@@ -126,36 +127,29 @@ pub(super) fn hosts(ours: &[Ours<'_>], policy: &Policy) -> BTreeSet<HostPattern>
             if policy.strict_hosts && owner.name.namespace != it.name.namespace {
                 continue;
             }
-            if rule.paths.iter().flatten().any(|it| matches!(&*it.path, "" | "/")) {
-                rooted.insert(host.clone());
-            }
-            if switches(it, rule) {
-                hosts.insert(host);
+            for path in rule.paths.iter().flatten() {
+                let path = if path.path.is_empty() { "/" } else { &*path.path };
+                if path == "/" {
+                    rooted.insert(host.clone());
+                }
+                if switches(it, path) {
+                    hosts.insert(host.clone());
+                }
             }
         }
     }
     // Where nobody has a rule for `/`, the owner of the host has.
-    let implied = owners
-        .into_iter()
-        .filter(|(host, it)| !rooted.contains(host) && wants(it).is_some_and(|it| it != Some("/")));
+    let implied =
+        owners.into_iter().filter(|(host, it)| !rooted.contains(host) && switches(it, "/"));
     hosts.extend(implied.map(|(host, _)| host));
     hosts
 }
 
-/// Whether an Ingress may make paths expressions, and by which target.
-fn wants<'a>(ours: &'a Ours<'_>) -> Option<Option<&'a str>> {
-    let routing = ours.options.routing.as_ref()?;
-    let target = routing.rewrite.as_ref().map(|it| &*it.text);
-    (routing.use_regex || target.is_some()).then_some(target.filter(|_| !routing.use_regex))
-}
-
-/// A target that is the path itself rewrites nothing, and makes nothing an expression.
-fn switches(ours: &Ours<'_>, rule: &Rule) -> bool {
-    let Some(target) = wants(ours) else { return false };
-    let mut paths = rule.paths.iter().flatten();
-    paths.any(|it| {
-        let path = if it.path.is_empty() { "/" } else { &*it.path };
-        target.is_none_or(|target| path != target)
+/// Whether an Ingress makes the paths of a host expressions where it has this path. A target that is the
+/// path itself rewrites nothing.
+fn switches(ours: &Ours<'_>, path: &str) -> bool {
+    ours.options.routing.as_ref().is_some_and(|it| {
+        it.use_regex || it.rewrite.as_ref().is_some_and(|target| *target.text != *path)
     })
 }
 

@@ -17,6 +17,7 @@ mod names;
 pub mod objects;
 mod routes;
 mod sharing;
+mod snippets;
 mod upstreams;
 
 use crate::model::name::{Kind, ObjectName};
@@ -62,6 +63,8 @@ pub struct Policy {
     pub account: ObjectName,
     /// `--adopt-cert-manager-annotations`
     pub adopt_cert_manager: bool,
+    /// `--translate-snippets`
+    pub translate_snippets: bool,
     /// Most names that the CA puts into one certificate.
     pub most_names: usize,
 }
@@ -85,6 +88,7 @@ impl Default for Policy {
             issuer: IssuerKind::None,
             account: ObjectName::new("lockgate", "lockgate-acme-account"),
             adopt_cert_manager: false,
+            translate_snippets: false,
             most_names: 100,
         }
     }
@@ -133,6 +137,8 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     client_tls::add(&ours, objects, policy, &mut plan, &mut problems);
 
     access::add(objects, &mut plan, &mut problems);
+
+    snippets::add(&ours, &mut plan);
 
     answering::add(&ours, objects, policy, &mut plan, &mut problems);
     copies::add(&ours, &mut plan);

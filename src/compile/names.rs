@@ -50,7 +50,7 @@ pub(super) fn add(
             } else if *decided.entry(host).or_insert(&routing.aliases) != routing.aliases {
                 report(format!("server-alias ignored for {host}: an older Ingress has its own"));
             } else if known.aliases.is_empty() {
-                let added = aliases(&routing.aliases, host, plan, &mut report);
+                let added = aliases(&routing.aliases, host, policy, plan, &mut report);
                 plan.hosts.entry(host.clone()).and_modify(|it| it.aliases = added);
             }
         }
@@ -67,13 +67,19 @@ pub(super) fn add(
 fn aliases(
     wanted: &[Alias],
     host: &HostPattern,
+    policy: &Policy,
     plan: &mut Plan,
     report: &mut impl FnMut(String),
 ) -> Vec<(Alias, bool)> {
     let mut added: Vec<(Alias, bool)> = Vec::new();
     for alias in wanted {
         let Alias::Host(name) = alias else {
-            added.push((alias.clone(), false));
+            if policy.strict_hosts {
+                let why = "with --host-ownership=namespace a host has names, no patterns";
+                report(format!("alias {alias} of {host} ignored: {why}"));
+            } else {
+                added.push((alias.clone(), false));
+            }
             continue;
         };
         if name == host || added.iter().any(|(it, _)| it == alias) {

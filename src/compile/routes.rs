@@ -47,7 +47,7 @@ pub(super) fn read<'a>(
     // Most Ingresses change nothing, and have these in common.
     let usual = Arc::new(settings.options.clone());
     for (name, ingress) in class::ours(objects, policy) {
-        let Reading { options, refusal, unread_tls, skip, problems: found } =
+        let Reading { options, refusal, unread_tls, problems: found, .. } =
             annotation::read(ingress, policy, &settings.options);
         problems.extend(found.into_iter().map(|(why, text)| Problem::ingress(name, why, text)));
         if ingress.annotations.get(LEGO_CHALLENGES).is_some_and(|it| **it == *"true") {
@@ -61,12 +61,10 @@ pub(super) fn read<'a>(
             problems.push(Problem::ingress(name, "CatchAll", text));
             continue;
         }
-        if skip.is_none() {
-            let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
-            let options = if options == *usual { usual.clone() } else { options.into() };
-            let place = ours.len();
-            ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
-        }
+        let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
+        let options = if options == *usual { usual.clone() } else { options.into() };
+        let place = ours.len();
+        ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
     }
     ours
 }
@@ -181,25 +179,22 @@ fn add_rules(
             };
             let pattern =
                 if it.exact { PathPattern::Exact(text) } else { PathPattern::Prefix(text) };
-            match entry.paths.get(&pattern) {
-                Some(first) => {
-                    let older = &first.ingress;
-                    let who = if older == ours.name {
-                        "an earlier rule of it".to_owned()
-                    } else {
-                        format!("{older}, which is older,")
-                    };
-                    report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
-                }
-                None => {
-                    let target = ours.target(it.backend.as_ref());
-                    let mut route = ours.route(&host, raw, target);
-                    if let Err(text) = locations::place(ours.ingress, entry, &pattern, &mut route) {
-                        report("BadPattern", text);
-                    }
-                    entry.paths.insert(pattern, Arc::new(route));
-                }
+            if let Some(first) = entry.paths.get(&pattern) {
+                let older = &first.ingress;
+                let who = if older == ours.name {
+                    "an earlier rule of it".to_owned()
+                } else {
+                    format!("{older}, which is older,")
+                };
+                report("PathTaken", format!("path {raw} of {host} ignored: {who} has it"));
+                continue;
             }
+            let target = ours.target(it.backend.as_ref());
+            let mut route = ours.route(&host, raw, target);
+            if let Err(text) = locations::place(ours.ingress, entry, &pattern, &mut route) {
+                report("BadPattern", text);
+            }
+            entry.paths.insert(pattern, Arc::new(route));
         }
     }
 }

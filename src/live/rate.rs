@@ -123,19 +123,25 @@ impl Zone {
             let sets = u64::try_from(BLOCKS * BLOCK).unwrap_or(1);
             usize::try_from(it % sets).unwrap_or_default()
         });
-        // Whoever loses a race for a place looks again; the winner may even be itself.
+        // Whoever loses a race for a place looks again; the winner may even be the same client.
         for _ in 0..WAYS {
-            if let Some(found) = self.places(sets).find(|(_, it)| it.is(tag)) {
-                return Some(found);
-            }
             // A free place, else that of who asked longest ago; of several the first, whoever looks.
-            let idle = self.places(sets).filter(|(_, it)| it.open.load(Ordering::Relaxed) == 0);
-            let aged = idle.map(|(place, it)| {
-                let old = it.tag.load(Ordering::Relaxed);
-                let age = short(now).wrapping_sub(it.asked.load(Ordering::Relaxed));
-                (if old == 0 { u32::MAX } else { age.min(u32::MAX - 1) }, old, place, it)
-            });
-            let (_, old, place, client) = aged.reduce(|a, b| if b.0 > a.0 { b } else { a })?;
+            let mut best: Option<(u32, u64, Place, &Client)> = None;
+            for (place, client) in self.places(sets) {
+                let old = client.tag.load(Ordering::Acquire);
+                if old == tag {
+                    return Some((place, client));
+                }
+                let age = match old {
+                    0 => u32::MAX,
+                    _ => client.silence(now).min(u32::MAX - 1),
+                };
+                let better = best.as_ref().is_none_or(|(most, ..)| age > *most);
+                if better && client.open.load(Ordering::Relaxed) == 0 {
+                    best = Some((age, old, place, client));
+                }
+            }
+            let (_, old, place, client) = best?;
             if client.give(old, tag) {
                 return Some((place, client));
             }
@@ -157,8 +163,9 @@ impl Zone {
 }
 
 impl Client {
-    fn is(&self, tag: u64) -> bool {
-        self.tag.load(Ordering::Acquire) == tag
+    /// For how long it has not asked, in milliseconds.
+    fn silence(&self, now: u64) -> u32 {
+        short(now).wrapping_sub(self.asked.load(Ordering::Relaxed))
     }
 
     /// Gives the place of one client to another; `false` when somebody was quicker.
@@ -293,12 +300,12 @@ mod tests {
 
     #[test]
     fn workers_that_ask_together_let_no_more_in() {
-        for round in 0..20 {
+        for round in 0..200 {
             let zone = Zone::new();
             let rates = rates(5, 0, 0, 2);
             let now = Instant::now();
             let passed: usize = std::thread::scope(|scope| {
-                let ask = || scope.spawn(|| passed(&zone, &rates, round, now, 50));
+                let ask = || scope.spawn(|| passed(&zone, &rates, round, now, 10));
                 let workers = [ask(), ask(), ask(), ask()];
                 workers.into_iter().map(|it| it.join().unwrap_or_default()).sum()
             });

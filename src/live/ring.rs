@@ -15,7 +15,7 @@ impl<T: Hash> FromIterator<T> for Ring {
         let owners = (0..).zip(owners);
         let mut points: Vec<(u64, u32)> = owners
             .flat_map(|(place, owner)| {
-                (0..POINTS).map(move |number| (point(&owner, number), place)).collect::<Vec<_>>()
+                (0..POINTS).map(move |number| (point(&owner, number), place))
             })
             .collect();
         points.sort_unstable();

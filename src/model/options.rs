@@ -10,6 +10,7 @@ use super::phrase::Phrase;
 use super::rate::Rates;
 use super::routing::Routing;
 use super::sharing::Sharing;
+use super::snippet::Snippets;
 use super::upstream::{Protocol, ProxySsl, Retry};
 
 /// The settings of one route; defaults are ingress-nginx's, which its ConfigMap changes for all and
@@ -59,6 +60,8 @@ pub struct Options {
     pub rates: Option<Box<Rates>>,
     /// Mirrors and the access log.
     pub copies: Option<Box<Copies>>,
+    /// Snippets, where they are translated.
+    pub snippets: Option<Box<Snippets>>,
 }
 
 /// How far an answer is read ahead of a slow client: `proxy-buffering`, `proxy-buffers-number` and
@@ -130,6 +133,7 @@ impl Default for Options {
             client_tls: None,
             rates: None,
             copies: None,
+            snippets: None,
         }
     }
 }

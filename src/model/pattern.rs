@@ -8,6 +8,7 @@
 
 use std::cmp::Ordering;
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 
@@ -23,7 +24,8 @@ const MEMORY: usize = 256 << 10;
 pub struct Pattern {
     text: Box<str>,
     insensitive: bool,
-    regex: Regex,
+    /// Its own clone would have memory of its own.
+    regex: Arc<Regex>,
 }
 
 impl Pattern {
@@ -60,7 +62,7 @@ impl Pattern {
             .dfa_size_limit(MEMORY)
             .build();
         match built {
-            Ok(regex) => Ok(Self { text: text.into(), insensitive, regex }),
+            Ok(regex) => Ok(Self { text: text.into(), insensitive, regex: regex.into() }),
             Err(regex::Error::CompiledTooBig(_)) => {
                 Err("it is too large: repeat less, or write several".to_owned())
             }

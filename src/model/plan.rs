@@ -23,6 +23,7 @@ use super::phrase::Phrase;
 use super::routing::Alias;
 use super::settings::Settings;
 use super::sharing::{Affinity, Canary};
+use super::snippet::Translated;
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -136,6 +137,8 @@ pub struct Route {
     pub rewrite: Option<Arc<Rewrite>>,
     /// Who may ask.
     pub guard: Option<Arc<Guard>>,
+    /// What snippets come to.
+    pub snippet: Option<Arc<Translated>>,
     /// What is done to its answers.
     pub answers: Option<Arc<Answers>>,
     /// Where copies of its requests go.
@@ -166,6 +169,7 @@ impl Route {
             upstream_tls: None,
             rewrite: None,
             guard: None,
+            snippet: None,
             answers: None,
             mirror: None,
             client_tls: None,

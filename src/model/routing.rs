@@ -49,6 +49,7 @@ impl Routing {
     }
 
     /// What is left for paths that nobody's rule has, as in ingress-nginx: no redirect, no rewrite.
+    #[must_use]
     pub fn without_redirects(self) -> Self {
         let Self { prefix, upstream_host, relative, keep_slash, .. } = self;
         Self { prefix, upstream_host, relative, keep_slash, ..Self::default() }

@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_EN
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::pattern::Pattern;
 use super::phrase::Phrase;
 
 /// Most directives of one snippet.
@@ -54,8 +55,147 @@ pub enum Place {
     Exact(Box<str>),
     /// All that begin so.
     Prefix(Box<str>),
-    /// All that a regular expression matches; the second says that case does not matter.
-    Regex(Box<str>, bool),
+    /// All in which a regular expression is found.
+    Regex(Pattern),
+}
+
+impl Place {
+    /// Whether a canonical path is there.
+    pub fn has(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(it) => **it == *path,
+            Self::Prefix(it) => path.starts_with(&**it),
+            Self::Regex(it) => it.is_match(path),
+        }
+    }
+}
+
+/// Which annotation a snippet is of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Context {
+    /// `configuration-snippet`: the paths of an Ingress.
+    Location,
+    /// `server-snippet`: a host.
+    Server,
+    /// `auth-snippet`: what an external judge is asked.
+    Auth,
+}
+
+/// The snippets of an Ingress, as its annotations have them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Snippets {
+    /// `configuration-snippet`
+    pub location: Vec<Directive>,
+    /// `server-snippet`
+    pub server: Vec<Directive>,
+    /// `auth-snippet`
+    pub auth: Vec<(HeaderName, Phrase)>,
+}
+
+/// What the snippets of a host and of an Ingress come to for one route.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Translated {
+    /// Paths of the host that are closed, and what they are answered with.
+    pub places: Vec<(Place, StatusCode)>,
+    /// What everything on the host is answered with.
+    pub server_return: Option<(StatusCode, Option<Phrase>)>,
+    /// What everything on the route is answered with.
+    pub route_return: Option<(StatusCode, Option<Phrase>)>,
+    /// Who may pass, in order; `None` for everybody. The first that is about a client decides.
+    pub networks: Vec<(bool, Option<IpNet>)>,
+    /// What is set, added and cleared in the answer, in order.
+    pub answer: Vec<Directive>,
+    /// What an endpoint gets.
+    pub request: Vec<(HeaderName, Phrase)>,
+}
+
+impl Translated {
+    /// Puts a host's snippet and an Ingress's together as nginx has a location inherit from its server.
+    pub fn new(server: &[Directive], location: &[Directive]) -> Self {
+        let mut all = Self::default();
+        let is_added = |it: &&Directive| matches!(it, Directive::AddToAnswer(..));
+        let adds = location.iter().any(|it| is_added(&it));
+        let limits = location.iter().any(|it| matches!(it, Directive::Network { .. }));
+        for it in server {
+            match it {
+                Directive::Location { place, status } => all.places.push((place.clone(), *status)),
+                Directive::Return(status, text) => {
+                    all.server_return.get_or_insert_with(|| (*status, text.clone()));
+                }
+                // Of these a location has its own or its server's.
+                Directive::AddToAnswer(..) if adds => {}
+                Directive::Network { .. } if limits => {}
+                other => all.take(other),
+            }
+        }
+        for it in location {
+            match it {
+                Directive::Return(status, text) => {
+                    all.route_return.get_or_insert_with(|| (*status, text.clone()));
+                }
+                other => all.take(other),
+            }
+        }
+        all
+    }
+
+    fn take(&mut self, it: &Directive) {
+        match it {
+            Directive::Network { allow, network } => self.networks.push((*allow, *network)),
+            Directive::SetInRequest(name, value) => {
+                self.request.push((name.clone(), value.clone()));
+            }
+            Directive::Return(..) | Directive::Location { .. } => {}
+            answer => self.answer.push(answer.clone()),
+        }
+    }
+
+    /// Whether a client's address may pass.
+    pub fn lets_pass(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let about = |network: &Option<IpNet>| network.is_none_or(|it| it.contains(&address));
+        self.networks.iter().find(|(_, it)| about(it)).is_none_or(|(allow, _)| *allow)
+    }
+}
+
+/// Reads the snippet of an annotation; refuses what has no meaning there.
+pub fn read(text: &str, context: Context, snippets: &mut Snippets) -> Result<(), SnippetError> {
+    let mut rest = text;
+    let mut directives = Vec::new();
+    while let Some(statement) = statement(&mut rest)? {
+        let before = directives.len();
+        if before >= MOST {
+            return Err(statement.wrong("is one directive too many"));
+        }
+        statement.read(&mut directives)?;
+        for it in &directives[before..] {
+            let fits = match (it, context) {
+                (Directive::SetInRequest(..), Context::Server) => {
+                    // Each location of ingress-nginx has fields of its own.
+                    return Err(statement.wrong("has no effect in a server-snippet"));
+                }
+                (Directive::SetInRequest(..), Context::Auth) => true,
+                (_, Context::Auth) => false,
+                (Directive::Location { .. }, Context::Location) => false,
+                _ => true,
+            };
+            if !fits {
+                return Err(statement.wrong("has no place in this annotation"));
+            }
+        }
+    }
+    match context {
+        Context::Location => snippets.location = directives,
+        Context::Server => snippets.server = directives,
+        Context::Auth => {
+            let fields = directives.into_iter().filter_map(|it| match it {
+                Directive::SetInRequest(name, value) => Some((name, value)),
+                _ => None,
+            });
+            snippets.auth = fields.collect();
+        }
+    }
+    Ok(())
 }
 
 /// Why a snippet is not taken: the directive as it is written, and what is wrong with it.
@@ -68,8 +208,7 @@ pub struct SnippetError {
     pub why: &'static str,
 }
 
-/// Reads a snippet.
-pub fn parse(text: &str) -> Result<Vec<Directive>, SnippetError> {
+fn parse(text: &str) -> Result<Vec<Directive>, SnippetError> {
     let mut rest = text;
     let mut directives = Vec::new();
     while let Some(statement) = statement(&mut rest)? {
@@ -233,8 +372,8 @@ impl Statement<'_> {
         let place = match *words {
             ["location", "=", path] => Place::Exact(path.into()),
             ["location", path] | ["location", "^~", path] => Place::Prefix(path.into()),
-            ["location", "~", pattern] => Place::Regex(pattern.into(), false),
-            ["location", "~*", pattern] => Place::Regex(pattern.into(), true),
+            ["location", "~", pattern] => Place::Regex(self.pattern(pattern, false)?),
+            ["location", "~*", pattern] => Place::Regex(self.pattern(pattern, true)?),
             _ => return Err(self.wrong("is not among the blocks that are translated")),
         };
         let status = match parse(block)?.as_slice() {
@@ -243,6 +382,10 @@ impl Statement<'_> {
             _ => return Err(self.wrong("does more than deny all or return a status")),
         };
         Ok(Directive::Location { place, status })
+    }
+
+    fn pattern(&self, text: &str, any_case: bool) -> Result<Pattern, SnippetError> {
+        Pattern::parse(text, any_case).map_err(|_| self.wrong("has a pattern that cannot be read"))
     }
 
     /// `NAME: VALUE`
@@ -341,7 +484,7 @@ mod tests {
                 "location ~ /\\.git { deny all; } location = /x { return 404; }",
                 vec![
                     Directive::Location {
-                        place: Place::Regex("/\\.git".into(), false),
+                        place: Place::Regex(Pattern::parse("/\\.git", false).expect("a pattern")),
                         status: StatusCode::FORBIDDEN,
                     },
                     Directive::Location {
@@ -352,6 +495,47 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_location_inherits_from_its_server_as_in_nginx() {
+        let made = |server: &str, location: &str| {
+            let mut snippets = Snippets::default();
+            read(server, Context::Server, &mut snippets).expect("a server's");
+            read(location, Context::Location, &mut snippets).expect("a location's");
+            Translated::new(&snippets.server, &snippets.location)
+        };
+        let both = made("add_header X-A 1; more_set_headers 'X-B: 2';", "add_header X-C 3;");
+        assert_eq!(both.answer.len(), 2, "{both:?}");
+        assert_eq!(made("add_header X-A 1;", "more_set_headers 'X-B: 2';").answer.len(), 2);
+        for (server, location, address, passes) in [
+            ("", "", "192.0.2.1", true),
+            ("deny all;", "", "192.0.2.1", false),
+            ("deny all;", "allow 192.0.2.0/24;", "192.0.2.1", true),
+            ("", "allow 192.0.2.0/24; deny all;", "192.0.2.1", true),
+            ("", "allow 192.0.2.0/24; deny all;", "::ffff:192.0.2.1", true),
+            ("", "allow 192.0.2.0/24; deny all;", "198.51.100.1", false),
+            ("", "deny 192.0.2.1; allow all;", "192.0.2.1", false),
+        ] {
+            let translated = made(server, location);
+            let address = address.parse().expect("an address");
+            assert_eq!(translated.lets_pass(address), passes, "{server} {location} {address}");
+        }
+    }
+
+    #[test]
+    fn each_annotation_has_its_own_set() {
+        for (text, context, fits) in [
+            ("proxy_set_header X-A 1;", Context::Location, true),
+            ("proxy_set_header X-A 1;", Context::Auth, true),
+            ("proxy_set_header X-A 1;", Context::Server, false),
+            ("add_header X-A 1;", Context::Auth, false),
+            ("location /a { deny all; }", Context::Server, true),
+            ("location /a { deny all; }", Context::Location, false),
+        ] {
+            let read = read(text, context, &mut Snippets::default());
+            assert_eq!(read.is_ok(), fits, "{text} {context:?}");
         }
     }
 

@@ -25,6 +25,7 @@ use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
 use super::rewrite;
+use super::snippet;
 use super::upgrade::{self, Switch};
 use super::upload::{Progress, RequestBody};
 use crate::live::balance::{Balancer, Endpoint};
@@ -190,12 +191,14 @@ impl Outbound<'_> {
         let Visit { asked, vouched, settings, .. } = self.visit;
         let host = rewrite::host(&self.visit, &head)?;
         let fields = dress::fields(&self.visit, &head, self.errand);
+        let snippet_fields = snippet::fields(&self.visit, &head);
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
         rewrite::name(&mut head.headers, host, &self.visit);
         for (name, value) in fields {
             dress::put(&mut head.headers, name, value);
         }
+        snippet::put(&mut head.headers, snippet_fields);
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
         client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderMap, Response, StatusCode, request};
+use http::header::{CONNECTION, WWW_AUTHENTICATE};
+use http::{Response, StatusCode, request};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
@@ -68,7 +68,9 @@ pub(super) async fn replace(
         Err(failure) => failure.status(),
     };
     let wanted = answers.errors.as_ref().is_some_and(|it| it.cover(status.as_u16()));
-    let left_alone = answers.leaves_errors && kept.by_endpoint.get();
+    // What is too much already is not made more.
+    let overloaded = matches!(walked, Err(Failure::Overloaded));
+    let left_alone = overloaded || (answers.leaves_errors && kept.by_endpoint.get());
     let Some(default) = default.filter(|_| wanted && !left_alone) else { return walked };
     let Some(balancer) = &default.balancer else { return walked };
     let (peer, vouched) = match trace.told.get() {
@@ -79,9 +81,8 @@ pub(super) async fn replace(
     let asked = asked.at_root();
 
     let replaced = walked.unwrap_or_else(|failure| failure.reply());
-    let closes = replaced.headers().get(CONNECTION).cloned();
-    let without = page(status, replaced.headers());
-    drain(replaced.into_body());
+    let (replaced, body) = replaced.into_parts();
+    drain(body);
 
     let settings = &live.plan.settings;
     let visit = Visit { link, live, settings, way: default, asked: &asked, peer, vouched, trace };
@@ -90,23 +91,19 @@ pub(super) async fn replace(
     let body = Progress::held(Instant::now(), None, &link.meter);
     let mut answer = match outbound.send(kept.head, body).await {
         Ok(answer) if answer.status() != StatusCode::SWITCHING_PROTOCOLS => answer,
-        Ok(_) | Err(_) => without,
+        Ok(_) | Err(_) => reply::page(status, ""),
     };
-    if let Some(closes) = closes {
-        answer.headers_mut().insert(CONNECTION, closes);
+    let headers = answer.headers_mut();
+    if let Some(closes) = replaced.headers.get(CONNECTION) {
+        headers.insert(CONNECTION, closes.clone());
     }
-    Ok(answer)
-}
-
-fn page(status: StatusCode, replaced: &HeaderMap) -> Response<ReplyBody> {
-    let mut page = reply::page(status, "");
-    // Without these the status says too little to act on (RFC 9110 sections 11.6.1, 10.2.1, 10.2.3).
-    for name in [http::header::WWW_AUTHENTICATE, http::header::ALLOW, http::header::RETRY_AFTER] {
-        for value in replaced.get_all(&name) {
-            page.headers_mut().append(name.clone(), value.clone());
+    // As with nginx: without it nobody could ever give a password.
+    if status == StatusCode::UNAUTHORIZED && !headers.contains_key(WWW_AUTHENTICATE) {
+        for challenge in replaced.headers.get_all(WWW_AUTHENTICATE) {
+            headers.append(WWW_AUTHENTICATE, challenge.clone());
         }
     }
-    page
+    Ok(answer)
 }
 
 /// Reads what nobody gets, beside everything else.

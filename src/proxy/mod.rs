@@ -41,6 +41,7 @@ mod redirect;
 mod reply;
 mod resolve;
 mod rewrite;
+mod snippet;
 mod tls;
 mod upgrade;
 mod upload;
@@ -316,6 +317,11 @@ async fn walk(
         return Ok(answer);
     }
 
+    // What the host's snippet answers by itself.
+    if let Some(answer) = snippet::begin(&visit, &head) {
+        return Ok(answer);
+    }
+
     // From `/` to where the application begins.
     if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {
         return Ok(answer);
@@ -333,6 +339,9 @@ async fn walk(
     if let Some(answer) = redirect::elsewhere(&visit, &head) {
         return Ok(answer);
     }
+    if let Some(answer) = snippet::answer(&visit, &head) {
+        return Ok(answer);
+    }
     if let Some(answer) = rewrite::apply(&visit, &head)? {
         return Ok(answer);
     }
@@ -346,6 +355,7 @@ async fn walk(
     rate::count(&visit)?;
 
     // Networks, passwords, the external judge.
+    snippet::check(&visit)?;
     if let Some(guard) = &way.route.guard
         && let Some(answer) = Box::pin(access::check(guard, &visit, &mut head)).await?
     {

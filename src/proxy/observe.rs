@@ -85,7 +85,9 @@ pub(super) enum Extra {
     Set(HeaderName, HeaderValue),
     /// Beside it.
     Add(HeaderName, HeaderValue),
-    /// Likewise, with a status for which nginx's `add_header` does so.
+    /// Not at all.
+    Clear(HeaderName),
+    /// Beside it, with a status for which nginx's `add_header` does so.
     AddToSuccess(HeaderName, HeaderValue),
 }
 
@@ -98,6 +100,7 @@ impl Extra {
                     headers.append(name, value);
                 }
             }
+            Self::Clear(name) => drop(headers.remove(name)),
             Self::Set(name, value) => drop(headers.insert(name, value)),
             Self::Add(name, value) => drop(headers.append(name, value)),
         }

@@ -100,7 +100,12 @@ pub(super) fn elsewhere(visit: &Visit<'_>, head: &request::Parts) -> Option<Resp
         };
         location = format!("{}://{host}{port}{location}", peer.scheme());
     }
-    Some(reply::redirect(status(code), &location))
+    let mut answer = reply::redirect(status(code), &location);
+    if answer.status() == StatusCode::NOT_MODIFIED {
+        // RFC 9110 section 15.4.5: it has no content.
+        *answer.body_mut() = ReplyBody::empty();
+    }
+    Some(answer)
 }
 
 /// Scheme, host and port as the client has them.

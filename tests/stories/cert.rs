@@ -13,8 +13,9 @@ use crate::harness::lockgate::{
 use crate::harness::pebble::{Pebble, PebbleOptions};
 use crate::harness::process::{SOON, component, eventually, free_port};
 
-/// The annotation that asks for a certificate.
-const ASK: [(&str, &str); 1] = [("kubernetes.io/tls-acme", "true")];
+/// Asks for a certificate; what this machine's resolver says of the host is no matter here.
+const ASK: [(&str, &str); 2] =
+    [("kubernetes.io/tls-acme", "true"), ("lockgate.dev/self-check", "off")];
 
 /// The objects of `host`, which asks for a certificate in the Secret `web-tls`.
 fn house(host: &str, web: &Backend) -> String {
@@ -126,6 +127,13 @@ async fn r_vis_certificates_are_measured_while_they_are_there() {
     assert_eq!(state.to_string(), "1", "it is in one state");
     assert_eq!(lockgate.metric("lockgate_acme_is_leader", &[]).await.to_string(), "1");
 
+    for endpoint in ["directory", "newNonce", "signed"] {
+        let labels = [&*format!("endpoint=\"{endpoint}\""), "status=\"200\""];
+        let asked = lockgate.metric("lockgate_acme_http_requests_total", &labels).await;
+        assert!(asked >= 1.0, "{endpoint}: {asked}");
+    }
+    assert_eq!(lockgate.metric("lockgate_acme_ca_up", &[]).await.to_string(), "1");
+
     let page = lockgate.metrics().await;
     let mut promtool = Command::new(component("LOCKGATE_PROMTOOL"));
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped());
@@ -185,6 +193,40 @@ async fn a_host_is_checked_as_a_ca_would() {
     assert!(out.contains("SERVFAIL"), "{out}");
 }
 
+/// The leader acts on what is asked of it, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_obeyed_and_forgotten() {
+    let budget = ["--acme-max-issues=100/7d", "--acme-min-reissue=1s"];
+    let (_pebble, lockgate) = issued(PebbleOptions::default(), &budget).await;
+    certified(&lockgate).await;
+    let place = format!("--manifests={}", lockgate.dir().display());
+    let serial = async || {
+        let all = lockgate.admin_json("/api/certificates").await;
+        all["managed"][0]["servedSerial"].as_str().map(str::to_owned)
+    };
+    let mut last = eventually("a certificate that is shown", SOON, &serial).await;
+    let commands: [&[&str]; 3] = [
+        &["renew", "demo/web-tls"],
+        &["renew", "demo/web-tls", "--force"],
+        &["revoke", "demo/web-tls", "--reason=superseded"],
+    ];
+    for command in commands {
+        let (code, out, err) = cert(&[command, &[&place]].concat());
+        assert_eq!(code, 0, "{command:?}: {out}{err}");
+        last = eventually(&format!("{command:?}"), SOON * 2, async || {
+            let now = serial().await.filter(|it| *it != last);
+            now.ok_or_else(|| lockgate.stderr())
+        })
+        .await;
+        eventually("the request is taken away", SOON, async || {
+            let file = lockgate.file("issued/demo.web-tls.secret.json").unwrap_or_default();
+            let left = ["lockgate.dev/renew", "lockgate.dev/revoke"];
+            if left.iter().any(|it| file.contains(&format!("{it}\""))) { Err(file) } else { Ok(()) }
+        })
+        .await;
+    }
+}
+
 /// The object is otherwise left as it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_in_a_cluster_is_adopted_by_an_annotation() {
@@ -224,9 +266,7 @@ async fn an_account_is_bound_to_what_the_ca_handed_out() {
     let flags =
         ["--acme-eab-kid=kid-1", "--acme-eab-hmac-file", &file.path().display().to_string()];
     let binding = Some(("kid-1".to_owned(), key.to_owned()));
-    // Half of the nonces are refused.
-    let options =
-        PebbleOptions { account_binding: binding, nonce_reject: 50, ..PebbleOptions::default() };
+    let options = PebbleOptions { account_binding: binding, ..PebbleOptions::default() };
     let (_pebble, lockgate) = issued(options, &flags).await;
     let held = certified(&lockgate).await;
     assert!(held["issuer"].as_str().is_some_and(|it| it.contains("/dir")), "{held:#}");

@@ -22,6 +22,7 @@ mod lifecycle;
 mod limits;
 mod mirror;
 mod mtls;
+mod nginx;
 mod outages;
 mod overload;
 mod page;

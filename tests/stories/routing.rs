@@ -176,6 +176,39 @@ async fn a_rewrite_cannot_be_escaped() {
         .await;
 }
 
+/// Three teams on one host, one of which rewrites: nobody breaks what is another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_stands_beside_paths_that_are_passed_on() {
+    let badge = [("rewrite-target", "/$1"), ("upstream-vhost", "badge.layers.test")];
+    for [whole, part] in [["a", "b"], ["b", "a"]] {
+        let house = House::new(
+            &[],
+            &[
+                (whole, "layers.test", &[("/registry", "api"), ("/", "web")], &[], ""),
+                (part, "layers.test", &[("/badge/(.*)", "api")], &badge, ""),
+                ("c", "badge.layers.test", &[("/", "api")], &[], ""),
+            ],
+        )
+        .await;
+        house
+            .expect(&[
+                ("layers.test/registry/v2/x?y", "200 api /registry/v2/x?y"),
+                ("layers.test/badge/img/x.svg?z=1", "200 api /img/x.svg?z=1"),
+                ("layers.test/badges", "200 web /badges"),
+                ("layers.test/", "200 web /"),
+                ("badge.layers.test/img", "200 api /img"),
+            ])
+            .await;
+        for reply in house.ask("layers.test/badge/x").await {
+            assert_eq!(field(&reply, "host").as_deref(), Some("badge.layers.test"));
+            assert_eq!(field(&reply, "x-forwarded-host").as_deref(), Some("layers.test"));
+        }
+        for reply in house.ask("layers.test/registry").await {
+            assert_eq!(field(&reply, "host").as_deref(), Some("layers.test"));
+        }
+    }
+}
+
 /// A pattern is found from the left and not anchored at its end; the longest text is tried first.
 #[tokio::test(flavor = "multi_thread")]
 async fn expressions_are_tried_by_their_length() {
@@ -281,6 +314,13 @@ async fn redirects_go_where_they_say() {
                 "",
             ),
             ("e", "e.test", &root, &[("permanent-redirect", "gopher://x.test")], ""),
+            (
+                "j",
+                "j.test",
+                &root,
+                &[("permanent-redirect", "/j"), ("permanent-redirect-code", "304")],
+                "",
+            ),
             ("f", "f.test", &[("/a/", "web")], &[("relative-redirects", "true")], ""),
             ("g", "g.test", &[("/a/", "web")], &[], ""),
             ("h", "h.test", &root, &[("app-root", "/app"), ("force-ssl-redirect", "true")], ""),
@@ -294,6 +334,7 @@ async fn redirects_go_where_they_say() {
             ("b.test/x?y=1", "307 SCHEME://b.test/new?y=1"),
             ("c.test/x", "308 /new"),
             ("d.test/x", "301 SCHEME://d.test/d"),
+            ("j.test/x", "304 SCHEME://j.test/j"),
             // What is not understood redirects nobody.
             ("e.test/x", "200 web /x"),
             ("f.test/a?x", "301 /a/?x"),

@@ -14,6 +14,7 @@ pub use table::{Chapter, TABLE, row, rows};
 use super::Policy;
 use super::objects::Ingress;
 use crate::model::options::Options;
+use crate::model::snippet::{self, Context};
 use crate::model::value::boolean;
 
 /// The prefix before ingress-nginx 0.9, which kube-lego's users still have.
@@ -52,6 +53,9 @@ pub enum Effect {
     /// Likewise, but a value that cannot be read makes the paths answer 503: with the default they would be
     /// open, or speak to endpoints in a way that their owner did not mean.
     Guards(fn(&str, &mut Options) -> Result<(), &'static str>),
+    /// A snippet of nginx's configuration: never executed; read into the closed set of directives that are
+    /// translated, with `--translate-snippets`, else refused.
+    Snippet(Context),
     /// Not built. A value that asks for what happens anyway is let pass.
     Missing {
         /// Whether a value asks for nothing.
@@ -70,8 +74,6 @@ pub enum Instead {
     Serve,
     /// Its paths answer 503, because without it they would be open or mean something else.
     Refuse,
-    /// It is left out whole: its paths would take those of others.
-    Skip,
 }
 
 /// What the annotations of one Ingress come to.
@@ -82,15 +84,15 @@ pub(super) struct Reading {
     /// An annotation about TLS towards endpoints that could not be read: whoever would take it over, as
     /// others on a host do, does not know what was asked for.
     pub(super) unread_tls: Option<&'static str>,
-    /// Why it is left out.
-    pub(super) skip: Option<String>,
+    /// Whether snippets are translated.
+    translate: bool,
     /// Reason and text of each problem.
     pub(super) problems: Vec<(&'static str, String)>,
 }
 
 /// Reads the annotations of an Ingress on top of what the ConfigMap set.
 pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Reading {
-    let mut reading = Reading::of(base);
+    let mut reading = Reading::of(base, policy);
     let named = named(ingress, policy);
     // A canary's paths are those of another Ingress: only what it says about its Service counts.
     let is_canary = named.get("canary").is_some_and(|it| boolean(it) == Some(true));
@@ -104,10 +106,6 @@ pub(super) fn read(ingress: &Ingress, policy: &Policy, base: &Options) -> Readin
         && let Some(text) = reading.options.buffers.shortened()
     {
         reading.problems.push(("BadAnnotation", text));
-    }
-    if let Some(skip) = &reading.skip {
-        // Of an Ingress that is left out nothing else matters.
-        reading.problems = vec![("NotSupported", skip.clone())];
     }
     reading
 }
@@ -149,9 +147,9 @@ impl std::fmt::Display for Verdict {
 /// Judges each annotation of an Ingress that is under our prefixes, on top of what the ConfigMap set.
 pub fn judge<'a>(ingress: &'a Ingress, policy: &Policy, base: &Options) -> Vec<Judged<'a>> {
     let judged = |(name, value): (&'a str, &'a str)| {
-        let mut reading = Reading::of(base);
+        let mut reading = Reading::of(base, policy);
         reading.take(name, value);
-        let verdict = if reading.refusal.is_some() || reading.skip.is_some() {
+        let verdict = if reading.refusal.is_some() {
             Verdict::Refused
         } else if reading.problems.is_empty() {
             Verdict::Works
@@ -199,12 +197,12 @@ fn unknown(name: &str) -> String {
 }
 
 impl Reading {
-    fn of(base: &Options) -> Self {
+    fn of(base: &Options, policy: &Policy) -> Self {
         Self {
+            translate: policy.translate_snippets,
             options: base.clone(),
             refusal: None,
             unread_tls: None,
-            skip: None,
             problems: Vec::new(),
         }
     }
@@ -218,6 +216,24 @@ impl Reading {
             Some(row) => self.apply(row, value.trim()),
             None => self.problems.push(("UnknownAnnotation", unknown(name))),
         }
+    }
+
+    fn translate(&mut self, name: &str, value: &str, context: Context) {
+        const CLOSED: &str = "the paths of this Ingress answer 503";
+        let text = if self.translate {
+            let mut snippets = self.options.snippets.take().unwrap_or_default();
+            let read = snippet::read(value, context, &mut snippets);
+            self.options.snippets = Some(snippets);
+            let Err(error) = read else { return };
+            format!("annotation {name}: {error}: {CLOSED}")
+        } else {
+            format!(
+                "annotation {name} is nginx configuration, which is never executed: {CLOSED}; \
+                 --translate-snippets reads what sets header fields, returns or denies"
+            )
+        };
+        self.refusal.get_or_insert_with(|| text.clone());
+        self.problems.push(("Snippet", text));
     }
 
     fn apply(&mut self, row: &Annotation, value: &str) {
@@ -243,6 +259,7 @@ impl Reading {
                     self.problems.push(("BadAnnotation", text));
                 }
             }
+            Effect::Snippet(context) => self.translate(name, value, *context),
             Effect::Moot => {}
             Effect::Missing { inert, .. } if inert(value) => {}
             Effect::Missing { instead, .. } => {
@@ -252,11 +269,6 @@ impl Reading {
                     Instead::Refuse => {
                         let text = format!("{what}: the paths of this Ingress answer 503");
                         self.refusal.get_or_insert_with(|| text.clone());
-                        text
-                    }
-                    Instead::Skip => {
-                        let text = format!("{what}: the whole Ingress is left out");
-                        self.skip.get_or_insert_with(|| text.clone());
                         text
                     }
                 };

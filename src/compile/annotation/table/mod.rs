@@ -16,6 +16,7 @@ mod upstreams;
 use super::{Annotation, Effect, Instead, Scope};
 use crate::model::options::Options;
 use crate::model::routing::Routing;
+use crate::model::snippet::Context;
 use crate::model::value::boolean;
 
 const TRUTH: &str = "true or false";
@@ -101,6 +102,10 @@ const fn missing(
         scope: Scope::Path,
         effect: Effect::Missing { inert, instead },
     }
+}
+
+const fn snippet(name: &'static str, help: &'static str, context: Context) -> Annotation {
+    Annotation { name, default: "", help, scope: Scope::Path, effect: Effect::Snippet(context) }
 }
 
 const fn moot(name: &'static str, default: &'static str, help: &'static str) -> Annotation {

@@ -1,13 +1,30 @@
 //! Never executed: what is nginx configuration, or gone from ingress-nginx.
 
 use super::super::Instead;
-use super::{Annotation, missing, moot};
+use super::{Annotation, missing, moot, snippet};
 use super::{is_false, never};
+use crate::model::snippet::Context;
 
 pub(super) const ROWS: &[Annotation] = &[
-    missing("configuration-snippet", "", "nginx configuration.", never, Instead::Refuse),
-    missing("server-snippet", "", "nginx configuration.", never, Instead::Refuse).of_host(),
-    missing("auth-snippet", "", "nginx configuration.", never, Instead::Refuse),
+    snippet(
+        "configuration-snippet",
+        "nginx configuration for the paths; never executed. With `--translate-snippets` these are read: \
+         `more_set_headers`, `more_clear_headers`, `add_header`, `proxy_set_header`, \
+         `more_set_input_headers`, `return`, `deny`, `allow`.",
+        Context::Location,
+    ),
+    snippet(
+        "server-snippet",
+        "Likewise for the host, with `location … { deny all; }` and `{ return STATUS; }`, and without \
+         what sets fields of requests.",
+        Context::Server,
+    )
+    .of_host(),
+    snippet(
+        "auth-snippet",
+        "Likewise for the question to an external judge: `proxy_set_header` only.",
+        Context::Auth,
+    ),
     missing("stream-snippet", "", "nginx configuration.", never, Instead::Refuse),
     missing("modsecurity-snippet", "", "ModSecurity configuration.", never, Instead::Refuse),
     missing(

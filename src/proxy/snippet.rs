@@ -1,0 +1,98 @@
+//! What translated snippets do to a request and its answer.
+
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+
+use super::Visit;
+use super::body::ReplyBody;
+use super::dress;
+use super::observe::Extra;
+use super::phrase;
+use super::reply::{self, Failure};
+use crate::model::phrase::Phrase;
+use crate::model::snippet::{Directive, Translated};
+
+/// What a host's snippet answers by itself; also notes what the answer gets, whoever gives it.
+pub(super) fn begin(visit: &Visit<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
+    let snippet = visit.way.route.snippet.as_deref()?;
+    let mut extras = visit.trace.extras.borrow_mut();
+    for it in &snippet.answer {
+        let filled = |it: &Phrase| value(it, head, visit);
+        extras.extend(match it {
+            Directive::SetInAnswer(name, text) => {
+                filled(text).map(|it| Extra::Set(name.clone(), it))
+            }
+            Directive::AddToAnswer(name, text, true) => {
+                filled(text).map(|it| Extra::Add(name.clone(), it))
+            }
+            Directive::AddToAnswer(name, text, false) => {
+                filled(text).map(|it| Extra::AddToSuccess(name.clone(), it))
+            }
+            Directive::ClearInAnswer(name) => Some(Extra::Clear(name.clone())),
+            _ => None,
+        });
+    }
+    drop(extras);
+    let path = visit.asked.path(&head.uri);
+    if let Some((_, status)) = snippet.places.iter().find(|(place, _)| place.has(path)) {
+        return Some(returned(*status, None, head, visit));
+    }
+    let (status, text) = snippet.server_return.as_ref()?;
+    Some(returned(*status, text.as_ref(), head, visit))
+}
+
+/// What the snippet of the Ingress answers by itself.
+pub(super) fn answer(visit: &Visit<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
+    let (status, text) = visit.way.route.snippet.as_deref()?.route_return.as_ref()?;
+    Some(returned(*status, text.as_ref(), head, visit))
+}
+
+/// Refuses clients that `deny` is about.
+pub(super) fn check(visit: &Visit<'_>) -> Result<(), Failure> {
+    let passes = |it: &Translated| it.lets_pass(visit.peer.address.ip());
+    if visit.way.route.snippet.as_deref().is_none_or(passes) {
+        return Ok(());
+    }
+    Err(Failure::Blocked)
+}
+
+/// The fields that an endpoint gets, to be read off the request as it came.
+pub(super) fn fields(
+    visit: &Visit<'_>,
+    head: &request::Parts,
+) -> Vec<(http::HeaderName, HeaderValue)> {
+    let Some(snippet) = visit.way.route.snippet.as_deref() else { return Vec::new() };
+    let filled = snippet.request.iter();
+    filled.filter_map(|(name, text)| Some((name.clone(), value(text, head, visit)?))).collect()
+}
+
+/// Puts those fields in place.
+pub(super) fn put(headers: &mut HeaderMap, fields: Vec<(http::HeaderName, HeaderValue)>) {
+    for (name, value) in fields {
+        dress::put(headers, name, value);
+    }
+}
+
+fn value(text: &Phrase, head: &request::Parts, visit: &Visit<'_>) -> Option<HeaderValue> {
+    HeaderValue::try_from(phrase::text(text, head, visit)).ok()
+}
+
+/// nginx's `return`: a redirect to the text, a text, or the page of a status.
+fn returned(
+    status: StatusCode,
+    text: Option<&Phrase>,
+    head: &request::Parts,
+    visit: &Visit<'_>,
+) -> Response<ReplyBody> {
+    let Some(text) = text else { return reply::page(status, "") };
+    let text = phrase::text(text, head, visit);
+    if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        let mut answer = reply::redirect(status, &text);
+        // A text that fits no field would make a redirect to nowhere.
+        if !answer.headers().contains_key(LOCATION) {
+            answer = reply::page(StatusCode::BAD_REQUEST, "");
+        }
+        return answer;
+    }
+    reply::with(status, "text/plain", text)
+}
