@@ -733,6 +733,22 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_is_a_number_in_a_time() {
+        for (text, expected) in [
+            ("3/7d", Some((3, 7 * 86_400))),
+            ("100/1h", Some((100, 3_600))),
+            ("0/7d", None),
+            ("3", None),
+            ("3/0", None),
+            ("1001/7d", None),
+            ("x/7d", None),
+        ] {
+            let found = rate(text).ok().map(|it| (it.count, it.span.as_secs()));
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
     fn the_first_acme_protocol_becomes_the_second() {
         assert_eq!(second_protocol("https://acme-v01.api.letsencrypt.org/directory"), LETS_ENCRYPT);
         assert_eq!(

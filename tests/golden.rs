@@ -34,10 +34,10 @@ use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
 use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement};
+use lockgate::model::client_tls::{self, HostTls, Verify};
 use lockgate::model::copies::Mirror;
 use lockgate::model::cors::Origins;
 use lockgate::model::guard::{Basic, Guard, Judge};
-use lockgate::model::client_tls::{self, HostTls, Verify};
 use lockgate::model::host::{Authority, HostPattern};
 use lockgate::model::keypair::Keypair;
 use lockgate::model::name::{Kind, ObjectName};
@@ -702,6 +702,10 @@ fn plan_text(plan: &Plan) -> String {
     for (secret, wanted) in &plan.wanted {
         writeln!(text, "wanted {secret}: {}", wanted_text(wanted)).unwrap();
     }
+    for (secret, declined) in &plan.declined {
+        writeln!(text, "declined {secret}: {}: {}", declined.reason, list(&declined.names))
+            .unwrap();
+    }
     if let Some(thumbprint) = &plan.thumbprint {
         writeln!(text, "thumbprint {thumbprint}").unwrap();
     }
@@ -894,6 +898,8 @@ fn guard_text(text: &mut String, guard: &Guard) {
         text.push_str(if cache.is_some() { ", remembered" } else { "" });
         text.push(']');
     }
+}
+
 fn client_tls_text(tls: &HostTls) -> String {
     match tls {
         HostTls::Denied => ", 403 to all".to_owned(),
@@ -963,7 +969,8 @@ fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String
 }
 
 fn wanted_text(wanted: &Wanted) -> String {
-    let Wanted { names, ingresses, exists, held, issuer, issued_at, .. } = wanted;
+    let Wanted { names, ingresses, exists, held, issuer, issued_at, self_check, reuse_key, .. } =
+        wanted;
     let mut text = format!("{}; asked for by {}", list(names), list(ingresses));
     match held {
         Some(pair) => write!(text, "; holds {}", list(&pair.names)).unwrap(),
@@ -975,6 +982,12 @@ fn wanted_text(wanted: &Wanted) -> String {
     }
     if let Some(at) = issued_at {
         write!(text, "; stored at {at}").unwrap();
+    }
+    if !self_check {
+        text.push_str("; not looked at before");
+    }
+    if *reuse_key {
+        text.push_str("; keeps its key");
     }
     text
 }

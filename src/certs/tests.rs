@@ -302,7 +302,74 @@ async fn r_sto_3_what_was_issued_and_not_written_is_written_and_not_ordered() {
 
 fn claim(names: &std::collections::BTreeSet<String>) -> Claim<'_> {
     static TLS: std::sync::LazyLock<ObjectName> = std::sync::LazyLock::new(tls);
-    Claim { secret: &TLS, names, issuer: "local", profile: "", holder: "me", key: None }
+    static NOTHING: std::sync::LazyLock<StoredSecret> =
+        std::sync::LazyLock::new(StoredSecret::default);
+    let (secret, held) = (&*TLS, &*NOTHING);
+    Claim { secret, names, issuer: "local", profile: "", holder: "me", key: None, held }
+}
+
+/// A record that was left behind is of the certificate that is held: taken up again, it would bring the
+/// same for ever.
+#[tokio::test]
+async fn r_fly_a_record_of_what_is_stored_is_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = directory.path().join("issued");
+    let store = Store::Directory(Directory::new([directory.path().to_owned()], write));
+    let vault = Vault::new(store, Leadership::sole());
+    let names = ["a.test".to_owned()].into();
+    let place = place("lockgate", &tls());
+    let (mut first, _) = Record::claim(&vault, place.clone(), &claim(&names)).await.expect("it");
+    first.note_url(&vault, "https://ca.test/1").await.expect("noted");
+    let key = first.key().expect("a key").to_vec();
+    let order = |url: &str| [(marks::full(marks::ORDER), url.to_owned())].into();
+    let entry = |key: &[u8]| BTreeMap::from([("tls.key".to_owned(), key.to_vec())]);
+    for (held, reused, expected) in [
+        (StoredSecret::default(), false, false),
+        (StoredSecret { data: entry(&key), ..StoredSecret::default() }, false, true),
+        (StoredSecret { data: entry(&key), ..StoredSecret::default() }, true, false),
+        (
+            StoredSecret { annotations: order("https://ca.test/1"), ..StoredSecret::default() },
+            true,
+            true,
+        ),
+        (
+            StoredSecret { annotations: order("https://ca.test/2"), ..StoredSecret::default() },
+            true,
+            false,
+        ),
+    ] {
+        let found = vault.secret(&place).await.expect("a store").expect("a record");
+        assert_eq!(record::is_over(&found, &held, reused), expected, "{held:?} {reused}");
+    }
+    let held = StoredSecret { data: entry(&key), ..StoredSecret::default() };
+    let again = Claim { held: &held, ..claim(&names) };
+    let (second, same) = Record::claim(&vault, place, &again).await.expect("claimed");
+    assert!(!same && second.url().is_none() && second.key().expect("a key") != key);
+}
+
+/// What a leader that was killed left behind is tidied up by the next, without anything being due.
+#[tokio::test]
+async fn r_fly_what_was_left_behind_is_tidied_up() {
+    let mut house = House::new(INGRESS, async |_| {}).await;
+    house.standing(State::Ready).await;
+    let held = house.secret().await.expect("a Secret");
+    let vault = Vault::new(house.store.clone(), Leadership::sole());
+    let names = ["a.test".to_owned()].into();
+    let place = place("lockgate", &tls());
+    let (mut record, _) = Record::claim(&vault, place.clone(), &claim(&names)).await.expect("it");
+    let chain = String::from_utf8(held.data["tls.crt"].clone()).expect("PEM");
+    record.keep_chain(&vault, &chain).await.expect("kept");
+    let (options, ..) = options(&house.store, Issuer::Local(local()));
+    let plan = Plan { wanted: [(tls(), wanted_now(&house).await)].into(), ..Plan::default() };
+    assert_eq!(Keeper::new(options).tidy(&plan).await, Ok(Vec::new()));
+    assert_eq!(house.store.secret(&place).await.expect("a store"), None);
+}
+
+async fn wanted_now(house: &House) -> crate::model::plan::Wanted {
+    let snapshot = house.store.snapshots().wait_for(Option::is_some).await.expect("one").clone();
+    let policy = Policy { issuer: IssuerKind::Local, ..Policy::default() };
+    let (plan, _) = compile(&snapshot.expect("objects"), &policy);
+    plan.wanted.get(&tls()).cloned().expect("it")
 }
 
 #[tokio::test]

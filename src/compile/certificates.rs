@@ -322,7 +322,10 @@ fn names(
                 && takes_challenges(known)
                 && decided != Some("ours")
             {
-                let text = format!("a path of {host} takes {CHALLENGES} away");
+                let text = format!(
+                    "a path of {host} takes {CHALLENGES} away; {CHALLENGE_PATH} says whose it is, \
+                     ours or theirs"
+                );
                 return Err(("ChallengePathTaken", text));
             }
         }

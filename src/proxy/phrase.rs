@@ -153,8 +153,8 @@ mod tests {
             ("$namespace/$ingress_name", "team/web"),
             ("$service_name:$service_port", "app:http"),
             ("$http_host $server_port", "a.test:81 80"),
-            ("$remote_user", "alice"),
             ("t=${msec}", "t=1795168800.007"),
+            ("$remote_user", "alice"),
         ] {
             let phrase = Phrase::parse(text).expect("a phrase");
             let mut filled = Vec::new();
