@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -9,6 +10,7 @@ use crate::certs::tests::options;
 use crate::certs::trouble::Trouble;
 use crate::certs::{Acme, AcmeOptions, Budget, Keeper};
 use crate::lease::Leadership;
+use crate::metrics::{Metrics, Replica};
 use crate::store::{Directory, Store};
 
 const CA: &str = "https://ca.test/directory";
@@ -26,7 +28,8 @@ fn keeper() -> Keeper {
         account: ObjectName::new("lockgate", "account"),
     };
     let wall = || Timestamp::from_second(NOW).unwrap_or_default();
-    let acme = Acme::new(acme, Leadership::sole(), wall).expect("a CA");
+    let metrics = Arc::new(Metrics::new(&Replica::default()).expect("names differ"));
+    let acme = Acme::new(acme, Leadership::sole(), metrics, wall).expect("a CA");
     let store = Store::Directory(Directory::new([], "nowhere".into()));
     let (mut options, ..) = options(&store, Issuer::Acme(Box::new(acme)));
     options.flags.budget = Budget::default();
