@@ -144,20 +144,26 @@ impl LookUp<'_> {
 
     /// The Ingress's own judge, else everybody's.
     fn judge(&mut self, access: &Access) -> Result<Option<Arc<Judge>>, String> {
-        let said = &access.judge;
+        let (said, global) = (&access.judge, &self.shared.judge);
         if said.url.is_some() {
             let mut headers = match &said.set_headers {
                 None => Vec::new(),
                 Some(name) => self.headers(name)?,
             };
             headers.extend(self.snippet.iter().cloned());
-            return judge(said, headers, &self.shared.judge);
+            return judge(said, headers, global);
         }
         if *said != External::default() {
             let text = "annotations auth-... of an external judge have no effect without auth-url";
             self.notes.push(text.to_owned());
         }
-        if access.no_global { Ok(None) } else { self.global.clone() }
+        if access.no_global {
+            Ok(None)
+        } else if self.snippet.is_empty() {
+            self.global.clone()
+        } else {
+            judge(global, self.snippet.to_vec(), global)
+        }
     }
 
     /// The fields in the ConfigMap that `auth-proxy-set-headers` names.

@@ -201,6 +201,29 @@ async fn oauth2_proxy_works_as_it_is() {
     }
 }
 
+/// The backend for errors hears the judge's word, too, and never the client's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backend_for_errors_hears_the_judge() {
+    let (web, errors) = (Backend::start("web").await, Backend::start("errors").await);
+    let judge = Judge::start().await;
+    let url = judge.url("/oauth2/auth");
+    let annotations = [
+        ("auth-url", &*url),
+        ("auth-response-headers", "X-Name"),
+        ("custom-http-errors", "503"),
+        ("default-backend", "errors"),
+    ];
+    let objects = guarded("one", "/", &annotations) + &backend("errors", 80, &[errors.addr()]);
+    let lockgate = serving(&objects, &web).await;
+    for (version, client) in clients(&lockgate) {
+        for (path, answering) in [("/", "web"), ("/status/503", "errors")] {
+            let reply = get(&client, path, &[("cookie", "session=ann"), ("x-name", "root")]).await;
+            assert_eq!(reply.backend().as_deref(), Some(answering), "{version} {path}");
+            assert_eq!(seen(&reply, "x-name"), "ann", "{version} {path}");
+        }
+    }
+}
+
 /// Yes, no, or nothing: what is no judgement is 500, and no judge at all is no way in.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_judgement_lets_nobody_pass() {
