@@ -326,7 +326,9 @@ pub(super) fn add_hsts(headers: &mut HeaderMap, hsts: Option<&HeaderValue>, peer
 fn clean_trailers(trailers: &mut HeaderMap) {
     let refused: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| ends_here(name) || is_end_to_end(name) || name.as_str().contains('_'))
+        .filter(|it| {
+            ends_here(it) || is_end_to_end(it) || is_claim(it) || it.as_str().contains('_')
+        })
         .cloned()
         .collect();
     for name in refused {
