@@ -40,6 +40,7 @@ pub struct Metrics {
     response_bytes: HistogramVec,
     /// Label values in use, by Ingress, so that those of a deleted one can go.
     used: Mutex<HashMap<ObjectName, BTreeSet<[String; 8]>>>,
+    counting: Counting,
     /// Client connections that are open.
     pub connections: IntGauge,
     /// Client connections that were accepted.
@@ -86,6 +87,46 @@ pub struct Replica {
     pub class: String,
     /// `--election-id`
     pub election: String,
+    /// How requests are counted.
+    pub counting: Counting,
+}
+
+/// How requests are counted.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    /// `--metrics-per-host`: by host, too.
+    pub per_host: bool,
+    /// `--report-status-classes`: by `2xx` rather than `200`.
+    pub status_classes: bool,
+    /// `--time-buckets`, in seconds.
+    pub times: Vec<f64>,
+    /// `--length-buckets`, in bytes.
+    pub lengths: Vec<f64>,
+}
+
+impl Default for Counting {
+    fn default() -> Self {
+        Self {
+            per_host: true,
+            status_classes: false,
+            times: prometheus::DEFAULT_BUCKETS.to_vec(),
+            lengths: LENGTHS.to_vec(),
+        }
+    }
+}
+
+impl Counting {
+    fn label(&self, labels: &mut [String; 8]) {
+        let [status, .., host] = labels;
+        if self.status_classes {
+            status.truncate(1);
+            status.push_str("xx");
+        }
+        if !self.per_host {
+            // To Prometheus an empty label is none.
+            host.clear();
+        }
+    }
 }
 
 /// A certificate that is served, for [`Metrics::certificates`].
@@ -154,7 +195,7 @@ impl Metrics {
                 ("controller_pod".to_owned(), replica.pod.clone()),
             ]),
         };
-        let times = prometheus::DEFAULT_BUCKETS;
+        let Counting { times, lengths, .. } = &replica.counting;
         to.constants()?;
         let state = |name: &str, help: &str, state: &str| {
             to.nginx(Opts::new(name, help).const_label("state", state))
@@ -237,18 +278,20 @@ impl Metrics {
                 "Seconds an endpoint took for its answer.",
                 times,
             )?,
-            request_bytes: to.histogram("request_size", "Bytes of requests.", &LENGTHS)?,
-            response_bytes: to.histogram("response_size", "Bytes of answers.", &LENGTHS)?,
+            request_bytes: to.histogram("request_size", "Bytes of requests.", lengths)?,
+            response_bytes: to.histogram("response_size", "Bytes of answers.", lengths)?,
             acme: AcmeMetrics::new(&to)?,
             scrape: Mutex::default(),
             used: Mutex::default(),
+            counting: replica.counting.clone(),
             registry: to.registry,
         })
     }
 
     /// Meters for requests of one kind: `[status, method, path, namespace, ingress, service, canary,
     /// host]`.
-    pub fn request(&self, ingress: &ObjectName, labels: [String; 8]) -> RequestMeters {
+    pub fn request(&self, ingress: &ObjectName, mut labels: [String; 8]) -> RequestMeters {
+        self.counting.label(&mut labels);
         let values = labels.each_ref().map(String::as_str);
         let meters = RequestMeters {
             requests: self.requests.with_label_values(&values).local(),

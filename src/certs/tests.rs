@@ -54,12 +54,7 @@ pub(super) fn options(
     let (health, _) = watch::channel(Arc::default());
     let (_, snapshots) = watch::channel(None);
     let (notices, told) = mpsc::channel(1_024);
-    let replica = Replica {
-        namespace: String::new(),
-        pod: String::new(),
-        class: String::new(),
-        election: String::new(),
-    };
+    let replica = Replica::default();
     let options = KeeperOptions {
         store: store.clone(),
         leadership: Leadership::sole(),
