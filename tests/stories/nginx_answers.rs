@@ -57,6 +57,7 @@ fn told(reply: &RawReply) -> String {
         return text;
     };
     write!(text, " | {service} {} {target}", echo["method"].as_str().unwrap_or_default()).unwrap();
+    write!(text, "; body of {}", echo["body_bytes"]).unwrap();
     for field in echo["headers"].as_array().into_iter().flatten() {
         let [Some(name), Some(value)] = [&field[0], &field[1]].map(Value::as_str) else { continue };
         if TOLD.contains(&name) {
@@ -274,6 +275,8 @@ const CASES: &[(&str, &[Asked])] = &[
             ("POST", "/status/404", "Content-Length: 0\r\n"),
             ("GET", "/status/403", ""),
             ("GET", "/status/502", "Accept: application/json\r\n"),
+            ("POST", "/", "Content-Length: 5\r\n\r\nhello"),
+            ("POST", "/status/404", "Content-Length: 5\r\n\r\nhello"),
         ],
     ),
     (
@@ -308,6 +311,12 @@ const CASES: &[(&str, &[Asked])] = &[
 /// Host and place among its cases, what begins our answer, and why nginx's is another one.
 const DIFFERENT: &[(&str, usize, &str, &str)] = &[
     ("listed", 14, "200; content-type: application/json |", "an origin is compared whole"),
+    (
+        "errors",
+        8,
+        "200; content-type: application/json | api POST /; body of 0;",
+        "nothing is kept of a body, which is streamed, for a second reader",
+    ),
     ("size", 3, "401;", "who may not ask is told nothing else"),
 ];
 
