@@ -19,6 +19,7 @@ mod connection;
 mod cookie;
 mod cors;
 mod dress;
+pub mod explain;
 mod forward;
 mod forwarded;
 mod frames;
@@ -47,6 +48,7 @@ mod upgrade;
 mod upload;
 mod worker;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -67,6 +69,7 @@ use crate::model::settings::Settings;
 
 use body::ReplyBody;
 use canonical::Asked;
+use clock::Clock;
 use connection::Link;
 use dress::Errand;
 use forward::Outbound;
@@ -207,6 +210,26 @@ struct Visit<'a> {
     trace: &'a Trace,
 }
 
+/// The same apart from the connection and from what is noted: what the steps need that decide by looking
+/// alone. `explain` has no more than this, and decides by the same functions.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    settings: &'a Settings,
+    way: &'a Way,
+    asked: &'a Asked,
+    peer: &'a Peer,
+    ports: Ports,
+    clock: &'a RefCell<Clock>,
+}
+
+impl<'a> Visit<'a> {
+    fn view(&self) -> View<'a> {
+        let Self { settings, way, asked, peer, link, .. } = *self;
+        let (ports, clock) = (link.worker.ports, &link.worker.clock);
+        View { settings, way, asked, peer, ports, clock }
+    }
+}
+
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
@@ -311,6 +334,7 @@ async fn walk(
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
+    let view = visit.view();
 
     // Whether the handshake was for this host, and with a certificate that will do.
     if let Some(answer) = client_tls::admit(&visit, paths, &head.uri)? {
@@ -323,7 +347,7 @@ async fn walk(
     }
 
     // From `/` to where the application begins.
-    if let Some(answer) = redirect::to_app_root(&visit, paths, &head) {
+    if let Some(answer) = redirect::to_app_root(&view, paths, &head) {
         return Ok(answer);
     }
     if let Target::Refused(_) = way.route.target {
@@ -336,18 +360,18 @@ async fn walk(
     }
 
     // Elsewhere, where the rule says so; else to what it makes of the target.
-    if let Some(answer) = redirect::elsewhere(&visit, &head) {
+    if let Some(answer) = redirect::elsewhere(&view, &head) {
         return Ok(answer);
     }
-    if let Some(answer) = snippet::answer(&visit, &head) {
+    if let Some(answer) = snippet::answer(&view, &head) {
         return Ok(answer);
     }
-    if let Some(answer) = rewrite::apply(&visit, &head)? {
+    if let Some(answer) = rewrite::apply(&view, &head)? {
         return Ok(answer);
     }
 
     // To HTTPS, where the rule says so.
-    if let Some(answer) = redirect::to_https(&visit, &head.uri) {
+    if let Some(answer) = redirect::to_https(&view, &head.uri) {
         return Ok(answer);
     }
 
@@ -355,7 +379,7 @@ async fn walk(
     rate::count(&visit)?;
 
     // Networks, passwords, the external judge.
-    snippet::check(&visit)?;
+    snippet::check(&view)?;
     if let Some(guard) = &way.route.guard
         && let Some(answer) = Box::pin(access::check(guard, &visit, &mut head)).await?
     {

@@ -13,6 +13,7 @@ mod coding;
 mod crash;
 mod demo;
 mod directory;
+mod explain;
 mod framing;
 mod grpc;
 mod handshakes;
