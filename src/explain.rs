@@ -4,6 +4,7 @@
 //! anybody, and nothing is written.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,10 +33,12 @@ pub async fn run(args: &args::Explain) -> anyhow::Result<ExitCode> {
     let explanation = explain(&live, &question(args));
     let host = &args.url.authority.host;
     let notes = notes(&explanation, host, &live.plan, &objects, &problems, &policy);
-    match args.output {
-        Output::Text => print!("{}", text(&explanation, &notes)),
-        Output::Json => println!("{:#}", in_json(&explanation, &notes)),
-    }
+    let said = match args.output {
+        Output::Text => text(&explanation, &notes),
+        Output::Json => format!("{:#}\n", in_json(&explanation, &notes)),
+    };
+    // Whoever reads only the beginning has read enough.
+    let _ = std::io::stdout().write_all(said.as_bytes());
     let served = explanation.answer.is_served();
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -113,7 +116,7 @@ fn text(explanation: &Explanation, notes: &[String]) -> String {
     for it in &explanation.steps {
         let _ = writeln!(out, "{:width$}  {}", it.name, it.text);
     }
-    let _ = writeln!(out, "\n{}", verdict(&explanation.answer));
+    let _ = writeln!(out, "\n{}", verdict(explanation));
     if !notes.is_empty() {
         out.push_str("\nWhat is wrong with the objects concerned:\n");
     }
@@ -123,13 +126,15 @@ fn text(explanation: &Explanation, notes: &[String]) -> String {
     out
 }
 
-fn verdict(answer: &Answer) -> String {
-    match answer {
+fn verdict(explanation: &Explanation) -> String {
+    match &explanation.answer {
         Answer::Backend { backend, addresses, error } => {
             let error = error.map(|it| format!(", in place of the error {it}")).unwrap_or_default();
             let place = if addresses.len() == 1 { "at" } else { "at one of" };
+            let conditions = explanation.conditions.iter().map(|it| format!(", {it}"));
+            let conditions: String = conditions.collect();
             format!(
-                "Service {}, port {}, answers{error}, {place} {}.",
+                "Service {}, port {}, answers{error}, {place} {}{conditions}.",
                 backend.service,
                 backend.port,
                 addresses.join(", ")
@@ -163,7 +168,7 @@ fn in_json(explanation: &Explanation, notes: &[String]) -> Value {
     steps.extend(notes.iter().map(|it| json!({ "step": "problem", "text": it })));
     steps.push(json!({
         "step": "answer",
-        "text": verdict(&explanation.answer),
+        "text": verdict(explanation),
         "served": explanation.answer.is_served(),
         "answer": answer,
     }));

@@ -107,6 +107,8 @@ pub struct Explanation {
     pub answer: Answer,
     /// The Ingress whose rule takes it.
     pub ingress: Option<ObjectName>,
+    /// What that depends on, as clauses: a judge who is not asked, chance.
+    pub conditions: Vec<String>,
 }
 
 impl Answer {
@@ -132,7 +134,8 @@ pub fn explain(live: &Live, question: &Question) -> Explanation {
     let mut told = Told::default();
     let answer = walk(live, question, &mut told);
     let answer = instead(live, &mut told, answer);
-    Explanation { steps: told.steps, answer, ingress: told.ingress }
+    let Told { steps, ingress, conditions, .. } = told;
+    Explanation { steps, answer, ingress, conditions }
 }
 
 /// What was told so far.
@@ -140,6 +143,7 @@ pub fn explain(live: &Live, question: &Question) -> Explanation {
 struct Told {
     steps: Vec<Step>,
     ingress: Option<ObjectName>,
+    conditions: Vec<String>,
     /// The way it takes.
     way: Option<WayId>,
     /// Whether somebody else may answer by now in place of an error.
@@ -333,6 +337,9 @@ fn decide(
     if let Some(guard) = &route.guard {
         let (found, foreseen) = access::foresee(guard, view, &head);
         found.into_iter().for_each(|it| told.say("access", it));
+        if let Foreseen::Judged = foreseen {
+            told.conditions.push("if auth-url lets it pass".to_owned());
+        }
         if guard.basic.is_some() {
             head.headers.remove(AUTHORIZATION);
         }
@@ -387,19 +394,24 @@ fn decide(
 fn share<'a>(told: &mut Told, way: &'a Way, headers: &HeaderMap) -> Option<&'a Balancer> {
     let main = way.balancer.as_deref()?;
     let Some(canary) = way.canary.as_deref() else { return Some(main) };
+    let name = words::service(&canary.id);
     let (takes, why) = match canary::choice(main, canary, headers) {
         Choice::Main(why) => (false, why.to_owned()),
         Choice::Canary(why) => (true, why.to_owned()),
         Choice::Chance(split) => {
             let (weight, all) = (split.weight, split.out_of());
-            let share = format!("{weight} of {all} requests go to it (canary-weight)");
-            (weight >= all, share)
+            if (1..all).contains(&weight) {
+                told.conditions.push(format!("unless chance chooses Service {name}"));
+            }
+            let why =
+                format!("of requests that do not say, {weight} of {all} are its (canary-weight)");
+            (weight >= all, why)
         }
     };
     let who = if takes { "takes it" } else { "does not take it" };
-    let who = if why.contains("canary-weight") && !takes { "may take it" } else { who };
-    let canary_name = &canary.id;
-    told.say("canary", format!("Service {} {who}: {why}", words::service(canary_name)));
+    let who =
+        if told.conditions.iter().any(|it| it.starts_with("unless")) { "may take it" } else { who };
+    told.say("canary", format!("Service {name} {who}: {why}"));
     Some(if takes { canary } else { main })
 }
 

@@ -111,7 +111,7 @@ const RULES: &[Rules<'_>] = &[
     (
         "canary-of",
         "a.test",
-        &[("/", "api")],
+        &[("/", "new")],
         &[("canary", "true"), ("canary-by-header", "x-new")],
         "",
     ),
@@ -135,7 +135,7 @@ const RULES: &[Rules<'_>] = &[
     ("busy", "busy.test", &[("/", "web")], &[("limit-rps", "100")], ""),
 ];
 
-fn objects(web: &Backend, api: &Backend) -> String {
+fn objects([web, api, new]: &[Backend; 3]) -> String {
     let mut yaml = ingress_class();
     for (name, host, paths, annotations, secret) in RULES {
         let paths: Vec<_> = paths
@@ -163,6 +163,7 @@ fn objects(web: &Backend, api: &Backend) -> String {
     yaml.push_str(&secret("users", &[("auth", "me:{PLAIN}secret\n")]));
     yaml.push_str(&backend("web", 80, &[web.addr()]));
     yaml.push_str(&backend("api", 80, &[api.addr()]));
+    yaml.push_str(&backend("new", 80, &[new.addr()]));
     yaml.push_str(&backend("none", 80, &[]));
     yaml.push_str(
         "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\n",
@@ -171,11 +172,15 @@ fn objects(web: &Backend, api: &Backend) -> String {
     yaml
 }
 
+async fn backends() -> [Backend; 3] {
+    [Backend::start("web").await, Backend::start("api").await, Backend::start("new").await]
+}
+
 /// The same code decides, so that each request is answered as was foreseen.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_foreseen_is_what_is_answered() {
-    let [web, api] = [Backend::start("web").await, Backend::start("api").await];
-    let lockgate = Lockgate::with_manifests(objects(&web, &api)).args(FLAGS).start().await;
+    let backends = backends().await;
+    let lockgate = Lockgate::with_manifests(objects(&backends)).args(FLAGS).start().await;
     let files = lockgate.dir();
     let right = format!("Basic {}", STANDARD.encode("me:secret"));
     let wrong = format!("Basic {}", STANDARD.encode("me:other"));
@@ -215,7 +220,7 @@ async fn what_is_foreseen_is_what_is_answered() {
         ("GET", "http://password.test/", &[("authorization", &*right)], "", "web /"),
         ("OPTIONS", "http://cors.test/", &[("origin", "https://o.test")], "", "204"),
         ("GET", "http://cors.test/", &[("origin", "https://o.test")], "", "web /"),
-        ("GET", "http://a.test/c", &[("x-new", "always")], "", "api /c"),
+        ("GET", "http://a.test/c", &[("x-new", "always")], "", "new /c"),
         ("GET", "http://a.test/c", &[("x-new", "never")], "", "web /c"),
         ("GET", "http://empty.test/", &[], "", "503"),
         ("GET", "http://stand.test/x", &[], "", "api /x"),
@@ -252,12 +257,12 @@ async fn what_is_foreseen_is_what_is_answered() {
 /// Each line names the object, annotation or setting that it is about.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reasons_are_told() {
-    let [web, api] = [Backend::start("web").await, Backend::start("api").await];
+    let backends = backends().await;
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("objects.yaml");
     let stranger = ingress("stranger", "s.test", &[("/", "Prefix", "web", 80)], &[]);
     let stranger = stranger.replace("ingressClassName: nginx", "ingressClassName: traefik");
-    std::fs::write(&file, objects(&web, &api) + &stranger).unwrap();
+    std::fs::write(&file, objects(&backends) + &stranger).unwrap();
     for (args, step, part) in [
         (
             &["https://tls.test/"][..],
@@ -283,10 +288,14 @@ async fn the_reasons_are_told() {
         (&["http://empty.test/"], "endpoints", "no endpoint of Service demo/none is ready"),
         (&["http://stand.test/"], "backend", "in place of demo/none, port 80"),
         (&["http://s.test/"], "problem", "Ingress demo/stranger has a rule for s.test"),
-        (&["http://a.test/"], "canary", "Service demo/api, port 80 may take it: 0 of 100"),
+        (
+            &["http://a.test/"],
+            "canary",
+            "Service demo/new, port 80 does not take it: of requests that do not say, 0 of 100",
+        ),
         (&["http://a.test/%2e/%2E/x"], "path", "/x, which is /%2e/%2E/x in canonical form"),
         (&["http://r.test/in/x"], "rewrite", "rewrite-target: /$2"),
-        (&["http://busy.test/"], "limits", "100 requests a second (limit-rps), else 503"),
+        (&["http://busy.test/"], "limits", "100 requests a second (limit-rps), or it gets 503"),
         (&["https://mutual.test/"], "TLS", "auth-tls-verify-client: on"),
         (&["http://a.test/"], "they get", "x-forwarded-for: 192.0.2.1"),
     ] {
@@ -301,7 +310,10 @@ async fn the_reasons_are_told() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("it is right") && !said.contains("secret"), "{said}");
     assert!(
-        said.ends_with(&format!("Service demo/web, port 80, answers, at {}.\n", web.addr())),
+        said.ends_with(&format!(
+            "Service demo/web, port 80, answers, at {}.\n",
+            backends[0].addr()
+        )),
         "{said}"
     );
 }

@@ -147,10 +147,10 @@ pub(super) fn limits(way: &Way, client: IpAddr, settings: &Settings) -> Vec<Step
         let each: Vec<_> = each
             .iter()
             .filter(|(many, ..)| *many > 0)
-            .map(|(many, of, status)| format!("{many} {of}, else {status}"))
+            .map(|(many, of, status)| format!("{many} {of}, or it gets {status}"))
             .collect();
         let text = format!(
-            "{} for one client; what it has asked for lately is not known here",
+            "one client may have {}; what it has had lately is not known here",
             each.join("; ")
         );
         steps.push(step("limits", text));
@@ -212,7 +212,7 @@ pub(super) fn endpoints(view: &View<'_>, balancer: &Balancer, headers: &HeaderMa
         {
             let cookie = affinity.cookie.name();
             return format!(
-                "{listed}; the cookie {cookie} keeps the client where it comes (affinity: cookie)"
+                "{listed}; the answer sets the cookie {cookie}, which keeps the client on one of them (affinity: cookie)"
             );
         }
     }
