@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::app;
@@ -28,11 +29,7 @@ use crate::proxy::explain::{Answer, Explanation, Question, explain};
 pub async fn run(args: &args::Explain) -> anyhow::Result<ExitCode> {
     let policy = app::policy(&args.serve);
     let objects = app::objects(&args.files, &args.serve, &policy, "lockgate-explain").await?;
-    let (plan, problems) = compile(&objects, &policy);
-    let live = Live::next(Arc::new(plan), &Live::empty(certs::fake()?));
-    let explanation = explain(&live, &question(args));
-    let host = &args.url.authority.host;
-    let notes = notes(&explanation, host, &live.plan, &objects, &problems, &policy);
+    let (explanation, notes) = told(args, &objects, &policy, app::wall())?;
     let said = match args.output {
         Output::Text => text(&explanation, &notes),
         Output::Json => format!("{:#}\n", in_json(&explanation, &notes)),
@@ -43,7 +40,21 @@ pub async fn run(args: &args::Explain) -> anyhow::Result<ExitCode> {
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn question(args: &args::Explain) -> Question {
+fn told(
+    args: &args::Explain,
+    objects: &Objects,
+    policy: &Policy,
+    now: Timestamp,
+) -> anyhow::Result<(Explanation, Vec<String>)> {
+    let (plan, problems) = compile(objects, policy);
+    let live = Live::next(Arc::new(plan), &Live::empty(certs::fake()?));
+    let explanation = explain(&live, &question(args, now));
+    let host = &args.url.authority.host;
+    let notes = notes(&explanation, host, &live.plan, objects, &problems, policy);
+    Ok((explanation, notes))
+}
+
+fn question(args: &args::Explain, now: Timestamp) -> Question {
     let mut headers = HeaderMap::new();
     for (name, value) in &args.headers {
         headers.append(name, value.clone());
@@ -57,7 +68,7 @@ fn question(args: &args::Explain) -> Question {
         headers,
         client: args.client,
         ports: Ports { http: serve.external_http_port, https: serve.external_https_port },
-        now: app::wall(),
+        now,
     }
 }
 
@@ -99,11 +110,13 @@ fn notes(
         }
     }
     let about = |it: &&Problem| match it.kind {
+        // Of a whole kind that may not be read: any of it could matter.
+        _ if it.object.name.is_empty() => true,
         Kind::Ingress => concerned.contains(&&it.object),
         Kind::ConfigMap => policy.config_map.as_ref() == Some(&it.object),
         // What cannot be read may hold anything.
         Kind::File => !explanation.answer.is_served(),
-        _ => it.object.name.is_empty() && !explanation.answer.is_served(),
+        _ => false,
     };
     notes.extend(problems.iter().filter(about).map(ToString::to_string));
     notes.dedup();
@@ -174,3 +187,6 @@ fn in_json(explanation: &Explanation, notes: &[String]) -> Value {
     }));
     Value::Array(steps)
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,19 +47,19 @@ pub(crate) async fn objects(
 /// a second look.
 async fn with_unlisted(store: &Store, mut snapshots: Snapshots, policy: &Policy) -> Arc<Objects> {
     let mut objects = snapshots.borrow_and_update().clone().unwrap_or_default();
+    let Store::Cluster(_) = store else { return objects };
     let mut known = Default::default();
-    while matches!(store, Store::Cluster(_)) {
+    loop {
         let (plan, _) = compile(&objects, policy);
         let wanted = (plan.unlisted, plan.unlisted_maps);
         if wanted == known {
-            break;
+            return objects;
         }
         store.read_also(&wanted.0, &wanted.1);
         known = wanted;
         if !matches!(tokio::time::timeout(MORE, snapshots.changed()).await, Ok(Ok(()))) {
-            break;
+            return objects;
         }
         objects = snapshots.borrow_and_update().clone().unwrap_or_default();
     }
-    objects
 }

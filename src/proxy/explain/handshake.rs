@@ -2,7 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Answer, Question, Told, to, words};
+use super::walk::to;
+use super::{Answer, Question, Told, words};
 use crate::live::Live;
 use crate::live::keys::Held;
 use crate::live::policies::PolicyId;
