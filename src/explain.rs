@@ -118,7 +118,9 @@ fn notes(
         Kind::File => !explanation.answer.is_served(),
         _ => false,
     };
-    notes.extend(problems.iter().filter(about).map(ToString::to_string));
+    let told =
+        |it: &Problem| if it.object.name.is_empty() { it.text.clone() } else { it.to_string() };
+    notes.extend(problems.iter().filter(about).map(told));
     notes.dedup();
     notes
 }

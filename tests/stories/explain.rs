@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Reply};
+use crate::harness::cluster::Cluster;
 use crate::harness::lockgate::{
     Lockgate, backend, ingress, ingress_class, ingress_tls, pair, secret, tls_secret,
     without_settings,
@@ -291,11 +292,11 @@ async fn the_reasons_are_told() {
         (
             &["http://a.test/"],
             "canary",
-            "Service demo/new, port 80 does not take it: of requests that do not say, 0 of 100",
+            "Service demo/new, port 80, does not take it: the request does not ask",
         ),
         (&["http://a.test/%2e/%2E/x"], "path", "/x, which is /%2e/%2E/x in canonical form"),
         (&["http://r.test/in/x"], "rewrite", "rewrite-target: /$2"),
-        (&["http://busy.test/"], "limits", "100 requests a second (limit-rps), or it gets 503"),
+        (&["http://busy.test/"], "limits", "100 requests a second (limit-rps), else 503"),
         (&["https://mutual.test/"], "TLS", "auth-tls-verify-client: on"),
         (&["http://a.test/"], "they get", "x-forwarded-for: 192.0.2.1"),
     ] {
@@ -316,6 +317,36 @@ async fn the_reasons_are_told() {
         )),
         "{said}"
     );
+}
+
+/// Without files the cluster is asked, with the rights that serving takes; Secrets that are not listed are
+/// read, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_asked_where_no_files_are_given() {
+    let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+    let guarded = [
+        ("nginx.ingress.kubernetes.io/auth-type", "basic"),
+        ("nginx.ingress.kubernetes.io/auth-secret", "users"),
+    ];
+    cluster.apply(&backend("web", 80, &[web.addr()])).await;
+    cluster.apply(&secret("users", &[("auth", "me:{PLAIN}secret\n")])).await;
+    cluster.apply(&ingress("one", "a.test", &[("/", "Prefix", "web", 80)], &guarded)).await;
+    let kubeconfig = cluster.service_account("lockgate", "lockgate", "lockgate").await;
+    let right = format!("Authorization: Basic {}", STANDARD.encode("me:secret"));
+    for (header, status, expected) in [
+        ("Accept: */*", 1, "Nobody serves it: the client gets 401.".to_owned()),
+        (&*right, 0, format!("Service demo/web, port 80, answers, at {}.", web.addr())),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockgate"));
+        without_settings(&mut command);
+        command.args(["explain", "http://a.test/", "--header", header, "--issuer=none"]);
+        command.arg("--kubeconfig").arg(&kubeconfig);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(&expected), "{said}{stderr}");
+        assert_eq!(output.status.code(), Some(status), "{said}{stderr}");
+    }
 }
 
 #[test]

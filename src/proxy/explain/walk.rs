@@ -11,6 +11,7 @@ use super::{Answer, Question, Told, backend, words};
 use crate::live::balance::Balancer;
 use crate::live::table::{Match, Paths};
 use crate::live::{Live, Way};
+use crate::model::path;
 use crate::model::plan::Target;
 use crate::proxy::View;
 use crate::proxy::access::{self, Foreseen};
@@ -48,7 +49,11 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
 
     let asked = match Asked::read(&head, peer) {
         Ok(asked) => asked,
-        Err(refused) => return told.fail("path", "", &Failure::Refused(refused)),
+        Err(refused) => {
+            let why = path::canonical(head.uri.path()).err();
+            let why = why.map(|it| it.to_string()).unwrap_or_default();
+            return told.fail("path", &why, &Failure::Refused(refused));
+        }
     };
     if asked.asterisk {
         told.say("path", "OPTIONS * asks about the proxy and no path: 200 OK");
@@ -238,20 +243,21 @@ fn share<'a>(told: &mut Told, way: &'a Way, headers: &HeaderMap) -> Option<&'a B
     let (takes, why) = match canary::choice(main, canary, headers) {
         Choice::Main(why) => (false, why.to_owned()),
         Choice::Canary(why) => (true, why.to_owned()),
+        Choice::Chance(split) if split.weight == 0 => {
+            (false, "the request does not ask for it, and no others go there".to_owned())
+        }
         Choice::Chance(split) => {
             let (weight, all) = (split.weight, split.out_of());
-            if (1..all).contains(&weight) {
-                told.conditions.push(format!("unless chance chooses Service {name}"));
-            }
-            let why =
-                format!("of requests that do not say, {weight} of {all} are its (canary-weight)");
-            (weight >= all, why)
+            (weight >= all, format!("{weight} of {all} requests go there (canary-weight)"))
         }
     };
+    if !takes && why.ends_with("(canary-weight)") {
+        told.conditions.push(format!("unless chance chooses Service {name}"));
+        told.say("canary", format!("Service {name}, may take it by chance: {why}"));
+        return Some(main);
+    }
     let who = if takes { "takes it" } else { "does not take it" };
-    let who =
-        if told.conditions.iter().any(|it| it.starts_with("unless")) { "may take it" } else { who };
-    told.say("canary", format!("Service {name} {who}: {why}"));
+    told.say("canary", format!("Service {name}, {who}: {why}"));
     Some(if takes { canary } else { main })
 }
 

@@ -176,10 +176,10 @@ pub(super) fn limits(way: &Way, client: IpAddr, settings: &Settings) -> Vec<Step
         let each: Vec<_> = each
             .iter()
             .filter(|(many, ..)| *many > 0)
-            .map(|(many, of, status)| format!("{many} {of}, or it gets {status}"))
+            .map(|(many, of, status)| format!("{many} {of}, else {status}"))
             .collect();
         let text = format!(
-            "one client may have {}; what it has had lately is not known here",
+            "what one client may ask for: {}; what it has asked for lately is not known here",
             each.join("; ")
         );
         steps.push(step("limits", text));
