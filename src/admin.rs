@@ -56,6 +56,8 @@ pub struct Admin {
     pub store: Store,
     /// `--health-check-path`
     pub health_path: String,
+    /// `--enable-metrics`
+    pub shows_metrics: bool,
     /// `--controller-class`, a label of certificates.
     pub class: String,
 }
@@ -92,7 +94,7 @@ impl Admin {
         match request.uri().path() {
             path if path == self.health_path => self.health(),
             "/readyz" => self.readiness(),
-            "/metrics" => {
+            "/metrics" if self.shows_metrics => {
                 self.metrics.config_age.set(self.store.age());
                 let page = self.metrics.page(|| {
                     self.metrics.certificates(&self.class, self.served());

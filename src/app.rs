@@ -23,7 +23,7 @@ use crate::certs::{
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
-use crate::metrics::{Metrics, Replica};
+use crate::metrics::{Counting, Metrics, Replica};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::Plan;
 use crate::proxy::{Listening, Phase, Ports, Proxy};
@@ -70,6 +70,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         pod: identity.clone(),
         class: args.controller_class.clone(),
         election: args.election_id.clone(),
+        counting: counting(args)?,
     })?);
     let current = Current::new(Live::empty(certs::fake()?));
     let (phase, phases) = watch::channel(Phase::Serving);
@@ -143,6 +144,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         healths,
         store,
         health_path: args.health_check_path.clone(),
+        shows_metrics: args.enable_metrics,
         class: args.controller_class.clone(),
     };
     tasks.spawn(admin.run(admin_listener));
@@ -319,6 +321,26 @@ impl Compiler {
             });
         }
     }
+}
+
+/// How requests are counted; the bounds of a histogram have to grow.
+fn counting(args: &Serve) -> anyhow::Result<Counting> {
+    let mut counting = Counting {
+        per_host: args.metrics_per_host,
+        status_classes: args.report_status_classes,
+        ..Counting::default()
+    };
+    for (name, given, bounds) in [
+        ("--time-buckets", &args.time_buckets, &mut counting.times),
+        ("--length-buckets", &args.length_buckets, &mut counting.lengths),
+    ] {
+        if !given.is_empty() {
+            let grow = given.windows(2).all(|it| it[0] < it[1]);
+            anyhow::ensure!(grow && given.iter().all(|it| it.is_finite()), "{name} has to grow");
+            bounds.clone_from(given);
+        }
+    }
+    Ok(counting)
 }
 
 /// The pod's name, or one made up.

@@ -399,6 +399,33 @@ pub struct Serve {
         help_heading = "Seen from outside"
     )]
     pub health_check_path: String,
+    /// Show metrics at all.
+    #[arg(long, env = "LOCKGATE_ENABLE_METRICS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", help_heading = "Seen from outside")]
+    pub enable_metrics: bool,
+    /// Count requests by host, too.
+    #[arg(long, env = "LOCKGATE_METRICS_PER_HOST", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", help_heading = "Seen from outside")]
+    pub metrics_per_host: bool,
+    /// Count requests by 2xx, 3xx, 4xx, 5xx instead of each status.
+    #[arg(long, env = "LOCKGATE_REPORT_STATUS_CLASSES", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Seen from outside")]
+    pub report_status_classes: bool,
+    /// Bounds of the histograms of times, in seconds, separated by commas.
+    #[arg(
+        long,
+        env = "LOCKGATE_TIME_BUCKETS",
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Seen from outside"
+    )]
+    pub time_buckets: Vec<f64>,
+    /// Bounds of the histograms of lengths, in bytes, separated by commas.
+    #[arg(
+        long,
+        env = "LOCKGATE_LENGTH_BUCKETS",
+        value_name = "LIST",
+        value_delimiter = ',',
+        help_heading = "Seen from outside"
+    )]
+    pub length_buckets: Vec<f64>,
     /// How much our own log tells, on standard error: error, warn, info, debug.
     #[arg(
         long,
@@ -485,7 +512,6 @@ const IGNORED: &[&str] = &[
     "exclude-socket-metrics",
     "health-check-timeout",
     "internal-logger-address",
-    "length-buckets",
     "log_backtrace_at",
     "log_dir",
     "log_file",
@@ -508,7 +534,6 @@ const IGNORED: &[&str] = &[
     "sync-period",
     "sync-rate-limit",
     "tcp-services-configmap",
-    "time-buckets",
     "udp-services-configmap",
     "v",
     "validating-webhook",
@@ -525,16 +550,13 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "disable-full-test",
     "disable-sync-events",
     "enable-annotation-validation",
-    "enable-metrics",
     "enable-ssl-chain-completion",
     "enable-topology-aware-routing",
     "logtostderr",
-    "metrics-per-host",
     "metrics-per-undefined-host",
     "one_output",
     "profiling",
     "report-node-internal-ip-address",
-    "report-status-classes",
     "skip_headers",
     "skip_log_headers",
     "update-status-on-shutdown",
@@ -734,6 +756,22 @@ mod tests {
             assert_eq!(told.code, 2, "{argv:?}");
             assert!(told.text.contains(part), "{argv:?}: {}", told.text);
             assert_eq!(told.text.lines().count(), 1, "{}", told.text);
+        }
+    }
+
+    #[test]
+    fn a_budget_is_a_number_in_a_time() {
+        for (text, expected) in [
+            ("3/7d", Some((3, 7 * 86_400))),
+            ("100/1h", Some((100, 3_600))),
+            ("0/7d", None),
+            ("3", None),
+            ("3/0", None),
+            ("1001/7d", None),
+            ("x/7d", None),
+        ] {
+            let found = rate(text).ok().map(|it| (it.count, it.span.as_secs()));
+            assert_eq!(found, expected, "{text}");
         }
     }
 

@@ -26,6 +26,9 @@ const REQUEST: [&str; 8] =
     ["status", "method", "path", "namespace", "ingress", "service", "canary", "host"];
 const LENGTHS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
 
+const COPIES_LOST: &str =
+    "Copies for mirrors that were not sent: too many under way, or too large.";
+
 /// What is measured.
 #[derive(Debug)]
 pub struct Metrics {
@@ -37,6 +40,7 @@ pub struct Metrics {
     response_bytes: HistogramVec,
     /// Label values in use, by Ingress, so that those of a deleted one can go.
     used: Mutex<HashMap<ObjectName, BTreeSet<[String; 8]>>>,
+    counting: Counting,
     /// Client connections that are open.
     pub connections: IntGauge,
     /// Client connections that were accepted.
@@ -83,6 +87,46 @@ pub struct Replica {
     pub class: String,
     /// `--election-id`
     pub election: String,
+    /// How requests are counted.
+    pub counting: Counting,
+}
+
+/// How requests are counted.
+#[derive(Clone, Debug)]
+pub struct Counting {
+    /// `--metrics-per-host`: by host, too.
+    pub per_host: bool,
+    /// `--report-status-classes`: by `2xx` rather than `200`.
+    pub status_classes: bool,
+    /// `--time-buckets`, in seconds.
+    pub times: Vec<f64>,
+    /// `--length-buckets`, in bytes.
+    pub lengths: Vec<f64>,
+}
+
+impl Default for Counting {
+    fn default() -> Self {
+        Self {
+            per_host: true,
+            status_classes: false,
+            times: prometheus::DEFAULT_BUCKETS.to_vec(),
+            lengths: LENGTHS.to_vec(),
+        }
+    }
+}
+
+impl Counting {
+    fn label(&self, labels: &mut [String; 8]) {
+        let [status, .., host] = labels;
+        if self.status_classes {
+            status.truncate(1);
+            status.push_str("xx");
+        }
+        if !self.per_host {
+            // To Prometheus an empty label is none.
+            host.clear();
+        }
+    }
 }
 
 /// A certificate that is served, for [`Metrics::certificates`].
@@ -151,7 +195,7 @@ impl Metrics {
                 ("controller_pod".to_owned(), replica.pod.clone()),
             ]),
         };
-        let times = prometheus::DEFAULT_BUCKETS;
+        let Counting { times, lengths, .. } = &replica.counting;
         to.constants()?;
         let state = |name: &str, help: &str, state: &str| {
             to.nginx(Opts::new(name, help).const_label("state", state))
@@ -181,10 +225,7 @@ impl Metrics {
                 "lockgate_access_log_lost_total",
                 "Access-log lines dropped because standard output took none.",
             ))?,
-            copies_lost: to.counter(Opts::new(
-                "lockgate_mirror_lost_total",
-                "Copies for mirrors that were not sent: too many under way, or too large.",
-            ))?,
+            copies_lost: to.counter(Opts::new("lockgate_mirror_lost_total", COPIES_LOST))?,
             challenges: to.counter(Opts::new(
                 "lockgate_challenges_total",
                 "HTTP-01 challenges that were answered.",
@@ -237,18 +278,20 @@ impl Metrics {
                 "Seconds an endpoint took for its answer.",
                 times,
             )?,
-            request_bytes: to.histogram("request_size", "Bytes of requests.", &LENGTHS)?,
-            response_bytes: to.histogram("response_size", "Bytes of answers.", &LENGTHS)?,
+            request_bytes: to.histogram("request_size", "Bytes of requests.", lengths)?,
+            response_bytes: to.histogram("response_size", "Bytes of answers.", lengths)?,
             acme: AcmeMetrics::new(&to)?,
             scrape: Mutex::default(),
             used: Mutex::default(),
+            counting: replica.counting.clone(),
             registry: to.registry,
         })
     }
 
     /// Meters for requests of one kind: `[status, method, path, namespace, ingress, service, canary,
     /// host]`.
-    pub fn request(&self, ingress: &ObjectName, labels: [String; 8]) -> RequestMeters {
+    pub fn request(&self, ingress: &ObjectName, mut labels: [String; 8]) -> RequestMeters {
+        self.counting.label(&mut labels);
         let values = labels.each_ref().map(String::as_str);
         let meters = RequestMeters {
             requests: self.requests.with_label_values(&values).local(),

@@ -34,6 +34,7 @@ use lockgate::compile::{IssuerKind, Policy, compile};
 use lockgate::live::table::Match;
 use lockgate::live::{Live, WayId};
 use lockgate::model::answering::{Answers, Field, FieldValue, Fields, Replacement};
+use lockgate::model::client_tls::{self, HostTls, Verify};
 use lockgate::model::copies::Mirror;
 use lockgate::model::cors::Origins;
 use lockgate::model::guard::{Basic, Guard, Judge};
@@ -85,13 +86,6 @@ fn every_text_has_its_manifests() {
 fn every_security_annotation_without_an_implementation_refuses() {
     for (name, value) in [
         ("auth-snippet", "proxy_set_header a b;"),
-        ("auth-tls-secret", "shop/ca"),
-        ("auth-tls-verify-client", "on"),
-        ("auth-tls-verify-client", "optional_no_ca"),
-        ("auth-tls-verify-depth", "2"),
-        ("auth-tls-error-page", "http://auth.test/error"),
-        ("auth-tls-pass-certificate-to-upstream", "true"),
-        ("auth-tls-match-cn", "CN=me"),
         ("enable-modsecurity", "true"),
         ("enable-owasp-core-rules", "true"),
         ("modsecurity-transaction-id", "$request_id"),
@@ -109,7 +103,9 @@ fn every_security_annotation_without_an_implementation_refuses() {
             let refused = matches!(route.target, Target::Refused(_));
             assert_eq!(refused, *route.ingress.name == *"guarded", "{name}: {value}: {route:?}");
         }
-        let told = |it: &Problem| it.reason == "NotSupported" && *it.object.name == *"guarded";
+        let told = |it: &Problem| {
+            ["NotSupported", "Snippet"].contains(&it.reason) && *it.object.name == *"guarded"
+        };
         assert!(problems.iter().any(told), "{name}: {value}: {problems:?}");
     }
 }
@@ -586,6 +582,7 @@ fn flag(policy: &mut Policy, text: &str) {
         "--default-ssl-certificate" => policy.default_certificate = Some(value.parse().unwrap()),
         "--disable-catch-all" => policy.no_catch_all = on,
         "--disable-svc-external-name" => policy.no_external_name = on,
+        "--enable-ssl-passthrough" => policy.passthrough = on,
         "--host-ownership" => policy.strict_hosts = value == "namespace",
         "--adopt-cert-manager-annotations" => policy.adopt_cert_manager = on,
         "--issuer" => {
@@ -685,6 +682,7 @@ fn plan_text(plan: &Plan) -> String {
         write!(text, "host {pattern} of {}", host.owner).unwrap();
         text.push_str(if host.tls { ", tls" } else { "" });
         text.push_str(if host.acme { ", acme" } else { "" });
+        text.push_str(&host.client_tls().map(client_tls_text).unwrap_or_default());
         text.push('\n');
         host_text(&mut text, host);
         for (pattern, route) in &host.paths {
@@ -705,6 +703,10 @@ fn plan_text(plan: &Plan) -> String {
     }
     for (secret, wanted) in &plan.wanted {
         writeln!(text, "wanted {secret}: {}", wanted_text(wanted)).unwrap();
+    }
+    for (secret, declined) in &plan.declined {
+        writeln!(text, "declined {secret}: {}: {}", declined.reason, list(&declined.names))
+            .unwrap();
     }
     if let Some(thumbprint) = &plan.thumbprint {
         writeln!(text, "thumbprint {thumbprint}").unwrap();
@@ -842,7 +844,7 @@ fn answers_text(answers: &Answers) -> String {
         match &cors.origins {
             Origins::Any => text.push_str(", open to every origin"),
             Origins::Listed(origins) => {
-                write!(text, ", open to {} origins", origins.len()).unwrap()
+                write!(text, ", open to {} origins", origins.len()).unwrap();
             }
         }
     }
@@ -897,6 +899,17 @@ fn guard_text(text: &mut String, guard: &Guard) {
         text.push_str(if *always_set_cookie { ", cookies always" } else { "" });
         text.push_str(if cache.is_some() { ", remembered" } else { "" });
         text.push(']');
+    }
+}
+
+fn client_tls_text(tls: &HostTls) -> String {
+    match tls {
+        HostTls::Denied => ", 403 to all".to_owned(),
+        HostTls::Through => ", TLS is handed on".to_owned(),
+        HostTls::Asks(client_tls::Guard { demand, subjects, .. }) => {
+            let verify = demand.as_ref().map_or(Verify::Off, |it| it.verify);
+            format!(", client certificates {verify:?} with {} subjects", subjects.len())
+        }
     }
 }
 
@@ -958,7 +971,8 @@ fn certificate_text(Certificate { secret, keypair, .. }: &Certificate) -> String
 }
 
 fn wanted_text(wanted: &Wanted) -> String {
-    let Wanted { names, ingresses, exists, held, issuer, issued_at, .. } = wanted;
+    let Wanted { names, ingresses, exists, held, issuer, issued_at, self_check, reuse_key, .. } =
+        wanted;
     let mut text = format!("{}; asked for by {}", list(names), list(ingresses));
     match held {
         Some(pair) => write!(text, "; holds {}", list(&pair.names)).unwrap(),
@@ -970,6 +984,12 @@ fn wanted_text(wanted: &Wanted) -> String {
     }
     if let Some(at) = issued_at {
         write!(text, "; stored at {at}").unwrap();
+    }
+    if !self_check {
+        text.push_str("; not looked at before");
+    }
+    if *reuse_key {
+        text.push_str("; keeps its key");
     }
     text
 }

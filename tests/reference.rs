@@ -11,6 +11,117 @@ use lockgate::compile::config;
 const BEGIN: &str = "<!-- What follows is written by a test from the tables of the source. -->\n";
 const END: &str = "<!-- Here that ends. -->\n";
 
+/// What Traefik 3.7's provider for ingress-nginx's annotations makes of those that it does not simply honour,
+/// by its own documentation and source.
+const TRAEFIK: &[(&str, &str)] = &[
+    ("affinity-canary-behavior", "`sticky`"),
+    ("affinity-mode", "`persistent`"),
+    ("auth-always-set-cookie", "no"),
+    ("auth-cache-duration", "no"),
+    ("auth-cache-key", "no"),
+    ("auth-keepalive", "no"),
+    ("auth-keepalive-requests", "no"),
+    ("auth-keepalive-share-vars", "no"),
+    ("auth-keepalive-timeout", "no"),
+    ("auth-proxy-set-headers", "no"),
+    ("auth-request-redirect", "no"),
+    ("auth-signin-redirect-param", "no"),
+    ("auth-snippet", "in part, opt-in"),
+    ("auth-tls-error-page", "no"),
+    ("auth-tls-match-cn", "no"),
+    ("auth-tls-secret", "refuses in the handshake, not with 400"),
+    ("auth-tls-verify-depth", "no effect"),
+    ("auth-url", "in part: it sees the rewritten path, other headers"),
+    ("backend-protocol", "not FCGI, AUTO_HTTP"),
+    ("configuration-snippet", "in part, opt-in"),
+    ("connection-proxy-header", "no"),
+    ("cors-allow-origin", "in part"),
+    ("denylist-source-range", "no"),
+    ("disable-proxy-intercept-errors", "no"),
+    ("enable-cors", "in part"),
+    ("enable-modsecurity", "no"),
+    ("enable-opentelemetry", "no"),
+    ("enable-owasp-core-rules", "no"),
+    ("enable-rewrite-log", "no"),
+    ("fastcgi-index", "no"),
+    ("fastcgi-params-configmap", "no"),
+    ("from-to-www-redirect", "not for wildcards"),
+    ("http2-push-preload", "no"),
+    ("limit-allowlist", "no"),
+    ("limit-connections", "answers 429"),
+    ("limit-rate", "no"),
+    ("limit-rate-after", "no"),
+    ("limit-rpm", "answers 429"),
+    ("limit-rps", "answers 429"),
+    ("load-balance", "ignored"),
+    ("mirror-host", "no"),
+    ("mirror-request-body", "no"),
+    ("mirror-target", "no"),
+    ("modsecurity-snippet", "no"),
+    ("modsecurity-transaction-id", "no"),
+    ("opentelemetry-operation-name", "no"),
+    ("opentelemetry-trust-incoming-span", "no"),
+    ("permanent-redirect-code", "3xx"),
+    ("preserve-trailing-slash", "always kept"),
+    ("proxy-buffers-number", "as a product"),
+    ("proxy-busy-buffers-size", "no"),
+    ("proxy-cookie-domain", "no"),
+    ("proxy-cookie-path", "no"),
+    ("proxy-http-version", "1.1"),
+    ("proxy-next-upstream", "may ask the same server again"),
+    ("proxy-redirect-from", "no"),
+    ("proxy-redirect-to", "no"),
+    ("proxy-request-buffering", "off by default"),
+    ("proxy-ssl-ciphers", "no"),
+    ("proxy-ssl-protocols", "no"),
+    ("proxy-ssl-verify-depth", "no"),
+    ("relative-redirects", "no"),
+    ("rewrite-target", "yes, less exact for the other paths of the host"),
+    ("satisfy", "no"),
+    ("server-snippet", "in part, opt-in"),
+    ("session-cookie-change-on-failure", "no"),
+    ("session-cookie-conditional-samesite-none", "no"),
+    ("ssl-ciphers", "no"),
+    ("ssl-passthrough", "yes, other defaults"),
+    ("ssl-prefer-server-ciphers", "no"),
+    ("ssl-redirect", "yes, not where the entry point redirects"),
+    ("stream-snippet", "no"),
+    ("upstream-hash-by-subset", "no"),
+    ("upstream-hash-by-subset-size", "no"),
+    ("use-port-in-redirects", "no"),
+];
+
+/// Rows that are not ingress-nginx 1.15's own, about which nothing was looked up.
+const OLDER: &[&str] = &[
+    "add-base-url",
+    "base-url-scheme",
+    "enable-influxdb",
+    "enable-opentracing",
+    "global-rate-limit",
+    "global-rate-limit-ignored-cidrs",
+    "global-rate-limit-key",
+    "global-rate-limit-window",
+    "grpc-backend",
+    "limit-whitelist",
+    "opentracing-trust-incoming-span",
+    "secure-backends",
+    "session-cookie-hash",
+    "whitelist-source-range",
+];
+
+fn traefik(name: &str) -> &'static str {
+    let differing = TRAEFIK.iter().find(|(it, _)| *it == name).map(|(_, text)| *text);
+    differing.unwrap_or(if OLDER.contains(&name) { "" } else { "yes" })
+}
+
+#[test]
+fn whatever_is_said_of_traefik_is_about_a_row() {
+    let names = TRAEFIK.iter().map(|(it, _)| it).chain(OLDER);
+    for name in names {
+        assert!(annotation::row(name).is_some(), "{name}");
+    }
+}
+
 fn cell(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     text.replace('|', "\\|")
@@ -40,7 +151,7 @@ fn reference() -> String {
     for chapter in annotation::TABLE {
         let _ = write!(
             out,
-            "\n#### {}\n\n| annotation | default | holds for | honoured | meaning |\n|---|---|---|---|---|\n",
+            "\n#### {}\n\n| annotation | default | holds for | honoured | Traefik 3.7 | meaning |\n|---|---|---|---|---|---|\n",
             chapter.title
         );
         for row in chapter.rows {
@@ -49,10 +160,11 @@ fn reference() -> String {
                 if row.default.is_empty() { String::new() } else { format!("`{}`", row.default) };
             let _ = writeln!(
                 out,
-                "| <a id=\"annotation-{name}\"></a>`{name}` | {} | {} | {} | {} |",
+                "| <a id=\"annotation-{name}\"></a>`{name}` | {} | {} | {} | {} | {} |",
                 cell(&default),
                 scope(row),
                 state(row),
+                traefik(name),
                 cell(row.help)
             );
         }

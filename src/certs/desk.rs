@@ -114,6 +114,16 @@ impl Desk {
         self.paused.retain(|name, _| is_wanted(name));
     }
 
+    /// The names that a Secret is wanted with.
+    pub(super) fn names(&self, name: &ObjectName) -> BTreeSet<String> {
+        self.settled.get(name).map(|(names, _)| names.clone()).unwrap_or_default()
+    }
+
+    /// Notes records of orders for what nobody wants.
+    pub(super) fn leave(&mut self, names: Vec<ObjectName>, now: Instant) {
+        self.left.extend(names.into_iter().map(|it| (it, now)));
+    }
+
     /// One whose record nobody will take up: who deletes an Ingress may make it again within the hour.
     pub(super) fn orphan(&mut self, now: Instant) -> Option<ObjectName> {
         let old = self.left.iter().find(|(_, since)| now.duration_since(**since) > ORPHANED);
@@ -245,10 +255,15 @@ impl Desk {
         if backoff.until > now && (limited || !asked) {
             return self.back_off(keeper, &item, &backoff, now);
         }
-        if let Some(step) = spent(keeper, &item.ask(&key), rule, now) {
+        // Who asks hears at once that the budget is spent, and is not served days later.
+        if let Some(step) = spent(keeper, &item.ask(&key), rule, now)
+            && !asked
+        {
             return step;
         }
-        if public && wanted.self_check && !asked {
+        // An order that is taken up again was looked at before it was placed.
+        let placed = keeper.book.open().reserved(&key).is_some();
+        if public && wanted.self_check && !asked && !placed {
             let published = published(keeper, wanted);
             if item.due.is_renewal() && self.sight(name, wanted).is_stale(now) {
                 return Step::Do(Task::Look(State::Checking, String::new()));
@@ -372,3 +387,6 @@ fn published(keeper: &Keeper, wanted: &Wanted) -> Vec<IpAddr> {
     let ingresses = wanted.ingresses.iter().filter_map(|it| objects.ingresses.get(it));
     ingresses.flat_map(|it| &it.addresses).filter_map(|it| it.parse().ok()).collect()
 }
+
+#[cfg(test)]
+mod tests;

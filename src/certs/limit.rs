@@ -55,7 +55,8 @@ impl fmt::Display for Scope {
 pub(super) fn read(text: String, wait: Option<i64>, now: i64) -> Limited {
     let page = page(&text).filter(|_| wait.is_none());
     let until = match wait {
-        Some(wait) => now.saturating_add(wait),
+        // The second that has begun is not over.
+        Some(wait) => now.saturating_add(wait.max(0)).saturating_add(1),
         None if page.is_some() => now + PAUSED,
         None => date(&text).unwrap_or(now + UNSAID),
     };
@@ -135,7 +136,7 @@ mod tests {
     fn r_bak_a_limit_lasts_as_long_as_the_ca_says() {
         let dated = "too many new orders, retry after 2026-01-02 04:04:05 UTC: see https://ca.test";
         for (text, wait, expected) in [
-            (dated, Some(7), 7),
+            (dated, Some(7), 8),
             (dated, None, 3_600),
             ("slow down", None, 3_600),
             ("slow down", Some(i64::MAX), MOST),

@@ -109,6 +109,7 @@ impl Keeper {
             profile,
             holder: &self.holder,
             key: old_key.filter(|_| wanted.reuse_key),
+            held: &secret,
         };
         let (mut record, again) = Record::claim(&self.vault, place, &claim).await?;
         doing.at(State::Claimed);

@@ -73,6 +73,10 @@ impl Office {
             }
             Done::Window(name, wanted, ari) => self.informed(&name, &wanted, ari),
             Done::Looked(name, wanted, looks) => self.seen(&name, &wanted, looks, now),
+            Done::Tidied(Ok(orphans)) => self.desk.leave(orphans, Instant::now()),
+            Done::Tidied(Err(error)) => {
+                tracing::warn!(%error, "records of orders were not looked through");
+            }
             Done::Forgotten(_, Ok(())) => {}
             Done::Forgotten(name, Err(error)) => {
                 tracing::warn!(secret = %name, %error, "the record of an order is left over");
@@ -101,7 +105,22 @@ impl Office {
         );
         let text = format!("Secret {name} is renewed at {} (rule)", moment(renewal.at));
         self.tell(wanted, "RenewalScheduled", &text, false);
+        self.tell_clock(wanted);
         self.settled(name, wanted);
+    }
+
+    /// Tells of a clock that is wrong, but not so wrong that nothing goes.
+    fn tell_clock(&mut self, wanted: &Wanted) {
+        let skew = super::skew(Some(self.keeper.skew()));
+        if skew == 0 {
+            return;
+        }
+        let (seconds, side) = (skew.abs(), if skew > 0 { "ahead of" } else { "behind" });
+        tracing::warn!(seconds, "this machine's clock is {side} the CA's, which counts");
+        let minutes = seconds / 60;
+        let text =
+            format!("the clock here is {minutes} min {side} the CA's, by which all is reckoned");
+        self.tell(wanted, "ClockSkew", &text, true);
     }
 
     /// What was written is on its way round to us; until then it looks as if it was not.
@@ -120,6 +139,7 @@ impl Office {
     fn failed(&mut self, item: &Item, trouble: &Trouble, now: i64) {
         let Item { name, wanted, .. } = item;
         self.trip(trouble, now);
+        self.tell_clock(wanted);
         let class = trouble.class();
         let pause = match trouble {
             Trouble::Down { .. } => self.desk.breaker.until().map_or(30, |it| it - now),
@@ -162,7 +182,10 @@ impl Office {
             }
             None => 60,
         };
-        let names = of.map(|(it, _)| it.names.clone()).unwrap_or_default();
+        // Budgets are looked at again each time; only what asks again and again is to wait.
+        let spent = of.is_some_and(|(_, it)| it.class() == Class::H);
+        let seconds = if spent { seconds.min(600) } else { seconds };
+        let names = of.map_or_else(|| self.desk.names(name), |(it, _)| it.names.clone());
         let time = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
         let until = Instant::now() + time;
         self.desk.paused.insert(name.clone(), Paused { until, failures, names, state, why });

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
+use super::marks;
 use super::trouble::Trouble;
 use super::vault::Vault;
 use crate::compile::objects::{MANAGED, MANAGER};
@@ -35,11 +36,13 @@ pub(super) struct Claim<'a> {
     pub(super) holder: &'a str,
     /// A key to go on with, in PEM, instead of a new one.
     pub(super) key: Option<&'a str>,
+    /// What is in the Secret now: a record of that is over.
+    pub(super) held: &'a StoredSecret,
 }
 
 /// Where the record of an order for a Secret is; the same in every version of this program.
 pub(super) fn place(namespace: &str, secret: &ObjectName) -> ObjectName {
-    let mut name = "lockgate-order-".to_owned();
+    let mut name = PREFIX.to_owned();
     for byte in &digest(&SHA256, secret.to_string().as_bytes()).as_ref()[..8] {
         // Writing to a string does not fail.
         let _ = write!(name, "{byte:02x}");
@@ -60,7 +63,10 @@ impl Record {
             let is = |entry: &str, text: &str| {
                 it.data.get(entry).is_some_and(|it| it == text.as_bytes())
             };
-            is("names", &names) && is("issuer", claim.issuer) && is("profile", claim.profile)
+            is("names", &names)
+                && is("issuer", claim.issuer)
+                && is("profile", claim.profile)
+                && !is_over(it, claim.held, claim.key.is_some())
         });
         let mut record = match found {
             Some(found) if same => Self(found),
@@ -171,6 +177,27 @@ impl Record {
         self.0.data.get(name).map(Vec::as_slice).ok_or_else(missing)
     }
 }
+
+/// Whether what a record is of is in the Secret already: whoever stored it stopped before forgetting the
+/// record, and the same order would bring the same again. `reused` says that keys say nothing.
+pub(super) fn is_over(record: &StoredSecret, held: &StoredSecret, reused: bool) -> bool {
+    let text = |entry: &str| record.data.get(entry).and_then(|it| std::str::from_utf8(it).ok());
+    let order = held.annotations.get(&marks::full(marks::ORDER)).map(String::as_str);
+    let same = |ours: &str, theirs: &str| {
+        record.data.get(ours).is_some_and(|it| Some(it) == held.data.get(theirs))
+    };
+    (order.is_some() && text("url") == order)
+        || same("chain.pem", "tls.crt")
+        || (!reused && same("key.pem", "tls.key"))
+}
+
+/// The Secret that a record is for.
+pub(super) fn subject(record: &StoredSecret) -> Option<ObjectName> {
+    std::str::from_utf8(record.data.get("secret")?).ok()?.parse().ok()
+}
+
+/// What the names of records begin with.
+pub(super) const PREFIX: &str = "lockgate-order-";
 
 /// The names in one text, the same for the same set.
 pub(super) fn joined(names: &BTreeSet<String>) -> String {

@@ -54,12 +54,7 @@ pub(super) fn options(
     let (health, _) = watch::channel(Arc::default());
     let (_, snapshots) = watch::channel(None);
     let (notices, told) = mpsc::channel(1_024);
-    let replica = Replica {
-        namespace: String::new(),
-        pod: String::new(),
-        class: String::new(),
-        election: String::new(),
-    };
+    let replica = Replica::default();
     let options = KeeperOptions {
         store: store.clone(),
         leadership: Leadership::sole(),
@@ -234,6 +229,45 @@ async fn a_person_who_asks_gets_a_new_one_once() {
     assert_eq!(house.issued(), 2);
 }
 
+/// The built-in CA's budget knows no number, but a time between two.
+#[tokio::test]
+async fn r_led_who_asks_beyond_the_budget_is_told_and_not_served_later() {
+    let mut house = House::new(INGRESS, async |_| {}).await;
+    house.standing(State::Ready).await;
+    let before = house.secret().await.expect("a Secret");
+    let vault = Vault::new(house.store.clone(), Leadership::sole());
+    let budget = Budget { gap: Duration::from_secs(3_600), public: false, ..Budget::default() };
+    let (mut options, ..) = options(&house.store, Issuer::Local(local()));
+    options.flags.budget = budget;
+    let keeper = Keeper::new(options);
+    keeper.book.read(wall().as_second()).await.expect("read");
+    house.tasks.abort_all();
+    house.annotate("lockgate.dev/renew", "now").await;
+    let wanted = wanted_now(&house).await;
+    let item = obtain::Item {
+        name: tls(),
+        names: wanted.names.clone(),
+        wanted,
+        due: due::Due::Asked,
+        window: None,
+        early: false,
+        forced: false,
+    };
+    let doing = doing::Work::default().begin(&tls());
+    let refused = keeper.obtain(&item, doing).await.expect_err("too soon");
+    assert!(matches!(refused, Trouble::Budget { .. }), "{refused}");
+    let after = vault.secret(&tls()).await.expect("a store").expect("a Secret");
+    assert_eq!((after.data, mark_of(&after.annotations)), (before.data, None));
+    let doing = doing::Work::default().begin(&tls());
+    house.annotate("lockgate.dev/renew", "force").await;
+    let forced = obtain::Item { forced: true, wanted: wanted_now(&house).await, ..item };
+    assert!(matches!(keeper.obtain(&forced, doing).await, Ok(obtain::Got::Stored(_))));
+}
+
+fn mark_of(annotations: &BTreeMap<String, String>) -> Option<&String> {
+    annotations.get("lockgate.dev/renew")
+}
+
 #[tokio::test]
 async fn r_ren_7_a_pinned_key_is_kept() {
     let pinned = INGRESS.replace("\"true\"}", "\"true\", lockgate.dev/reuse-key: \"true\"}");
@@ -302,7 +336,74 @@ async fn r_sto_3_what_was_issued_and_not_written_is_written_and_not_ordered() {
 
 fn claim(names: &std::collections::BTreeSet<String>) -> Claim<'_> {
     static TLS: std::sync::LazyLock<ObjectName> = std::sync::LazyLock::new(tls);
-    Claim { secret: &TLS, names, issuer: "local", profile: "", holder: "me", key: None }
+    static NOTHING: std::sync::LazyLock<StoredSecret> =
+        std::sync::LazyLock::new(StoredSecret::default);
+    let (secret, held) = (&*TLS, &*NOTHING);
+    Claim { secret, names, issuer: "local", profile: "", holder: "me", key: None, held }
+}
+
+/// A record that was left behind is of the certificate that is held: taken up again, it would bring the
+/// same for ever.
+#[tokio::test]
+async fn r_fly_a_record_of_what_is_stored_is_over() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = directory.path().join("issued");
+    let store = Store::Directory(Directory::new([directory.path().to_owned()], write));
+    let vault = Vault::new(store, Leadership::sole());
+    let names = ["a.test".to_owned()].into();
+    let place = place("lockgate", &tls());
+    let (mut first, _) = Record::claim(&vault, place.clone(), &claim(&names)).await.expect("it");
+    first.note_url(&vault, "https://ca.test/1").await.expect("noted");
+    let key = first.key().expect("a key").to_vec();
+    let order = |url: &str| [(marks::full(marks::ORDER), url.to_owned())].into();
+    let entry = |key: &[u8]| BTreeMap::from([("tls.key".to_owned(), key.to_vec())]);
+    for (held, reused, expected) in [
+        (StoredSecret::default(), false, false),
+        (StoredSecret { data: entry(&key), ..StoredSecret::default() }, false, true),
+        (StoredSecret { data: entry(&key), ..StoredSecret::default() }, true, false),
+        (
+            StoredSecret { annotations: order("https://ca.test/1"), ..StoredSecret::default() },
+            true,
+            true,
+        ),
+        (
+            StoredSecret { annotations: order("https://ca.test/2"), ..StoredSecret::default() },
+            true,
+            false,
+        ),
+    ] {
+        let found = vault.secret(&place).await.expect("a store").expect("a record");
+        assert_eq!(record::is_over(&found, &held, reused), expected, "{held:?} {reused}");
+    }
+    let held = StoredSecret { data: entry(&key), ..StoredSecret::default() };
+    let again = Claim { held: &held, ..claim(&names) };
+    let (second, same) = Record::claim(&vault, place, &again).await.expect("claimed");
+    assert!(!same && second.url().is_none() && second.key().expect("a key") != key);
+}
+
+/// What a leader that was killed left behind is tidied up by the next, without anything being due.
+#[tokio::test]
+async fn r_fly_what_was_left_behind_is_tidied_up() {
+    let mut house = House::new(INGRESS, async |_| {}).await;
+    house.standing(State::Ready).await;
+    let held = house.secret().await.expect("a Secret");
+    let vault = Vault::new(house.store.clone(), Leadership::sole());
+    let names = ["a.test".to_owned()].into();
+    let place = place("lockgate", &tls());
+    let (mut record, _) = Record::claim(&vault, place.clone(), &claim(&names)).await.expect("it");
+    let chain = String::from_utf8(held.data["tls.crt"].clone()).expect("PEM");
+    record.keep_chain(&vault, &chain).await.expect("kept");
+    let (options, ..) = options(&house.store, Issuer::Local(local()));
+    let plan = Plan { wanted: [(tls(), wanted_now(&house).await)].into(), ..Plan::default() };
+    assert_eq!(Keeper::new(options).tidy(&plan).await, Ok(Vec::new()));
+    assert_eq!(house.store.secret(&place).await.expect("a store"), None);
+}
+
+async fn wanted_now(house: &House) -> crate::model::plan::Wanted {
+    let snapshot = house.store.snapshots().wait_for(Option::is_some).await.expect("one").clone();
+    let policy = Policy { issuer: IssuerKind::Local, ..Policy::default() };
+    let (plan, _) = compile(&snapshot.expect("objects"), &policy);
+    plan.wanted.get(&tls()).cloned().expect("it")
 }
 
 #[tokio::test]

@@ -122,7 +122,8 @@ impl Trouble {
     /// `spread` lies between -1 and 1; `left` is what remains of the certificate that is shown.
     pub fn pause(&self, failures: u32, spread: f64, left: Option<i64>, now: i64) -> i64 {
         match self {
-            Self::Down { wait: Some(wait), .. } => (*wait).clamp(5, DAY),
+            // The second that has begun is not over.
+            Self::Down { wait: Some(wait), .. } => (*wait).clamp(5, DAY) + 1,
             Self::Down { .. } | Self::Unfinished(_) => outage(failures, spread),
             Self::Invalid { .. } | Self::Unusable(_) => {
                 // Let's Encrypt's advice, and well within its five failures an hour.
@@ -242,7 +243,7 @@ impl Breaker {
 
     /// Whether to probe it at `now`; a clock that was set back must not put that off.
     pub(super) fn is_due(&self, now: i64) -> bool {
-        self.until.is_some_and(|it| now >= it || it - now > DAY)
+        self.until.is_some_and(|it| now >= it || it - now > DAY + 1)
     }
 
     pub(super) fn text(&self) -> Option<&str> {
@@ -275,8 +276,8 @@ mod tests {
         };
         for (trouble, expected) in [
             (down(None), [30, 60, 120, 240, 480]),
-            (down(Some(7)), [7; 5]),
-            (down(Some(i64::MAX)), [DAY; 5]),
+            (down(Some(7)), [8; 5]),
+            (down(Some(i64::MAX)), [DAY + 1; 5]),
             (invalid(), [60, 600, 6_000, 43_200, 43_200]),
             (limited(1_007), [7; 5]),
             (limited(i64::MAX), [7 * DAY; 5]),

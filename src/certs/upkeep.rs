@@ -11,9 +11,27 @@ use super::{Issuer, Keeper};
 use crate::compile::objects::{ISSUED_AT, PREFIX};
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
-use crate::model::plan::Wanted;
+use crate::model::plan::{Plan, Wanted};
 
 impl Keeper {
+    /// Deletes the records of what is stored already; gives the Secrets of those that nobody wants.
+    pub(super) async fn tidy(&self, plan: &Plan) -> Result<Vec<ObjectName>, Trouble> {
+        let mut orphans = Vec::new();
+        for found in self.vault.secrets(&self.namespace, record::PREFIX).await? {
+            let Some(subject) = record::subject(&found) else { continue };
+            let Some(wanted) = plan.wanted.get(&subject) else {
+                orphans.push(subject);
+                continue;
+            };
+            let held = self.vault.secret(&subject).await?;
+            if held.is_some_and(|it| record::is_over(&found, &it, wanted.reuse_key)) {
+                tracing::info!(secret = %subject, "the record of an order that is stored is deleted");
+                self.vault.delete(&found.name).await?;
+            }
+        }
+        Ok(orphans)
+    }
+
     /// Deletes the record of an order.
     pub(super) async fn forget(&self, name: &ObjectName) -> Result<(), Trouble> {
         self.vault.delete(&record::place(&self.namespace, name)).await

@@ -36,6 +36,15 @@ impl Vault {
         Ok(self.store.secret(name).await?)
     }
 
+    /// Reads the Secrets of ours in a namespace whose names begin like this.
+    pub(super) async fn secrets(
+        &self,
+        namespace: &str,
+        prefix: &str,
+    ) -> Result<Vec<StoredSecret>, Trouble> {
+        Ok(self.store.secrets(namespace, prefix).await?)
+    }
+
     /// Writes a Secret, which afterwards has the version that the next write needs.
     pub(super) async fn write(&self, secret: &mut StoredSecret) -> Result<(), Trouble> {
         self.guard()?;

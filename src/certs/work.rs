@@ -47,6 +47,7 @@ pub(super) enum Done {
     Looked(ObjectName, Wanted, Vec<(String, Look)>),
     Probed(Result<(), Trouble>),
     Forgotten(ObjectName, Result<(), Trouble>),
+    Tidied(Result<Vec<ObjectName>, Trouble>),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -73,6 +74,8 @@ pub(super) struct Office {
     retry: Option<Instant>,
     prepared: bool,
     probed: i64,
+    /// Whether what earlier leaders left behind was looked through.
+    tidied: bool,
 }
 
 pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
@@ -88,6 +91,7 @@ pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
         retry: None,
         prepared: false,
         probed: 0,
+        tidied: false,
     };
     loop {
         let plan = plans.borrow_and_update().clone();
@@ -118,6 +122,7 @@ impl Office {
         let leads = self.keeper.vault.is_open();
         if !leads {
             self.keeper.book.shut();
+            self.tidied = false;
         }
         let ready = leads && self.ready(plan, now).await;
         let (sleep, mut standings) =
@@ -204,12 +209,17 @@ impl Office {
         }
         sleep = sleep.min(self.order(orders, fresh, &mut standings));
         sleep = sleep.min(self.probe(now));
-        self.clean();
+        self.clean(plan);
         (sleep, standings)
     }
 
-    /// Deletes the records of orders for what nobody wants any more.
-    fn clean(&mut self) {
+    /// Deletes the records of orders that are over, and for what nobody wants any more.
+    fn clean(&mut self, plan: &Plan) {
+        if !std::mem::replace(&mut self.tidied, true) {
+            let (keeper, plan) = (self.keeper.clone(), plan.clone());
+            let job = self.jobs.spawn(async move { Done::Tidied(keeper.tidy(&plan).await) });
+            self.busy.insert(job.id(), (ObjectName::default(), Kind::Write, None));
+        }
         while self.count(Kind::Write) < AT_ONCE
             && let Some(name) = self.desk.orphan(Instant::now())
         {
@@ -268,11 +278,6 @@ impl Office {
         tracing::info!(secret = %name, reason = %item.due, names = ?item.names, "ordering a certificate");
         let text = format!("a certificate for Secret {name} is requested: {}", item.due);
         self.tell(&item.wanted, "CertificateRequested", &text, false);
-        let skew = super::skew(Some(self.keeper.skew()));
-        if skew != 0 {
-            let text = format!("this machine's clock is {skew} s ahead of the CA's, which counts");
-            self.tell(&item.wanted, "ClockSkew", &text, true);
-        }
         if item.is_subset() {
             let full = ledger::key(self.keeper.issuer.name(), &item.wanted.names);
             self.keeper.book.open().subset(&full, now);

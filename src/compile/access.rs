@@ -11,7 +11,7 @@ use crate::model::guard::{Basic, Cache, Guard, Judge};
 use crate::model::htpasswd::Users;
 use crate::model::name::ObjectName;
 use crate::model::options::Options;
-use crate::model::phrase::Phrase;
+use crate::model::phrase::{Phrase, Word};
 use crate::model::plan::{Plan, Route, Target};
 use crate::model::problem::Problem;
 
@@ -23,6 +23,7 @@ type Key = (ObjectName, bool);
 pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem>) {
     let settings = plan.settings.clone();
     let shared = &settings.access;
+    let global = judge(&shared.judge, Vec::new(), &shared.judge);
     // Ingresses have many paths.
     let mut known: HashMap<Key, Result<Option<Arc<Guard>>, Box<str>>> = HashMap::new();
     let Plan { hosts, unlisted, unlisted_maps, .. } = plan;
@@ -38,6 +39,7 @@ pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem
             let mut lookup = LookUp {
                 objects,
                 shared,
+                global: &global,
                 ingress: &route.ingress,
                 unlisted: &mut *unlisted,
                 unlisted_maps: &mut *unlisted_maps,
@@ -70,6 +72,8 @@ pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem
 struct LookUp<'a> {
     objects: &'a Objects,
     shared: &'a Shared,
+    /// The judge of all that have none.
+    global: &'a Result<Option<Arc<Judge>>, String>,
     ingress: &'a ObjectName,
     unlisted: &'a mut BTreeSet<ObjectName>,
     unlisted_maps: &'a mut BTreeSet<ObjectName>,
@@ -140,37 +144,26 @@ impl LookUp<'_> {
 
     /// The Ingress's own judge, else everybody's.
     fn judge(&mut self, access: &Access) -> Result<Option<Arc<Judge>>, String> {
-        let global = &self.shared.judge;
-        let said = if access.judge.url.is_some() {
-            &access.judge
+        let (said, global) = (&access.judge, &self.shared.judge);
+        if said.url.is_some() {
+            let mut headers = match &said.set_headers {
+                None => Vec::new(),
+                Some(name) => self.headers(name)?,
+            };
+            headers.extend(self.snippet.iter().cloned());
+            return judge(said, headers, global);
+        }
+        if *said != External::default() {
+            let text = "annotations auth-... of an external judge have no effect without auth-url";
+            self.notes.push(text.to_owned());
+        }
+        if access.no_global {
+            Ok(None)
+        } else if self.snippet.is_empty() {
+            self.global.clone()
         } else {
-            told_in_vain(&access.judge, "auth-url", |text| self.notes.push(text));
-            if access.no_global {
-                return Ok(None);
-            }
-            global
-        };
-        let Some(url) = &said.url else { return Ok(None) };
-        let mut headers = match &said.set_headers {
-            None => Vec::new(),
-            Some(name) => self.headers(name)?,
-        };
-        headers.extend(self.snippet.iter().cloned());
-        let request_redirect = said.request_redirect.clone();
-        let always_set_cookie = said.always_set_cookie.or(global.always_set_cookie);
-        Ok(Some(Arc::new(Judge {
-            url: url.clone(),
-            method: said.method.clone(),
-            signin: said.signin.as_deref().map(|it| signin(it, said)).transpose()?,
-            response_headers: said.response_headers.clone(),
-            request_redirect: request_redirect.unwrap_or_else(request_uri),
-            headers,
-            always_set_cookie: always_set_cookie.unwrap_or_default(),
-            cache: said
-                .cache_key
-                .clone()
-                .map(|key| Cache { key, times: said.cache_times.clone().unwrap_or_default() }),
-        })))
+            judge(global, self.snippet.to_vec(), global)
+        }
     }
 
     /// The fields in the ConfigMap that `auth-proxy-set-headers` names.
@@ -213,6 +206,28 @@ impl LookUp<'_> {
     }
 }
 
+/// A judge as it is described; what it does not say of cookies, everybody's does.
+fn judge(
+    said: &External,
+    headers: Vec<(HeaderName, Phrase)>,
+    global: &External,
+) -> Result<Option<Arc<Judge>>, String> {
+    let Some(url) = said.url.clone() else { return Ok(None) };
+    let request_redirect = said.request_redirect.clone();
+    let always_set_cookie = said.always_set_cookie.or(global.always_set_cookie);
+    let cache = said.cache_key.clone();
+    Ok(Some(Arc::new(Judge {
+        url,
+        method: said.method.clone(),
+        signin: said.signin.as_deref().map(|it| signin(it, said)).transpose()?,
+        response_headers: said.response_headers.clone(),
+        request_redirect: request_redirect.unwrap_or_else(|| Phrase([Word::RequestUri].into())),
+        headers,
+        always_set_cookie: always_set_cookie.unwrap_or_default(),
+        cache: cache.map(|key| Cache { key, times: said.cache_times.clone().unwrap_or_default() }),
+    })))
+}
+
 /// Where people are sent that nobody knows: with the way back, unless that is in it already.
 fn signin(text: &str, said: &External) -> Result<Phrase, String> {
     let param = said.signin_param.as_deref().unwrap_or("rd");
@@ -232,15 +247,4 @@ fn signin(text: &str, said: &External) -> Result<Phrase, String> {
         format!("{text}{mark}{param}=$pass_access_scheme://$http_host$escaped_request_uri")
     };
     Phrase::parse(&whole).map_err(|it| format!("annotation auth-signin: {it} is not known"))
-}
-
-fn request_uri() -> Phrase {
-    Phrase([crate::model::phrase::Word::RequestUri].into())
-}
-
-/// What is said of a judge that is not there.
-fn told_in_vain(said: &External, url: &str, mut tell: impl FnMut(String)) {
-    if *said != External::default() {
-        tell(format!("what is said of a judge has no effect without {url}"));
-    }
 }

@@ -76,8 +76,7 @@ pub(super) fn add(
 ) {
     let common = Options { answering: None, copies: None, ..plan.settings.options.clone() };
     let common = Arc::new(common);
-    // PLACE access: allow-cross-namespace-resources.
-    let crosses = false;
+    let crosses = plan.settings.access.cross_namespace;
     let mut known = HashMap::new();
     for it in ours {
         let Some(wanted) = &it.options.answering else { continue };

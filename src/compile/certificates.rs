@@ -147,9 +147,12 @@ fn look_up(
     plan: &mut Plan,
     report: impl FnOnce(String),
 ) -> Option<Arc<Keypair>> {
-    match objects.secrets.get(name) {
+    let found = objects.secrets.get(name);
+    if found.is_none_or(|it| !it.is_listed()) {
+        plan.unlisted.insert(name.clone());
+    }
+    match found {
         None => {
-            plan.unlisted.insert(name.clone());
             report(format!("Secret {name} is not there"));
             None
         }
@@ -322,7 +325,10 @@ fn names(
                 && takes_challenges(known)
                 && decided != Some("ours")
             {
-                let text = format!("a path of {host} takes {CHALLENGES} away");
+                let text = format!(
+                    "a path of {host} takes {CHALLENGES} away; {CHALLENGE_PATH} says whose it is, \
+                     ours or theirs"
+                );
                 return Err(("ChallengePathTaken", text));
             }
         }

@@ -203,7 +203,7 @@ fn decide(
     for it in rest.filter(|it| first.is_none_or(|first| first.name != it.name)) {
         match &mut asked {
             Some((first, guard)) => {
-                join(guard, first, it, &found[it.name], is_own(it), &mut outcome)
+                join(guard, first, it, &found[it.name], is_own(it), &mut outcome);
             }
             // Where everything answers 403 there is nothing left to close.
             None if outcome.tls.is_some() => {}
@@ -211,7 +211,10 @@ fn decide(
                 Found::Broken(why) => outcome.refuse(it, why),
                 Found::Nothing => outcome.refuse(it, "auth-tls-... needs auth-tls-secret"),
                 Found::Guard(_) => {
-                    let why = format!("{pattern} is that of {}, which asks for none", host.owner);
+                    let why = format!(
+                        "auth-tls-...: {pattern} belongs to {}, which asks for none",
+                        host.owner
+                    );
                     outcome.refuse(it, &why);
                 }
             },
@@ -249,7 +252,7 @@ fn join(
     // Another namespace closes nothing for the host's own.
     if !joined || (!own && *guard != before) {
         *guard = before;
-        let why = format!("its auth-tls-... cannot be had beside that of {}", first.name);
+        let why = format!("auth-tls-... cannot hold beside that of {}", first.name);
         return outcome.refuse(it, &why);
     }
     let differs = match found {
@@ -277,7 +280,8 @@ fn passes_through<'a, 'b>(
         if !policy.passthrough {
             outcome.refuse(it, "ssl-passthrough needs --enable-ssl-passthrough");
         } else if *it.name != host.owner {
-            let why = format!("ssl-passthrough is for {} to say, which has {pattern}", host.owner);
+            let why =
+                format!("ssl-passthrough: {pattern} belongs to {}, which decides", host.owner);
             outcome.refuse(it, &why);
         } else if *pattern == HostPattern::Any {
             outcome.refuse(it, "ssl-passthrough needs a host");

@@ -161,6 +161,14 @@ pub struct Secret {
     pub thumbprint: Option<Box<str>>,
 }
 
+impl Secret {
+    /// Whether it is of the type whose Secrets are listed; others are read by their names, as long as
+    /// somebody names them.
+    pub fn is_listed(&self) -> bool {
+        self.users.is_none()
+    }
+}
+
 /// `v1` ConfigMap.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ConfigMap {

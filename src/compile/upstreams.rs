@@ -1,6 +1,6 @@
 //! `proxy-ssl-*` → TLS towards endpoints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
@@ -38,11 +38,7 @@ pub(super) fn add(
             }
             let found = chosen(route, owner).and_then(|ssl| {
                 let made = known.entry((id.service.clone(), ssl)).or_insert_with_key(|(_, ssl)| {
-                    let found = look_up(ssl, id, objects);
-                    if let Err((Some(missing), _)) = &found {
-                        unlisted.insert(missing.clone());
-                    }
-                    found.map(Arc::new).map_err(|(_, text)| text)
+                    look_up(ssl, id, objects, unlisted).map(Arc::new)
                 });
                 made.clone()
             });
@@ -76,17 +72,18 @@ fn chosen(route: &Route, owner: Option<&Ours<'_>>) -> Result<ProxySsl, String> {
     }
 }
 
-/// The error is a Secret that was not there, if that is why, and a text.
+/// A Secret that no list holds is noted, to be read by its name. The error is a text.
 fn look_up(
     ssl: &ProxySsl,
     id: &BackendId,
     objects: &Objects,
-) -> Result<UpstreamTls, (Option<ObjectName>, String)> {
+    unlisted: &mut BTreeSet<ObjectName>,
+) -> Result<UpstreamTls, String> {
     let ObjectName { namespace, name } = &id.service;
     let name = match &ssl.name {
         Some(name) => name.clone(),
         None => ServerName::try_from(format!("{name}.{namespace}.svc"))
-            .map_err(|_| (None, format!("{name}.{namespace}.svc is no name")))?,
+            .map_err(|_| format!("{name}.{namespace}.svc is no name"))?,
     };
     let mut tls = UpstreamTls {
         secret: None,
@@ -99,18 +96,20 @@ fn look_up(
     let Some(text) = &ssl.secret else {
         if ssl.verify {
             let text = "proxy-ssl-verify is on, but no proxy-ssl-secret names a CA".to_owned();
-            return Err((None, text));
+            return Err(text);
         }
         return Ok(tls);
     };
     let secret = text.parse().unwrap_or_else(|_| ObjectName::new(namespace.clone(), text.clone()));
     if secret.namespace != *namespace {
-        return Err((None, format!("proxy-ssl-secret {secret} is in another namespace")));
+        return Err(format!("proxy-ssl-secret {secret} is in another namespace"));
     }
-    let Some(found) = objects.secrets.get(&secret) else {
-        return Err((Some(secret.clone()), format!("proxy-ssl-secret {secret} is not there")));
-    };
-    let fail = |what: &dyn std::fmt::Display| (None, format!("proxy-ssl-secret {secret}: {what}"));
+    let found = objects.secrets.get(&secret);
+    if found.is_none_or(|it| !it.is_listed()) {
+        unlisted.insert(secret.clone());
+    }
+    let found = found.ok_or_else(|| format!("proxy-ssl-secret {secret} is not there"))?;
+    let fail = |what: &dyn std::fmt::Display| format!("proxy-ssl-secret {secret}: {what}");
     tls.client = match &found.keypair {
         Ok(keypair) => Some(keypair.clone()),
         Err(KeypairError::Missing(_)) => None,

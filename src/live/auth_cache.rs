@@ -7,7 +7,7 @@
 //! cookie is held, and nobody can choose whose place to take.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -25,6 +25,8 @@ const PLACES: usize = 4096;
 /// For how long a password is taken without looking at its hash again. A hash that was changed or removed
 /// counts at once.
 const PASSWORD: Duration = Duration::from_secs(60);
+/// How often a judge's failures are told at most.
+const PAUSE: Duration = Duration::from_secs(10);
 /// Most requests whose passwords are being checked or wait for it.
 const MOST_WAITING: usize = 128;
 
@@ -38,6 +40,9 @@ pub struct Verdicts {
     hashing: Arc<Semaphore>,
     waiting: AtomicUsize,
     tls: Tls,
+    epoch: Instant,
+    /// In which [`PAUSE`] since then the last complaint was.
+    told: AtomicU64,
 }
 
 /// What a judge said of a request.
@@ -74,6 +79,8 @@ impl Default for Verdicts {
             hashing: Arc::new(Semaphore::new((cores / 2).max(1))),
             waiting: AtomicUsize::new(0),
             tls: Tls::new(&tls, false),
+            epoch: Instant::now(),
+            told: AtomicU64::new(0),
         }
     }
 }
@@ -88,6 +95,12 @@ impl Verdicts {
     /// Until when a password that was found right counts.
     pub fn password_until(now: Instant) -> Instant {
         now + PASSWORD
+    }
+
+    /// Whether somebody may be told of a judge that fails: once in a while, however many requests fail.
+    pub fn may_tell(&self, now: Instant) -> bool {
+        let pauses = now.saturating_duration_since(self.epoch).as_secs() / PAUSE.as_secs() + 1;
+        self.told.swap(pauses, Ordering::Relaxed) != pauses
     }
 
     /// The way to speak to a judge: over TLS with a server's name, else in clear.
@@ -250,6 +263,16 @@ mod tests {
         turns.clear();
         drop(waiting);
         assert!(verdicts.turn().await.is_some());
+    }
+
+    #[test]
+    fn failures_are_told_once_in_a_while() {
+        let verdicts = Verdicts::default();
+        let told = [0, 0, 9, 10, 19, 20, 60, 61].map(|it| {
+            let now = verdicts.epoch + Duration::from_secs(it);
+            verdicts.may_tell(now)
+        });
+        assert_eq!(told, [true, false, false, true, false, true, true, false]);
     }
 
     #[test]

@@ -4,20 +4,30 @@
 //! decided beside the handshake, and told in HTTP, as nginx does. A session that is resumed brings the
 //! certificate of its first handshake along, which is looked at again each time: what has expired since, or
 //! was revoked, is not good.
+//!
+//! webpki reads certificates of version 3 only. `openssl x509 -req` makes those of version 1, and so do many
+//! instructions for clients of nginx: such a one is good when an authority that we trust has signed it
+//! itself.
 
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
+    verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{
+    CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime,
+};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
     SignatureScheme,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use crate::model::client_tls::{Demand, Verify, holds};
 
@@ -99,11 +109,14 @@ impl Judge {
             return Err(Flaw::Broken);
         };
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| Flaw::Broken)?;
+        if parsed.version() == X509Version::V1 {
+            return self.look_at_old(leaf, &parsed, now);
+        }
         let between = self.within_depth(&parsed, rest);
         let Err(error) = webpki.verify_client_cert(leaf, &between, now) else { return Ok(()) };
         let flaw = flaw(&error, &parsed);
         // webpki takes no authority for a client's certificate; OpenSSL takes one that it trusts itself.
-        let trusted = flaw.is_about_issuer() || matches!(flaw, Flaw::Broken | Flaw::Purpose);
+        let trusted = flaw.is_about_issuer() || flaw == Flaw::Broken;
         if trusted && self.demand.revocations.is_none() && holds(&self.demand.authorities, leaf) {
             return validity(&parsed, now);
         }
@@ -112,6 +125,38 @@ impl Judge {
             validity(&parsed, now)?;
         }
         Err(flaw)
+    }
+
+    /// Looks at a certificate of version 1, which says nothing of purposes. Where there are lists of the revoked
+    /// none is good.
+    fn look_at_old(
+        &self,
+        leaf: &CertificateDer<'_>,
+        parsed: &X509Certificate<'_>,
+        now: UnixTime,
+    ) -> Result<(), Flaw> {
+        validity(parsed, now)?;
+        let Demand { authorities, revocations, .. } = &*self.demand;
+        if revocations.is_some() {
+            return Err(Flaw::NoList);
+        }
+        let sha1 = [OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA];
+        if sha1.contains(&parsed.signature_algorithm.algorithm) {
+            return Err(Flaw::Broken);
+        }
+        let signed = |authority: &CertificateDer<'_>| {
+            X509Certificate::from_der(authority).is_ok_and(|(_, authority)| {
+                let may = authority.is_ca() || authority.version() == X509Version::V1;
+                may && authority.subject().as_raw() == parsed.issuer().as_raw()
+                    && validity(&authority, now).is_ok()
+                    && parsed.verify_signature(Some(authority.public_key())).is_ok()
+            })
+        };
+        if holds(authorities, leaf) || authorities.0.iter().any(signed) {
+            return Ok(());
+        }
+        let own = parsed.subject().as_raw() == parsed.issuer().as_raw();
+        Err(if own { Flaw::SelfSigned } else { Flaw::Stranger })
     }
 
     /// Certificates that are at most as many steps from the leaf as may be between it and an authority.
@@ -201,6 +246,47 @@ impl Anybody {
     }
 }
 
+impl Anybody {
+    /// What webpki does for certificates that it can read.
+    fn verify_by_key(
+        &self,
+        message: &[u8],
+        certificate: &X509Certificate<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let bad = || Error::from(CertificateError::BadSignature);
+        let key = certificate.public_key();
+        let algorithm = contents(key.raw).and_then(contents).ok_or_else(bad)?;
+        let mut known = self.algorithms.mapping.iter();
+        let (_, known) = known.find(|(it, _)| *it == signed.scheme).ok_or_else(bad)?;
+        let fitting = known.iter().filter(|it| it.public_key_alg_id().as_ref() == algorithm);
+        let data = &key.subject_public_key.data;
+        let is_good = |it: &dyn SignatureVerificationAlgorithm| {
+            it.verify_signature(data, message, signed.signature()).is_ok()
+        };
+        let found = { fitting }.any(|it| is_good(*it));
+        found.then(HandshakeSignatureValid::assertion).ok_or_else(bad)
+    }
+}
+
+/// A certificate, if it is of version 1.
+fn old<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    (parsed.version() == X509Version::V1).then_some(parsed)
+}
+
+/// What is in the first element of some DER (X.690 section 8.1).
+fn contents(der: &[u8]) -> Option<&[u8]> {
+    let (&length, rest) = der.get(1..)?.split_first()?;
+    let (length, rest) = match length {
+        0..=0x7f => (usize::from(length), rest),
+        0x81 => (usize::from(*rest.first()?), &rest[1..]),
+        0x82 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), &rest[2..]),
+        _ => return None,
+    };
+    rest.get(..length)
+}
+
 impl ClientCertVerifier for Anybody {
     fn client_auth_mandatory(&self) -> bool {
         false
@@ -225,7 +311,10 @@ impl ClientCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        match old(certificate) {
+            Some(old) => self.verify_by_key(message, &old, signed),
+            None => verify_tls12_signature(message, certificate, signed, &self.algorithms),
+        }
     }
 
     fn verify_tls13_signature(
@@ -234,7 +323,13 @@ impl ClientCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        match old(certificate) {
+            Some(old) => {
+                let key = SubjectPublicKeyInfoDer::from(old.public_key().raw);
+                verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
+            }
+            None => verify_tls13_signature(message, certificate, signed, &self.algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,10 +1,10 @@
 //! What is served right now, and the one place where it changes.
 //!
 //! Floor 2. A [`Live`] is built from a plan and the `Live` before it, which hands on what must outlast
-//! a change: what balancers know of endpoints, TLS towards them, what clients have asked of Ingresses that
-//! limit them, the last good key of a Secret that became unreadable. It is swapped in with one pointer; a
-//! request sees one `Live` from its start to its end. What clients take of the process as a whole, [`limit`]
-//! and [`memory`] tell, whatever is served.
+//! a change: what balancers know of endpoints, TLS towards them, sessions of TLS with clients, what those
+//! have asked of Ingresses that limit them, the last good key of a Secret that became unreadable. It is
+//! swapped in with one pointer; a request sees one `Live` from its start to its end. What clients take of
+//! the process as a whole, [`limit`] and [`memory`] tell, whatever is served.
 
 pub mod auth_cache;
 pub mod balance;

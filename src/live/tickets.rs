@@ -19,6 +19,8 @@ const NAME: usize = 16;
 const NONCE: usize = 12;
 /// Bytes of the time of issue, which is sealed before the session.
 const ISSUED: usize = 8;
+/// Largest session that gets a ticket, in bytes: with a client's chain of certificates a few thousand.
+const LARGEST: usize = 16 << 10;
 
 /// Seals and opens the tickets of one policy.
 pub(super) struct Tickets {
@@ -53,6 +55,9 @@ impl Tickets {
 
     /// Seals a session. `None` leaves the client without a ticket.
     fn seal(&self, session: &[u8], now: Instant) -> Option<Vec<u8>> {
+        if session.len() > LARGEST {
+            return None;
+        }
         let now = now.saturating_duration_since(self.epoch);
         self.rotate(now);
         let keys = self.keys.load();
@@ -189,6 +194,7 @@ mod tests {
     fn what_was_not_sealed_here_is_not_opened() {
         let now = Instant::now();
         let [one, other] = [(); 2].map(|()| Tickets::new(LIFETIME, now).expect("randomness"));
+        assert_eq!(one.seal(&vec![0; LARGEST + 1], now), None);
         let ticket = one.seal(b"session", now).expect("a ticket");
         assert_eq!(other.open(&ticket, now), None, "another policy's");
         for length in 0..ticket.len() {

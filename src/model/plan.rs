@@ -50,7 +50,7 @@ pub struct Plan {
     pub settings: Arc<Settings>,
     /// The Ingresses that are ours: their status is written.
     pub ours: BTreeSet<ObjectName>,
-    /// Secrets that Ingresses name and no list of TLS Secrets held: to be read one by one.
+    /// Secrets that Ingresses name and no list of TLS Secrets held, or need hold: to be read one by one.
     pub unlisted: BTreeSet<ObjectName>,
     /// ConfigMaps that Ingresses and settings name, found or not: to be read one by one.
     pub unlisted_maps: BTreeSet<ObjectName>,

@@ -114,8 +114,9 @@ impl Translated {
     pub fn new(server: &[Directive], location: &[Directive]) -> Self {
         let mut all = Self::default();
         let is_added = |it: &&Directive| matches!(it, Directive::AddToAnswer(..));
+        let is_network = |it: &&Directive| matches!(it, Directive::Network { .. });
         let adds = location.iter().any(|it| is_added(&it));
-        let limits = location.iter().any(|it| matches!(it, Directive::Network { .. }));
+        let limits = location.iter().any(|it| is_network(&it));
         for it in server {
             match it {
                 Directive::Location { place, status } => all.places.push((place.clone(), *status)),
@@ -123,8 +124,7 @@ impl Translated {
                     all.server_return.get_or_insert_with(|| (*status, text.clone()));
                 }
                 // Of these a location has its own or its server's.
-                Directive::AddToAnswer(..) if adds => {}
-                Directive::Network { .. } if limits => {}
+                other if (adds && is_added(&other)) || (limits && is_network(&other)) => {}
                 other => all.take(other),
             }
         }
@@ -174,9 +174,8 @@ pub fn read(text: &str, context: Context, snippets: &mut Snippets) -> Result<(),
                     // Each location of ingress-nginx has fields of its own.
                     return Err(statement.wrong("has no effect in a server-snippet"));
                 }
-                (Directive::SetInRequest(..), Context::Auth) => true,
-                (_, Context::Auth) => false,
-                (Directive::Location { .. }, Context::Location) => false,
+                (it, Context::Auth) => matches!(it, Directive::SetInRequest(..)),
+                (it, Context::Location) => !matches!(it, Directive::Location { .. }),
                 _ => true,
             };
             if !fits {

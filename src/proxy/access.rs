@@ -116,12 +116,13 @@ fn refused(
     head: &request::Parts,
 ) -> Response<ReplyBody> {
     let signin = guard.judge.as_ref().and_then(|it| it.signin.as_ref());
-    if let Some(signin) = signin
-        && refusal.status == StatusCode::UNAUTHORIZED
-    {
-        return reply::redirect(StatusCode::FOUND, &phrase::text(signin, head, view));
-    }
-    let mut reply = reply::page(refusal.status, "");
+    // With what a client could answer, too: nginx leaves it in.
+    let mut reply = match signin {
+        Some(signin) if refusal.status == StatusCode::UNAUTHORIZED => {
+            reply::redirect(StatusCode::FOUND, &phrase::text(signin, head, view))
+        }
+        _ => reply::page(refusal.status, ""),
+    };
     for challenge in refusal.challenges {
         reply.headers_mut().append(WWW_AUTHENTICATE, challenge);
     }

@@ -312,7 +312,7 @@ mod tests {
         let text = escaped_pem(&der);
         let expected = format!(
             "-----BEGIN%20CERTIFICATE-----%0A{}%0A{}%3D%0A-----END%20CERTIFICATE-----%0A",
-            "%2B%2Fv7".replace("v7", "v7") + &"%2B%2Fv7".repeat(15),
+            "%2B%2Fv7".repeat(16),
             "%2B%2Fs"
         );
         assert_eq!(text, expected);

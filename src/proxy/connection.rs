@@ -98,7 +98,6 @@ pub(super) struct Link {
     finishes: Cell<bool>,
     /// How many requests it may still carry.
     left: Cell<u32>,
-    settings: Connections,
     /// The request that just came, until hyper has made a task of it; of HTTP/2.
     begun: RefCell<Option<Rc<Trace>>>,
     /// The streams of HTTP/2 under way and what ends each, all of which know their place here.
@@ -108,7 +107,7 @@ pub(super) struct Link {
 
 impl Link {
     fn new(worker: &Rc<Worker>, peer: Peer, meter: &Arc<Meter>) -> Rc<Self> {
-        let settings = worker.seen().live.plan.settings.connections;
+        let most = worker.settings().requests;
         Rc::new(Self {
             vouched: Vouched::new(&peer),
             worker: worker.clone(),
@@ -117,8 +116,7 @@ impl Link {
             policy: Cell::default(),
             shown: OnceCell::new(),
             finishes: Cell::new(false),
-            left: Cell::new(settings.requests.unwrap_or(u32::MAX)),
-            settings,
+            left: Cell::new(most.unwrap_or(u32::MAX)),
             place: Cell::new(0),
             h2: Cell::new(false),
             under_way: Cell::new(0),
@@ -348,7 +346,7 @@ async fn begin(
     } else {
         // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
         let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let Some(first) = greeted(&link, timeout(link.settings.head, first)).await else {
+        let Some(first) = greeted(&link, timeout(worker.settings().head, first)).await else {
             return dropped("shed");
         };
         match first {
@@ -405,7 +403,7 @@ async fn h1<T>(link: &Rc<Link>, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Connections { head, keep_alive, .. } = link.settings;
+    let Connections { head, keep_alive, .. } = link.worker.settings();
     let last = keep_alive.is_some_and(|it| it.is_zero());
     let connection = http1::Builder::new()
         .keep_alive(!last)
@@ -428,11 +426,12 @@ async fn h2<T>(link: &Rc<Link>, stream: T)
 where
     T: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let Connections { streams, keep_alive, .. } = link.worker.settings();
     let connection = http2::Builder::new(Streams(link.clone()))
         .timer(TokioTimer::new())
         // RFC 8441: WebSockets.
         .enable_connect_protocol()
-        .max_concurrent_streams(link.settings.streams)
+        .max_concurrent_streams(streams)
         .max_header_list_size(32 << 10)
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(200)
@@ -444,7 +443,7 @@ where
         .serve_connection(TokioIo::new(stream), stack(link));
     link.h2.set(true);
     link.meter.limit_linger(FLOOD);
-    let watch = Watch::new(link, None, link.settings.keep_alive.unwrap_or(IDLE_H2));
+    let watch = Watch::new(link, None, keep_alive.unwrap_or(IDLE_H2));
     drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
 }
 

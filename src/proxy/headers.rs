@@ -131,12 +131,13 @@ pub(super) fn set_onward(
     onward: &RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
     settings: &Settings,
 ) {
-    for (name, value) in onward.take() {
+    // They are there still for whoever else is asked because of the request.
+    for (name, value) in &*onward.borrow() {
         if let Some(value) = value {
-            headers.append(name, value);
+            headers.append(name.clone(), value.clone());
             continue;
         }
-        headers.remove(&name);
+        headers.remove(name);
         if settings.underscores {
             let alike = |it: &&HeaderName| it.as_str().replace('_', "-") == name.as_str();
             let alike: Vec<_> = headers.keys().filter(alike).cloned().collect();
@@ -325,7 +326,9 @@ pub(super) fn add_hsts(headers: &mut HeaderMap, hsts: Option<&HeaderValue>, peer
 fn clean_trailers(trailers: &mut HeaderMap) {
     let refused: Vec<HeaderName> = trailers
         .keys()
-        .filter(|name| ends_here(name) || is_end_to_end(name) || name.as_str().contains('_'))
+        .filter(|it| {
+            ends_here(it) || is_end_to_end(it) || is_claim(it) || it.as_str().contains('_')
+        })
         .cloned()
         .collect();
     for name in refused {
@@ -383,6 +386,28 @@ mod tests {
         assert_eq!(headers, map(&[("x_user", "root"), ("x-user", "me")]));
         end_here(&mut headers, |it| is_strange(it, false));
         assert_eq!(headers, map(&[("x-user", "me")]));
+    }
+
+    #[test]
+    fn what_others_fill_no_client_fills() {
+        let name = |it| HeaderName::from_static(it);
+        let onward = RefCell::new(vec![
+            (name("x-user"), None),
+            (name("x-mail"), None),
+            (name("x-user"), Some(HeaderValue::from_static("ann"))),
+        ]);
+        for underscores in [false, true] {
+            let settings = Settings { underscores, ..Settings::default() };
+            // Everybody who is asked gets the same.
+            for _ in 0..2 {
+                let mut headers = map(&[("x-user", "root"), ("x-mail", "root"), ("x-b", "c")]);
+                if underscores {
+                    headers.insert("x_user", HeaderValue::from_static("root"));
+                }
+                set_onward(&mut headers, &onward, &settings);
+                assert_eq!(headers, map(&[("x-b", "c"), ("x-user", "ann")]), "{underscores}");
+            }
+        }
     }
 
     #[test]

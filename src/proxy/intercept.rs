@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderMap, Response, StatusCode, request};
+use http::header::{CONNECTION, WWW_AUTHENTICATE};
+use http::{Response, StatusCode, request};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 
@@ -66,6 +66,10 @@ pub(super) async fn replace(
         Ok(response) => response.status(),
         Err(failure) => failure.status(),
     };
+    // What is too much already is not made more.
+    if let Err(Failure::Overloaded) = walked {
+        return walked;
+    }
     let Some(default) = stand_in(live, way, status, kept.by_endpoint.get()) else { return walked };
     let Some(balancer) = &default.balancer else { return walked };
     let (peer, vouched) = match trace.told.get() {
@@ -76,9 +80,8 @@ pub(super) async fn replace(
     let asked = asked.at_root();
 
     let replaced = walked.unwrap_or_else(|failure| failure.reply());
-    let closes = replaced.headers().get(CONNECTION).cloned();
-    let without = page(status, replaced.headers());
-    drain(replaced.into_body());
+    let (replaced, body) = replaced.into_parts();
+    drain(body);
 
     let settings = &live.plan.settings;
     let visit = Visit { link, live, settings, way: default, asked: &asked, peer, vouched, trace };
@@ -87,10 +90,17 @@ pub(super) async fn replace(
     let body = Progress::held(Instant::now(), None, &link.meter);
     let mut answer = match outbound.send(kept.head, body).await {
         Ok(answer) if answer.status() != StatusCode::SWITCHING_PROTOCOLS => answer,
-        Ok(_) | Err(_) => without,
+        Ok(_) | Err(_) => reply::page(status, ""),
     };
-    if let Some(closes) = closes {
-        answer.headers_mut().insert(CONNECTION, closes);
+    let headers = answer.headers_mut();
+    if let Some(closes) = replaced.headers.get(CONNECTION) {
+        headers.insert(CONNECTION, closes.clone());
+    }
+    // As with nginx: without it nobody could ever give a password.
+    if status == StatusCode::UNAUTHORIZED && !headers.contains_key(WWW_AUTHENTICATE) {
+        for challenge in replaced.headers.get_all(WWW_AUTHENTICATE) {
+            headers.append(WWW_AUTHENTICATE, challenge.clone());
+        }
     }
     Ok(answer)
 }
@@ -108,17 +118,6 @@ pub(super) fn stand_in<'a>(
         return None;
     }
     way.default.as_deref().or_else(|| live.fallback.map(|it| live.way(it)))
-}
-
-fn page(status: StatusCode, replaced: &HeaderMap) -> Response<ReplyBody> {
-    let mut page = reply::page(status, "");
-    // Without these the status says too little to act on (RFC 9110 sections 11.6.1, 10.2.1, 10.2.3).
-    for name in [http::header::WWW_AUTHENTICATE, http::header::ALLOW, http::header::RETRY_AFTER] {
-        for value in replaced.get_all(&name) {
-            page.headers_mut().append(name.clone(), value.clone());
-        }
-    }
-    page
 }
 
 /// Reads what nobody gets, beside everything else.

@@ -55,13 +55,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use crate::live::limit::Limits;
-use crate::live::table::Match;
+use crate::live::table::{Match, Paths};
 use crate::live::{Current, Live, Way};
 use crate::metrics::Metrics;
 use crate::model::plan::Target;
@@ -335,58 +335,10 @@ async fn walk(
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
-    let view = visit.view();
 
-    // Whether the handshake was for this host, and with a certificate that will do.
-    if let Some(answer) = client_tls::admit(&visit, paths, &head.uri)? {
+    if let Some(answer) = gate(&visit, paths, &mut head).await? {
         return Ok(answer);
     }
-
-    // What the host's snippet answers by itself.
-    if let Some(answer) = snippet::begin(&visit, &head) {
-        return Ok(answer);
-    }
-
-    // From `/` to where the application begins.
-    if let Some(answer) = redirect::to_app_root(&view, paths, &head) {
-        return Ok(answer);
-    }
-    if let Target::Refused(_) = way.route.target {
-        return Err(Failure::Denied);
-    }
-
-    // What the answer gets, whoever gives it; the answer to a preflight (CORS).
-    if let Some(answer) = dress::begin(&visit, &head) {
-        return Ok(answer);
-    }
-
-    // Elsewhere, where the rule says so; else to what it makes of the target.
-    if let Some(answer) = redirect::elsewhere(&view, &head) {
-        return Ok(answer);
-    }
-    if let Some(answer) = snippet::answer(&view, &head) {
-        return Ok(answer);
-    }
-    if let Some(answer) = rewrite::apply(&view, &head)? {
-        return Ok(answer);
-    }
-
-    // To HTTPS, where the rule says so.
-    if let Some(answer) = redirect::to_https(&view, &head.uri) {
-        return Ok(answer);
-    }
-
-    // How much its client asked for lately.
-    rate::count(&visit)?;
-
-    // Networks, passwords, the external judge.
-    snippet::check(&view)?;
-    if let Some(guard) = &way.route.guard
-        && let Some(answer) = Box::pin(access::check(guard, &visit, &mut head)).await?
-    {
-        return Ok(answer);
-    }
-
     if way.route.target == Target::Fallback {
         way = live.way(live.fallback.ok_or(Failure::NotFound)?);
     }
@@ -420,4 +372,64 @@ async fn walk(
     }
 
     Ok(answer)
+}
+
+/// The steps that may answer before an endpoint is asked, in ingress-nginx's order.
+async fn gate(
+    visit: &Visit<'_>,
+    paths: Option<&Paths>,
+    head: &mut request::Parts,
+) -> Result<Option<Response<ReplyBody>>, Failure> {
+    let view = &visit.view();
+
+    // Whether the handshake was for this host, and with a certificate that will do.
+    if let Some(answer) = client_tls::admit(visit, paths, &head.uri)? {
+        return Ok(Some(answer));
+    }
+
+    // What the host's snippet answers by itself.
+    if let Some(answer) = snippet::begin(visit, head) {
+        return Ok(Some(answer));
+    }
+
+    // From `/` to where the application begins.
+    if let Some(answer) = redirect::to_app_root(view, paths, head) {
+        return Ok(Some(answer));
+    }
+    if let Target::Refused(_) = visit.way.route.target {
+        return Err(Failure::Denied);
+    }
+
+    // What the answer gets, whoever gives it; the answer to a preflight (CORS).
+    if let Some(answer) = dress::begin(visit, head) {
+        return Ok(Some(answer));
+    }
+
+    // Elsewhere, where the rule says so; else to what it makes of the target.
+    if let Some(answer) = redirect::elsewhere(view, head) {
+        return Ok(Some(answer));
+    }
+    if let Some(answer) = snippet::answer(view, head) {
+        return Ok(Some(answer));
+    }
+    if let Some(answer) = rewrite::apply(view, head)? {
+        return Ok(Some(answer));
+    }
+
+    // To HTTPS, where the rule says so.
+    if let Some(answer) = redirect::to_https(view, &head.uri) {
+        return Ok(Some(answer));
+    }
+
+    // How much its client asked for lately.
+    rate::count(visit)?;
+
+    // Networks, passwords, the external judge.
+    snippet::check(view)?;
+    if let Some(guard) = &visit.way.route.guard
+        && let Some(answer) = Box::pin(access::check(guard, visit, head)).await?
+    {
+        return Ok(Some(answer));
+    }
+    Ok(None)
 }

@@ -1,6 +1,6 @@
 //! What the variables of a text come to for one request.
 
-use http::header::{AUTHORIZATION, COOKIE, HOST};
+use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderValue, request};
 
 use super::View;
@@ -84,8 +84,8 @@ fn fill_from(
             Word::ServerPort => put(peer.port.to_string().as_bytes()),
             Word::Service => put(backend.map_or(b"", |it| it.service.name.as_bytes())),
             Word::ServicePort => put(backend.map_or(b"", |it| it.port.as_bytes())),
-            // Over HTTP/2 it comes in no field.
-            Word::Header(name) if **name == *"host" && !head.headers.contains_key(HOST) => {
+            // Over HTTP/2, and in a whole URL, it comes in no field.
+            Word::Header(name) if **name == *"host" => {
                 if let Some(authority) = &asked.authority {
                     put(authority.to_string().as_bytes());
                 }
@@ -126,7 +126,8 @@ mod tests {
         let request = Request::get("http://A.test:81/a/../b?x=1&id=7&id=8")
             .header("host", "a.test:81")
             .header("cookie", "q=1; user=me")
-            .header("x-user", "you");
+            .header("x-user", "you")
+            .header("authorization", "Basic YWxpY2U6c2VjcmV0");
         let (head, ()) = request.body(()).expect("a request").into_parts();
         let peer = Peer::new(([10, 0, 0, 9], 5).into(), false, 80);
         let asked = Asked::read(&head, &peer).expect("canonical");
@@ -153,6 +154,7 @@ mod tests {
             ("$service_name:$service_port", "app:http"),
             ("$http_host $server_port", "a.test:81 80"),
             ("t=${msec}", "t=1795168800.007"),
+            ("$remote_user", "alice"),
         ] {
             let phrase = Phrase::parse(text).expect("a phrase");
             let mut filled = Vec::new();

@@ -92,7 +92,12 @@ impl Failure {
 
 /// A page that says its status, as nginx's do, and perhaps why.
 pub(super) fn page(status: StatusCode, why: &str) -> Response<ReplyBody> {
-    let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
+    let reason = match status {
+        // The one page whose words people look for are those that nginx has.
+        StatusCode::UNAUTHORIZED => "Authorization Required",
+        other => other.canonical_reason().unwrap_or_default(),
+    };
+    let title = format!("{} {reason}", status.as_u16());
     let text = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<h1>{title}</h1>\r\n\
          {why}{}</body>\r\n</html>\r\n",

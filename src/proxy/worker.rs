@@ -29,6 +29,7 @@ use super::{Phase, Ports};
 use crate::live::limit::{Limits, Open};
 use crate::live::{Current, Live, WayId};
 use crate::metrics::{Metrics, Refused, RequestMeters};
+use crate::model::client_tls::Connections;
 
 /// How often the log is handed on, meters are added up and old connections are let go.
 const TICK: Duration = Duration::from_millis(100);
@@ -307,6 +308,11 @@ impl Worker {
     /// The time of day, as of the last tick.
     pub(super) fn clock(&self) -> Ref<'_, Clock> {
         self.clock.borrow()
+    }
+
+    /// What the settings say of connections now.
+    pub(super) fn settings(&self) -> Connections {
+        self.seen().live.plan.settings.connections
     }
 
     /// The time of day now.

@@ -150,6 +150,29 @@ impl Directory {
         Ok(found.map(|secret| stored(name, secret)))
     }
 
+    pub(super) async fn secrets_like(
+        &self,
+        namespace: &str,
+        prefix: &str,
+    ) -> Result<Vec<StoredSecret>, StoreError> {
+        let (directory, begin) = (self.clone(), format!("{namespace}.{prefix}"));
+        let listed = tokio::task::spawn_blocking(move || names_in(&directory.write));
+        let files = match listed.await.map_err(|it| StoreError::Unavailable(it.to_string()))? {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(StoreError::Unavailable(error.to_string())),
+        };
+        let mut found = Vec::new();
+        for file in files {
+            let name = file.file_name().and_then(|it| it.to_str()).unwrap_or_default();
+            let name = name.strip_suffix(".secret.json").filter(|it| it.starts_with(&begin));
+            if let Some(name) = name.and_then(|it| it.strip_prefix(&format!("{namespace}."))) {
+                found.extend(self.secret(&ObjectName::new(namespace, name)).await?);
+            }
+        }
+        Ok(found)
+    }
+
     pub(super) async fn write_secret(
         &self,
         secret: &StoredSecret,

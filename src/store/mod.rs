@@ -147,6 +147,18 @@ impl Store {
         }
     }
 
+    /// Reads the Secrets of ours in a namespace whose names begin like this.
+    pub async fn secrets(
+        &self,
+        namespace: &str,
+        prefix: &str,
+    ) -> Result<Vec<StoredSecret>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.secrets_like(namespace, prefix).await,
+            Self::Directory(it) => it.secrets_like(namespace, prefix).await,
+        }
+    }
+
     /// Writes a Secret, if nobody did since it was read; gives its new version. `rehearse` checks
     /// everything and writes nothing.
     pub async fn write_secret(

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::backend::Backend;
 use super::ca_proxy::CaProxy;
-use super::client::{self, Client, Connection};
+use super::client::{self, Client, ClientError, Connection};
 use super::cluster::Cluster;
 use super::lockgate::{Lockgate, NAMESPACE, Start, backend, ingress_tls};
 use super::pebble::{Pebble, PebbleOptions};
@@ -113,8 +113,13 @@ impl Acme {
         let client = self.client(replica).await;
         let url = format!("https://{host}/");
         let what = format!("certificate of {host}");
-        let mut connection = eventually(&what, limit, async || client.connect(&url).await).await;
-        let reply = connection.get("/").await.unwrap();
+        let (connection, reply) = eventually(&what, limit, async || {
+            let mut connection = client.connect(&url).await?;
+            // A replica whose clock runs fast is not patient with connections either.
+            let reply = connection.get("/").await?;
+            Ok::<_, ClientError>((connection, reply))
+        })
+        .await;
         assert_eq!(reply.backend().as_deref(), Some(self.web.name()), "{host}: {}", reply.text());
         connection
     }

@@ -547,3 +547,57 @@ fn problem_json() -> HeaderValue {
 fn full(body: Bytes) -> Body {
     Full::new(body).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
+
+mod checks {
+    use instant_acme::{Identifier, NewOrder, OrderStatus};
+
+    use super::*;
+    use crate::harness::pebble::PebbleOptions;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn boulder_gives_a_waiting_order_again_and_does_not_say_why_one_failed() {
+        let pebble = Pebble::start(PebbleOptions::default()).await;
+        let ca = CaProxy::start(&pebble).await;
+        let account = pebble.stranger(&ca.directory()).await;
+        let order = async |name: &str| {
+            let names = [Identifier::Dns(name.to_owned())];
+            account.new_order(&NewOrder::new(&names)).await.unwrap()
+        };
+        assert_ne!(
+            order("one.test").await.url(),
+            order("one.test").await.url(),
+            "as Pebble does it"
+        );
+        ca.be_boulder();
+        let mut first = order("one.test").await;
+        assert_eq!(first.url(), order("one.test").await.url());
+        assert_ne!(first.url(), order("two.test").await.url());
+        assert!(first.url().starts_with(ca.directory().trim_end_matches("dir")), "{}", first.url());
+        // It leads nowhere.
+        pebble.set_address("one.test", "127.0.0.9").await;
+        let mut pending = first.authorizations();
+        while let Some(authorization) = pending.next().await {
+            let mut authorization = authorization.unwrap();
+            let mut challenge =
+                authorization.challenge(instant_acme::ChallengeType::Http01).unwrap();
+            challenge.set_ready().await.unwrap();
+        }
+        eventually("the CA's verdict", SOON, async || {
+            first.refresh().await.unwrap().status == OrderStatus::Invalid
+        })
+        .await;
+        assert!(first.state().error.is_none(), "{:?}", first.state());
+        assert_ne!(first.url(), order("one.test").await.url(), "it waits no longer");
+
+        ca.limit(Endpoint::NewOrder, 1, Some("7"), "too many");
+        let names = [Identifier::Dns("three.test".to_owned())];
+        let refused =
+            account.new_order(&NewOrder::new(&names)).await.err().map(|it| it.to_string());
+        assert!(refused.is_some_and(|it| it.contains("too many")));
+        assert_eq!(ca.count(Endpoint::NewOrder, 429), 1);
+        assert_eq!(
+            ca.asked_for(Endpoint::NewOrder)[0].payload["identifiers"][0]["value"],
+            "one.test"
+        );
+    }
+}

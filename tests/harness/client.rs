@@ -24,6 +24,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
 };
@@ -475,8 +476,11 @@ pub fn any_certificate_of(
     let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
     let Some(chain) = chain else { return config.with_no_client_auth() };
     let key = PemObject::from_pem_slice(chain.key.as_bytes()).unwrap();
+    let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
     let chain = CertificateDer::pem_slice_iter(chain.certificate.as_bytes());
-    config.with_client_auth_cert(chain.map(Result::unwrap).collect(), key).unwrap()
+    // Whatever webpki would say of it.
+    let shown = CertifiedKey::new(chain.map(Result::unwrap).collect(), key);
+    config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {

@@ -99,6 +99,13 @@ impl Speech {
     }
 }
 
+impl Speech {
+    /// What shakes hands, over TLS.
+    pub fn acceptor(&self) -> Option<TlsAcceptor> {
+        self.tls.clone().map(TlsAcceptor::from)
+    }
+}
+
 /// Who signs certificates.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 

@@ -13,6 +13,7 @@ pub mod client;
 pub mod cluster;
 pub mod endpoint;
 pub mod grpc;
+pub mod judge;
 pub mod load;
 pub mod lockgate;
 pub mod pebble;

@@ -13,6 +13,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
+    pin::Pin,
     process::Command,
     time::Duration,
 };
@@ -20,6 +21,7 @@ use std::{
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
+use instant_acme::{Account, BodyWrapper, BytesResponse, HttpClient, NewAccount};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -203,6 +205,20 @@ impl Pebble {
         &self.ca
     }
 
+    /// An account that is not the product's, with this directory or one in front of it.
+    ///
+    /// # Panics
+    ///
+    /// If the CA gives none.
+    pub async fn stranger(&self, directory: &str) -> Account {
+        let client = Box::new(Stranger(self.client.clone()));
+        let new =
+            NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
+        let made =
+            Account::builder_with_http(client).create(&new, directory.to_owned(), None).await;
+        made.expect("the CA gives an account").0
+    }
+
     async fn ready(&self) {
         let urls = [self.directory(), self.management("/roots/0"), self.dns_management("/")];
         eventually("a ready Pebble", READY, async || {
@@ -319,4 +335,28 @@ fn dns_address() -> SocketAddr {
 
 fn dns_name(host: &str) -> String {
     format!("{}.", host.trim_end_matches('.'))
+}
+
+/// The way of somebody's own ACME client to the CA.
+struct Stranger(LoopbackClient);
+
+impl HttpClient for Stranger {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
+        let client = self.0.clone();
+        Box::pin(async move {
+            let other = |it: &dyn std::fmt::Display| {
+                instant_acme::Error::Other(std::io::Error::other(it.to_string()).into())
+            };
+            let (mut head, body) = request.into_parts();
+            head.headers.insert(header::USER_AGENT, "somebody".parse().map_err(|it| other(&it))?);
+            let body = body.collect().await.map_err(|it| other(&it))?.to_bytes();
+            let answer = client.request(Request::from_parts(head, Full::new(body))).await;
+            let (head, body) = answer.map_err(|it| other(&it))?.into_parts();
+            let body = body.collect().await.map_err(|it| other(&it))?.to_bytes();
+            Ok(BytesResponse::from(http::Response::from_parts(head, Full::new(body))))
+        })
+    }
 }

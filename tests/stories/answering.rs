@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::harness::backend::{Answer, Backend, RawBackend};
 use crate::harness::client::{Call, Connection, Reply};
 use crate::harness::cluster::Cluster;
-use crate::harness::lockgate::{Lockgate, Start, backend, ingress, ingress_class, service};
+use crate::harness::lockgate::{Lockgate, Start, backend, ingress, ingress_class, secret, service};
 use crate::harness::process::{SOON, eventually, free_port};
 
 /// An Ingress for `NAME.test` that leads to a Service, and serves plain HTTP, too.
@@ -169,6 +169,50 @@ async fn cross_origin_questions_are_answered_before_everything_else() {
     lockgate.no_problem().await;
 }
 
+/// What else stands on a route neither keeps browsers from asking nor hides from them why they may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_is_told_so_across_origins() {
+    let (web, errors) = tokio::join!(Backend::start("web"), Backend::start("errors"));
+    let cors = ("enable-cors", "true");
+    let basic = [("auth-type", "basic"), ("auth-secret", "passwords")];
+    let mirrored = ("mirror-target", "http://192.0.2.1:1$request_uri");
+    let own = [("custom-http-errors", "401,404"), ("default-backend", "errors")];
+    let lockgate = manifests(&[
+        config_map("settings", &[]),
+        secret("passwords", &[("auth", "me:{PLAIN}secret")]),
+        host("locked", "web", &[&[cors, mirrored][..], &basic].concat()),
+        host("listed", "web", &[cors, ("allowlist-source-range", "10.0.0.0/8")]),
+        host("moved", "web", &[cors, ("permanent-redirect", "https://else.test/")]),
+        host("errors", "web", &[&own[..], &basic].concat()),
+        host("rewritten", "web", &[&own[..], &[("rewrite-target", "/status/404")]].concat()),
+        backend("web", 80, &[web.addr()]),
+        backend("errors", 80, &[errors.addr()]),
+        backend("last", 80, &[web.addr()]),
+    ])
+    .start()
+    .await;
+    for (client, mut connection) in clients(&lockgate, "locked").await {
+        let before = web.requests();
+        for (name, status) in [("locked", 401), ("listed", 403), ("moved", 301)] {
+            let call = |method| Call::new(method, &format!("http://{name}.test/x"));
+            let reply = connection.send(call("OPTIONS")).await.unwrap();
+            assert_eq!(reply.status, 204, "{client}: {name}");
+            let reply = connection.send(call("GET")).await.unwrap();
+            assert_eq!(reply.status, status, "{client}: {name}");
+            assert_eq!(all(&reply, "access-control-allow-origin"), ["*"], "{client}: {name}");
+        }
+        assert_eq!(web.requests(), before, "{client}");
+        let reply = connection.get("http://errors.test/x").await.unwrap();
+        assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")), "{client}");
+        assert!(reply.header("www-authenticate").is_some(), "{client}: {reply:?}");
+        // Whatever a path became, the default backend is asked for its own.
+        let echo = connection.get("http://rewritten.test/x").await.unwrap().json();
+        assert_eq!((&echo["backend"], &echo["target"]), (&"errors".into(), &"/".into()));
+        assert_eq!(told(&echo, "x-original-uri").as_deref(), Some("/x"), "{client}: {echo}");
+        assert_eq!(web.requests(), before + 1, "{client}");
+    }
+}
+
 /// Fields of ConfigMaps: on one Ingress's answers, on all, on all requests; those of endpoints that are hidden.
 #[tokio::test(flavor = "multi_thread")]
 async fn config_maps_give_header_fields() {
@@ -261,15 +305,11 @@ async fn config_maps_give_header_fields() {
 async fn the_default_backend_answers_for_errors() {
     let (web, errors, last) =
         tokio::join!(Backend::start("web"), Backend::start("errors"), Backend::start("last"));
-    let gone = speaking("410 Gone\r\nX-Own: 1").await;
-    let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let own = ("default-backend", "errors");
     let lockgate = manifests(&[
         config_map("settings", &[("custom-http-errors", "503")]),
         host("own", "web", &[("custom-http-errors", "404,413,500"), own, ("proxy-body-size", "9")]),
         host("usual", "web", &[]),
-        host("gone", "web", &[("custom-http-errors", "404"), ("default-backend", "gone")]),
-        host("dead", "web", &[("custom-http-errors", "404"), ("default-backend", "closed")]),
         host(
             "left",
             "web",
@@ -280,11 +320,8 @@ async fn the_default_backend_answers_for_errors() {
                 own,
             ],
         ),
-        host("cors", "web", &[("custom-http-errors", "404"), ("enable-cors", "true"), own]),
         backend("web", 80, &[web.addr()]),
         backend("errors", 80, &[errors.addr()]),
-        backend("gone", 80, &[gone.addr()]),
-        backend("closed", 80, &[closed]),
         backend("last", 80, &[last.addr()]),
     ])
     .start()
@@ -317,7 +354,7 @@ async fn the_default_backend_answers_for_errors() {
         }
         let head = connection.send(Call::new("HEAD", "http://own.test/status/500")).await.unwrap();
         assert_eq!((head.status, head.body.len()), (200, 0), "{client}");
-        // Those of others pass, and what is asked of the default backend itself.
+        // Other statuses pass.
         for (path, status, from) in
             [("/status/403", 403, "web"), ("/status/503", 503, "web"), ("/", 200, "web")]
         {
@@ -345,6 +382,34 @@ async fn the_default_backend_answers_for_errors() {
         assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("last")), "{client}");
         let reply = connection.get("http://usual.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend().as_deref()), (404, Some("web")), "{client}");
+    }
+    lockgate.no_problem().await;
+}
+
+/// The default backend's answer is the answer, and one that does not answer makes no other error.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_default_backend_has_the_last_word() {
+    let (web, errors) = tokio::join!(Backend::start("web"), Backend::start("errors"));
+    let gone = speaking("410 Gone\r\nX-Own: 1").await;
+    let locked = speaking("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"a\"").await;
+    let closed = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let own = ("default-backend", "errors");
+    let lockgate = manifests(&[
+        config_map("settings", &[]),
+        host("gone", "web", &[("custom-http-errors", "404"), ("default-backend", "gone")]),
+        host("dead", "web", &[("custom-http-errors", "404"), ("default-backend", "closed")]),
+        host("cors", "web", &[("custom-http-errors", "404"), ("enable-cors", "true"), own]),
+        host("locked", "locked", &[("custom-http-errors", "401"), own]),
+        backend("web", 80, &[web.addr()]),
+        backend("errors", 80, &[errors.addr()]),
+        backend("gone", 80, &[gone.addr()]),
+        backend("locked", 80, &[locked.addr()]),
+        backend("closed", 80, &[closed]),
+        backend("last", 80, &[errors.addr()]),
+    ])
+    .start()
+    .await;
+    for (client, mut connection) in clients(&lockgate, "gone").await {
         // What the default backend answers is the answer, whatever its status.
         let before = gone.requests().len();
         let reply = connection.get("http://gone.test/status/404").await.unwrap();
@@ -354,6 +419,9 @@ async fn the_default_backend_answers_for_errors() {
         let reply = connection.get("http://dead.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend()), (404, None), "{client}");
         assert!(reply.text().contains("404 Not Found"), "{client}: {}", reply.text());
+        let reply = connection.get("http://locked.test/").await.unwrap();
+        assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")), "{client}");
+        assert_eq!(reply.header("www-authenticate"), Some("Basic realm=\"a\""), "{client}");
         let reply = connection.get("http://cors.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")), "{client}");
         assert_eq!(reply.header("access-control-allow-origin"), Some("*"), "{client}");

@@ -48,8 +48,10 @@ async fn waits(lockgate: &Lockgate, what: &str, limit: Duration) {
 /// For an hour the CA answers with a page about being busy; the more patient we get, the fewer hosts wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hour_without_a_ca_costs_eight_questions() {
-    const SPEED: u32 = 100;
+    const SPEED: u32 = 80;
     let acme = Acme::new(PebbleOptions::default()).await;
+    // At this speed even an answer in time may be too late for us.
+    acme.ca.be_boulder();
     let start = acme.with_manifests(&asking("one", &["one.test"], &[]));
     let lockgate = acme.hasten(start, SPEED).start().await;
     acme.certified(&lockgate, "one.test", SOON * 2).await;
@@ -88,7 +90,7 @@ async fn an_hour_without_a_ca_costs_eight_questions() {
     for host in hosts {
         acme.certified(&lockgate, host, Duration::from_secs(40)).await;
     }
-    assert_eq!((acme.ca.orders(), acme.ca.accounts()), (4, 1));
+    assert_eq!((acme.ca.issued(), acme.ca.accounts()), (4, 1));
 }
 
 /// Nothing that is served waits for a CA that hangs.
@@ -265,33 +267,32 @@ async fn failed_validations_are_tried_less_and_less() {
     acme.certified(&lockgate, "one.test", SOON).await;
 }
 
-/// A CA whose clock differs by minutes is worked with, and told of; one that is days off is not believed.
+/// A clock that differs by days from the CA's is told of, and nothing is ordered by it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_clock_is_told_and_a_very_wrong_one_orders_nothing() {
+async fn r_clk_nothing_is_ordered_by_a_clock_that_is_days_off() {
     const SPEED: u32 = 20;
-    const DAY: f64 = 86_400.0;
     let acme = Acme::new(PebbleOptions::default()).await;
     let start = acme.hasten(acme.with_manifests(&asking("one", &["one.test"], &[])), SPEED);
-    acme.ca.set_clock(600.0, SPEED.into());
+    acme.ca.set_clock(-3.0 * 86_400.0, SPEED.into());
     let lockgate = start.start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
-    waits(&lockgate, "clock", SOON).await;
-    acme.ca.set_clock(-3.0 * DAY, SPEED.into());
-    lockgate.write("two.yaml", asking("two", &["two.test"], &[]));
-    // It sees the date with the answer to this order, or with what it asks before.
-    lockgate.answers("http://two.test/", 200).await;
-    eventually("a question", SOON, async || acme.ca.asked().len() > 12).await;
-    let settled = acme.ca.orders();
-    lockgate.write("three.yaml", asking("three", &["three.test"], &[]));
-    lockgate.answers("http://three.test/", 200).await;
-    let before = acme.ca.asked().len();
-    eventually("another look at the clock", MINUTE, async || acme.ca.asked().len() > before + 1)
-        .await;
-    assert_eq!(acme.ca.orders(), settled, "ordered with a clock that is days off");
+    waits(&lockgate, "clock", SOON * 2).await;
+    lockgate.answers("http://one.test/", 200).await;
+    assert_eq!(acme.ca.orders(), 0);
     acme.ca.set_clock(0.0, SPEED.into());
-    for host in ["two.test", "three.test"] {
-        acme.certified(&lockgate, host, MINUTE).await;
-    }
+    acme.certified(&lockgate, "one.test", MINUTE).await;
+}
+
+/// One that differs by minutes is told of, and worked with.
+#[tokio::test(flavor = "multi_thread")]
+async fn r_clk_a_clock_that_is_minutes_off_is_told() {
+    let acme = Acme::new(PebbleOptions::default()).await;
+    acme.ca.set_clock(600.0, 1.0);
+    let lockgate = acme.with_manifests(&asking("one", &["one.test"], &[])).start().await;
+    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    // Before the first answer nothing is known of the CA's clock.
+    lockgate.write("two.yaml", asking("two", &["two.test"], &[]));
+    acme.certified(&lockgate, "two.test", SOON * 2).await;
+    waits(&lockgate, "clock", SOON).await;
 }
 
 /// After a restart of the CA nobody knows our account: the same key is registered again, once.

@@ -1,18 +1,10 @@
 //! Challenges go before everything an Ingress asks for, and to nobody's but our own hosts.
 
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Full};
-use instant_acme::{
-    Account, BodyWrapper, BytesResponse, ChallengeType, HttpClient, Identifier, NewAccount,
-    NewOrder, RetryPolicy,
-};
+use instant_acme::{ChallengeType, Identifier, NewOrder, RetryPolicy};
 
 use crate::harness::acme::{ASK, Acme, ROOT, asking};
-use crate::harness::apiproxy::LoopbackClient;
 use crate::harness::backend::{Answer, RawBackend};
 use crate::harness::lockgate::{backend, ingress, ingress_tls};
 use crate::harness::pebble::PebbleOptions;
@@ -160,11 +152,7 @@ async fn a_users_own_acme_client_still_works() {
     let lockgate = acme.with_manifests(&yaml).start().await;
     acme.certified(&lockgate, "ours.test", SOON * 2).await;
 
-    let theirs = Box::new(Theirs(acme.pebble.identity().client()));
-    let new =
-        NewAccount { contact: &[], terms_of_service_agreed: true, only_return_existing: false };
-    let account = Account::builder_with_http(theirs);
-    let (account, _) = account.create(&new, acme.pebble.directory(), None).await.unwrap();
+    let account = acme.pebble.stranger(&acme.pebble.directory()).await;
     let names = [Identifier::Dns("theirs.test".to_owned())];
     let mut order = account.new_order(&NewOrder::new(&names)).await.unwrap();
     let mut pending = order.authorizations();
@@ -179,29 +167,4 @@ async fn a_users_own_acme_client_still_works() {
     let chain = order.poll_certificate(&RetryPolicy::default()).await.unwrap();
     assert!(chain.contains("BEGIN CERTIFICATE"));
     assert!(app.requests().len() >= 3, "the CA asks three times");
-}
-
-/// An ACME client's way to the CA.
-struct Theirs(LoopbackClient);
-
-impl HttpClient for Theirs {
-    fn request(
-        &self,
-        request: Request<BodyWrapper<Bytes>>,
-    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, instant_acme::Error>> + Send>> {
-        let client = self.0.clone();
-        Box::pin(async move {
-            let other = |it: &dyn std::fmt::Display| {
-                instant_acme::Error::Other(std::io::Error::other(it.to_string()).into())
-            };
-            let (mut head, body) = request.into_parts();
-            head.headers
-                .insert(http::header::USER_AGENT, "somebody".parse().map_err(|it| other(&it))?);
-            let body = body.collect().await.map_err(|it| other(&it))?.to_bytes();
-            let answer = client.request(Request::from_parts(head, Full::new(body))).await;
-            let (head, body) = answer.map_err(|it| other(&it))?.into_parts();
-            let body = body.collect().await.map_err(|it| other(&it))?.to_bytes();
-            Ok(BytesResponse::from(http::Response::from_parts(head, Full::new(body))))
-        })
-    }
 }

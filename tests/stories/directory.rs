@@ -179,8 +179,8 @@ async fn a_half_written_secret_keeps_the_last_good_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_protects_and_is_not_built_answers_503() {
     let web = Backend::start("web").await;
-    let name = "nginx.ingress.kubernetes.io/auth-tls-secret";
-    let guarded = ingress("guarded", "b.test", &ROOT, &[(name, "demo/ca")]);
+    let name = "nginx.ingress.kubernetes.io/enable-modsecurity";
+    let guarded = ingress("guarded", "b.test", &ROOT, &[(name, "true")]);
     let lockgate = Lockgate::with_manifests(house("a.test", &web) + &guarded).start().await;
     lockgate.answers("http://a.test/", 200).await;
     let asked = web.requests();
@@ -189,7 +189,7 @@ async fn what_protects_and_is_not_built_answers_503() {
     }
     assert_eq!(web.requests(), asked, "the backend was asked nevertheless");
     let told = lockgate.problem("NotSupported").await;
-    assert!(told.contains("auth-tls-secret") && told.contains("503"), "{told}");
+    assert!(told.contains("enable-modsecurity") && told.contains("503"), "{told}");
 }
 
 /// A host whose first certificate is still to come would be unreachable if it were redirected.

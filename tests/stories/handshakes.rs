@@ -1,5 +1,6 @@
 //! What the ConfigMap says of handshakes and connections.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -14,6 +15,7 @@ use crate::harness::backend::Backend;
 use crate::harness::client::any_certificate_of;
 use crate::harness::lockgate::{Lockgate, backend, ingress_class, ingress_tls, pair, tls_secret};
 use crate::harness::process::{SOON, eventually};
+use crate::harness::raw::Raw;
 
 /// Serves `a.test` with these settings.
 async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
@@ -21,7 +23,7 @@ async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
         "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\ndata:\n"
             .to_owned();
     for (key, value) in settings {
-        map += &format!("  {key}: \"{value}\"\n");
+        writeln!(map, "  {key}: \"{value}\"").unwrap();
     }
     let objects = [
         ingress_class(),
@@ -142,4 +144,46 @@ async fn a_connection_carries_as_many_requests_as_set() {
     let lockgate = serve(&web, &[("keep-alive", "0")]).await;
     let mut connection = lockgate.tls_client().connect("https://a.test/").await.unwrap();
     assert!(connection.get("/").await.unwrap().closes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_endpoints_end_as_set() {
+    for (settings, expected) in [
+        (&[][..], 1),
+        (&[("upstream-keepalive-requests", "2")], 3),
+        (&[("upstream-keepalive-connections", "0")], 6),
+    ] {
+        let web = Backend::start("web").await;
+        let lockgate = serve(&web, settings).await;
+        lockgate.no_problem().await;
+        // The settings reach a worker's connections with its next look at the clock.
+        let mut connection = lockgate.tls_client().connect("https://a.test/").await.unwrap();
+        eventually("as set", SOON, async || {
+            let before = web.connections();
+            let mut taken = Vec::new();
+            for _ in 0..6 {
+                taken.push(connection.get("/").await.unwrap().status);
+            }
+            assert_eq!(taken, [200; 6]);
+            let found = web.connections() - before;
+            // Of the first round one more may be new.
+            (found == expected || found + 1 == expected).then_some(()).ok_or(found.to_string())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_have_as_long_as_set() {
+    let web = Backend::start("web").await;
+    let settings = [("client-header-timeout", "1"), ("client-body-timeout", "1")];
+    let lockgate = serve(&web, &settings).await;
+    lockgate.no_problem().await;
+    let patience = std::time::Duration::from_secs(8);
+    let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
+    raw.send("GET / HTTP/1.1\r\nHost: a.test\r\n").await;
+    assert!(raw.closes(patience).await, "a head that does not end");
+    let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
+    raw.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nhalf").await;
+    assert_eq!(raw.reply().await.status, Some(408));
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::backend::{Answer, Backend, RawBackend};
 use crate::harness::client::{Call, Connection};
+use crate::harness::endpoint::{Authority, Endpoint, Speech};
 use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class};
 use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::fields;
@@ -94,6 +95,24 @@ async fn a_mirror_hears_of_every_request() {
         assert_eq!(told(&head, "content-length"), Some("0"), "{client}: {head}");
     }
     assert!(mirror.connections() < 10, "{} connections", mirror.connections());
+    lockgate.no_problem().await;
+}
+
+/// A mirror over TLS is taken at its word, as endpoints are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_may_speak_tls() {
+    let web = Backend::outside("web").await;
+    let pair = Authority::new("any").issue("mirror.test");
+    let speech = Speech::h1().tls(&pair);
+    let mirror = Endpoint::start_on("mirror", speech, (web.addr().ip(), 0).into()).await;
+    let target = format!("https://{}$request_uri", mirror.addr());
+    let objects = [host("all", &[("mirror-target", &target)]), backend("web", 80, &[web.addr()])];
+    let lockgate = Lockgate::with_manifests(ingress_class() + &objects.concat()).start().await;
+    for (client, mut connection) in clients(&lockgate, "all").await {
+        let before = mirror.requests();
+        assert_eq!(connection.get("http://all.test/").await.unwrap().status, 200, "{client}");
+        eventually("a copy", SOON, async || mirror.requests() == before + 1).await;
+    }
     lockgate.no_problem().await;
 }
 

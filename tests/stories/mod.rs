@@ -1,5 +1,6 @@
 //! The stories, one file for each theme.
 
+mod access;
 mod answering;
 mod attacks;
 mod bluegreen;
@@ -17,6 +18,7 @@ mod explain;
 mod framing;
 mod grpc;
 mod handshakes;
+mod judges;
 mod lifecycle;
 mod limits;
 mod mirror;

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply, any_certificate_of};
+use crate::harness::cluster::Cluster;
 use crate::harness::lockgate::{
     Lockgate, Pair, backend, ingress, ingress_class, ingress_tls, pair, secret, tls_secret,
 };
@@ -646,4 +647,90 @@ async fn sessions_keep_their_client_and_never_cross_policies() {
             assert_eq!(visit(good, at, "a.test").await, (false, status));
         }
     }
+}
+
+/// What ingress-nginx's own example makes: `openssl x509 -req` without a word of extensions gives version 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_of_version_1_are_good_where_an_authority_signed_them() {
+    let web = Backend::start("web").await;
+    let files = tempfile::tempdir().unwrap();
+    let openssl = |line: &str| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command.args(line.split(' ')).current_dir(files.path()).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let read = |name: &str| std::fs::read_to_string(files.path().join(name)).unwrap();
+    let mut shown = Vec::new();
+    for ca in ["ca", "other"] {
+        openssl(&format!(
+            "req -x509 -sha256 -newkey rsa:2048 -keyout {ca}.key -out {ca}.crt -days 9 -nodes -subj /CN=My"
+        ));
+        for (name, key) in [("rsa", "rsa:2048"), ("ec", "ec -pkeyopt ec_paramgen_curve:P-256")] {
+            let name = format!("{ca}-{name}");
+            openssl(&format!(
+                "req -new -newkey {key} -keyout {name}.key -out {name}.csr -nodes -subj /CN={name}"
+            ));
+            openssl(&format!(
+                "x509 -req -sha256 -days 9 -in {name}.csr -CA {ca}.crt -CAkey {ca}.key -set_serial 02 -out {name}.crt"
+            ));
+            let (certificate, key) = (read(&format!("{name}.crt")), read(&format!("{name}.key")));
+            shown.push((ca == "ca", Pair { certificate, key }));
+        }
+    }
+    let lockgate = Lockgate::with_manifests(objects(
+        web.addr(),
+        &[
+            host("a", "a.test", "/", &[("auth-tls-secret", "demo/ca")]),
+            host(
+                "any",
+                "any.test",
+                "/",
+                &[("auth-tls-secret", "demo/ca"), ("auth-tls-verify-client", "optional_no_ca")],
+            ),
+            secret("ca", &[("ca.crt", &read("ca.crt"))]),
+        ],
+    ));
+    let lockgate = lockgate.start().await;
+    for (good, shown) in &shown {
+        for version in [&TLS12, &TLS13] {
+            let config = remembering(Some(shown), version);
+            let expected = if *good { 200 } else { 400 };
+            for resumed in [false, true] {
+                let visited = visit(&config, lockgate.https, "a.test").await;
+                assert_eq!(visited, (resumed, expected), "{good} {version:?}");
+            }
+            let visited = visit(&config, lockgate.https, "any.test").await;
+            assert_eq!(visited.1, 200, "{good} {version:?}");
+        }
+    }
+}
+
+/// `kubectl create secret generic ca --from-file=ca.crt` makes a Secret of a type that is not listed.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_the_authority_may_be_in_any_secret() {
+    let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+    let (ca, other) = (Ca::new("ca"), Ca::new("other"));
+    cluster.apply(&backend("web", 80, &[web.addr()])).await;
+    cluster.apply(&secret("ca", &[("ca.crt", &ca.pem)])).await;
+    let lockgate = cluster.lockgate("lockgate").await.start().await;
+    let asks = [("nginx.ingress.kubernetes.io/auth-tls-secret", "demo/ca")];
+    cluster.apply(&ingress("a", "a.test", &[("/", "Prefix", "web", 80)], &asks)).await;
+    let status = async |ca: &Ca| {
+        let client = Client::new().showing(&ca.client("client")).connect_to(lockgate.https);
+        client.get("https://a.test/").await.map_or(0, |it| it.status)
+    };
+    eventually("the authority is read", SOON, async || status(&ca).await == 200).await;
+    lockgate.no_problem().await;
+    // It is, and stays, while other things change.
+    for round in 0..5 {
+        let name = format!("x{round}");
+        let host = format!("{name}.test");
+        cluster.apply(&ingress(&name, &host, &[("/", "Prefix", "web", 80)], &[])).await;
+        lockgate.answers(&format!("http://{host}/"), 200).await;
+        assert_eq!((status(&ca).await, status(&other).await), (200, 400), "{round}");
+    }
+    cluster.apply(&secret("ca", &[("ca.crt", &other.pem)])).await;
+    // Such Secrets are read again every 30 s.
+    eventually("the new authority", SOON * 3, async || status(&other).await == 200).await;
+    assert_eq!(status(&ca).await, 400);
 }

@@ -4,6 +4,7 @@
 //! neither side is of interest.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -78,10 +79,7 @@ pub(super) async fn opinion(
     }
     let question = Question::new(judge, visit, head)?;
     let asked = timeout(ANSWER, question.ask(visit)).await;
-    let answer = asked.unwrap_or_else(|_| {
-        tracing::debug!(host = %question.authority, "the judge did not answer in time");
-        Err(Failure::Unjudged)
-    })?;
+    let answer = asked.unwrap_or_else(|_| Err(unjudged(visit, &"it did not answer in time")))?;
     let judged = Arc::new(judged(judge, &answer));
     let time = judge.cache.as_ref().and_then(|it| it.times.of(judged.status));
     if let (Some(tag), Some(time)) = (tag, time)
@@ -116,8 +114,8 @@ fn consider(judged: &Judged, visit: &Visit<'_>) -> Result<Opinion, Failure> {
         401 => Ok(Opinion::Refused(Refusal::unauthorized(judged.challenges.clone()))),
         403 => Ok(Opinion::Refused(Refusal::forbidden())),
         status => {
-            tracing::debug!(status, "the judge answered what is no judgement");
-            Err(Failure::Unjudged)
+            let why = format_args!("its status {status} is neither yes nor no");
+            Err(unjudged(visit, &why))
         }
     }
 }
@@ -177,14 +175,13 @@ impl Question {
     fn new(judge: &Judge, visit: &Visit<'_>, head: &request::Parts) -> Result<Self, Failure> {
         let view = visit.view();
         let text = |it| phrase::text(it, head, &view);
-        let unfit = |what: &'static str| {
-            tracing::debug!(what, "the judge cannot be asked");
-            Failure::Unjudged
-        };
-        let authority: Authority =
-            text(&judge.url.authority).parse().map_err(|_| unfit("its host is no host"))?;
-        let target: PathAndQuery =
-            text(&judge.url.target).parse().map_err(|_| unfit("its path is no path"))?;
+        let unfit = |what: &'static str| unjudged(visit, &what);
+        let authority: Authority = text(&judge.url.authority)
+            .parse()
+            .map_err(|_| unfit("what its host comes to is no host"))?;
+        let target: PathAndQuery = text(&judge.url.target)
+            .parse()
+            .map_err(|_| unfit("what its path comes to is no path"))?;
         let (mut asked, ()) = Request::new(()).into_parts();
         asked.method = judge.method.clone().unwrap_or(Method::GET);
         asked.uri = target.into();
@@ -193,34 +190,36 @@ impl Question {
         // As towards endpoints: a circle is noticed, and nobody is vouched for but by us.
         let Visit { asked: canonical, vouched, settings, peer, .. } = visit;
         headers::to_upstream(&mut asked.headers, canonical, head.version, vouched, settings)
-            .map_err(|headers::Loops| Failure::Loops)?;
+            .map_err(|headers::Loops| unfit("asking it leads back here"))?;
         for name in headers::FOR_ENDPOINTS {
             asked.headers.remove(name);
         }
-        let mut set = |name: HeaderName, value: &str| {
-            if let Ok(value) = HeaderValue::from_str(value) {
-                asked.headers.insert(name, value);
-            }
-        };
-        set(HOST, &authority.to_string());
-        let raw = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        set(X_ORIGINAL_URL, &original_url(canonical, peer.scheme(), raw));
-        set(X_ORIGINAL_METHOD, method(&head.method).as_str());
-        set(X_SENT_FROM, "nginx-ingress-controller");
-        set(X_AUTH_REQUEST_REDIRECT, &text(&judge.request_redirect));
+        // It is to decide on what an endpoint would get: without dot segments.
+        let target = canonical.target(&head.uri);
+        let url = original_url(canonical, peer.scheme(), target.as_str());
+        let (host, redirect) = (authority.to_string(), text(&judge.request_redirect));
+        let mut told = vec![
+            (HOST, &*host),
+            (X_ORIGINAL_URL, &url),
+            (X_ORIGINAL_METHOD, method(&head.method).as_str()),
+            (X_SENT_FROM, "nginx-ingress-controller"),
+            (X_AUTH_REQUEST_REDIRECT, &redirect),
+        ];
         if judge.method.is_some() {
-            set(X_ORIGINAL_URI, raw);
-            set(headers::X_SCHEME, peer.scheme());
+            told.extend([(X_ORIGINAL_URI, target.as_str()), (headers::X_SCHEME, peer.scheme())]);
         }
-        for (name, value) in &judge.headers {
-            match text(value).as_str() {
+        let own: Vec<_> = judge.headers.iter().map(|(name, it)| (name.clone(), text(it))).collect();
+        told.extend(own.iter().map(|(name, it)| (name.clone(), it.as_str())));
+        for (name, value) in told {
+            if value.is_empty() {
                 // As with nginx: what is empty is not sent.
-                "" => drop(asked.headers.remove(name)),
-                value => {
-                    let value =
-                        HeaderValue::from_str(value).map_err(|_| unfit("a field is none"))?;
-                    asked.headers.insert(name, value);
-                }
+                asked.headers.remove(name);
+            } else {
+                let value = HeaderValue::from_bytes(value.as_bytes());
+                asked.headers.insert(
+                    name,
+                    value.map_err(|_| unfit("what it is to be told fits no header field"))?,
+                );
             }
         }
         asked.headers.remove(CONTENT_LENGTH);
@@ -242,15 +241,14 @@ impl Question {
         let turns = (0..addresses.len().min(MOST_TRIES)).map(|it| first.wrapping_add(it));
         for turn in turns {
             let address = addresses[turn % addresses.len()];
-            match self.ask_at(address, &transport, visit).await {
-                Some(answer) => return Ok(answer),
-                None => tracing::debug!(%address, "the judge does not answer"),
+            if let Some(answer) = self.ask_at(address, &transport, visit).await {
+                return Ok(answer);
             }
         }
         if addresses.is_empty() {
-            tracing::debug!(host, "the judge has no address");
+            return Err(unjudged(visit, &format_args!("{host} has no address")));
         }
-        Err(Failure::Unjudged)
+        Err(unjudged(visit, &format_args!("nobody answers at {}", self.authority)))
     }
 
     /// Asks at one address; a connection that was idle and turns out to be closed is made anew.
@@ -293,6 +291,17 @@ impl Question {
     }
 }
 
+/// Tells why there is no judgement: to whom it may concern now and then, to who looks closely each time.
+fn unjudged(visit: &Visit<'_>, why: &dyn Display) -> Failure {
+    let ingress = &visit.way.route.ingress;
+    if visit.live.verdicts.may_tell(std::time::Instant::now()) {
+        tracing::warn!(%ingress, %why, "a request cannot be judged by its auth-url, and is answered 500");
+    } else {
+        tracing::debug!(%ingress, %why, "a request cannot be judged by its auth-url");
+    }
+    Failure::Unjudged
+}
+
 /// Throws an answer's body away, beside the request where it is not there yet.
 fn without_body(answer: Response<Incoming>, lease: Lease) -> Response<()> {
     let (mut head, body) = answer.into_parts();
@@ -316,10 +325,10 @@ fn without_body(answer: Response<Incoming>, lease: Lease) -> Response<()> {
     Response::from_parts(head, ())
 }
 
-/// `$scheme://$http_host$request_uri`
-fn original_url(asked: &Asked, scheme: &str, raw: &str) -> String {
+/// `$scheme://$http_host$request_uri`, of the canonical request.
+fn original_url(asked: &Asked, scheme: &str, target: &str) -> String {
     let authority = asked.authority.as_ref().map(Authority::to_string).unwrap_or_default();
-    format!("{scheme}://{authority}{raw}")
+    format!("{scheme}://{authority}{target}")
 }
 
 /// A WebSocket is asked for with GET, whichever version of HTTP it comes over.

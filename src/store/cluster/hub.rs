@@ -27,6 +27,8 @@ pub(super) struct Hub {
     pub(super) changed: Notify,
     /// Secrets and ConfigMaps to be read one by one.
     pub(super) unlisted: watch::Sender<[BTreeSet<ObjectName>; 2]>,
+    /// One of those Secrets changed.
+    pub(super) outdated: Notify,
     /// How often each Event was posted: reading them back would need one more right.
     pub(super) posted: Mutex<HashMap<String, i32>>,
 }

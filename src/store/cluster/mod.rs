@@ -28,7 +28,7 @@ use super::{Snapshots, StoreError, convert};
 use crate::model::name::{Kind, ObjectName};
 
 use hub::Hub;
-use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted};
+use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted, watch_unlisted};
 
 /// Longest wait for an ordinary call; kube itself would wait for ever.
 const CALL: Duration = Duration::from_secs(10);
@@ -178,6 +178,10 @@ impl Cluster {
             let cluster = self.clone();
             move || read_unlisted(cluster.clone())
         });
+        keep("changes of unlisted Secrets", {
+            let cluster = self.clone();
+            move || watch_unlisted(cluster.clone())
+        });
 
         let (sender, receiver) = channel(None);
         let hub = hub.clone();
@@ -195,7 +199,7 @@ impl Cluster {
         receiver
     }
 
-    fn scoped<K>(&self) -> Api<K>
+    pub(super) fn scoped<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {

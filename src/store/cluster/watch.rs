@@ -9,13 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1 as core;
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::hub::{Hub, State};
-use super::{CALL, Cluster, call, convert};
+use super::{CALL, Cluster, WATCH, call, convert};
 use crate::model::name::{Kind, ObjectName};
 
 /// How often the API server is asked whether it is there.
@@ -246,7 +247,37 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
         if changed {
             cluster.hub.update(|state| (state.named, state.named_maps) = (secrets, maps));
         }
-        let _ = timeout(UNLISTED, wanted.changed()).await;
+        tokio::select! {
+            _ = wanted.changed() => {}
+            () = cluster.hub.outdated.notified() => {}
+            () = sleep(UNLISTED) => {}
+        }
+    }
+}
+
+/// Notices when Secrets change that are read one by one. Looks at names alone, and at none while nobody needs
+/// such a Secret.
+pub(super) async fn watch_unlisted(cluster: Cluster) {
+    let hub = &cluster.hub;
+    let mut wanted = hub.unlisted.subscribe();
+    if wanted.wait_for(|[secrets, _]| !secrets.is_empty()).await.is_err() {
+        return;
+    }
+    let config = watcher::Config::default().timeout(WATCH).fields("type!=kubernetes.io/tls");
+    let mut events = pin!(watcher(cluster.scoped::<PartialObjectMeta<core::Secret>>(), config));
+    let mut pause = Pause::default();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Apply(it) | watcher::Event::Delete(it)) => {
+                pause.reset();
+                if hub.unlisted.borrow()[0].contains(&name_of(&it)) {
+                    hub.outdated.notify_one();
+                }
+            }
+            Ok(watcher::Event::InitDone) => hub.outdated.notify_one(),
+            Ok(_) => {}
+            Err(error) => pause.after(&error).await,
+        }
     }
 }
 

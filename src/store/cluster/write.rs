@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 
-use super::{Cluster, call};
+use super::{Cluster, call, convert};
 use crate::compile::objects::MANAGER;
 use crate::model::name::ObjectName;
 use crate::store::{LeaseRecord, Notice, StoreError, StoredMap, StoredSecret};
@@ -26,14 +26,21 @@ impl Cluster {
         name: &ObjectName,
     ) -> Result<Option<StoredSecret>, StoreError> {
         let found = call(name, self.secrets(name).get_opt(&name.name)).await?;
-        Ok(found.map(|secret| StoredSecret {
-            name: name.clone(),
-            kind: secret.type_.unwrap_or_default(),
-            data: secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect(),
-            annotations: secret.metadata.annotations.unwrap_or_default(),
-            labels: secret.metadata.labels.unwrap_or_default(),
-            version: secret.metadata.resource_version,
-        }))
+        Ok(found.map(|secret| stored(name.clone(), secret)))
+    }
+
+    pub(in crate::store) async fn secrets_like(
+        &self,
+        namespace: &str,
+        prefix: &str,
+    ) -> Result<Vec<StoredSecret>, StoreError> {
+        let whole = ObjectName::new(namespace, "");
+        let label = format!("app.kubernetes.io/managed-by={MANAGER}");
+        let params = ListParams::default().labels(&label);
+        let found = call(&whole, self.secrets(&whole).list(&params)).await?;
+        let named = found.items.into_iter().map(|it| (convert::name(&it.metadata), it));
+        let ours = named.filter(|(name, _)| name.name.starts_with(prefix));
+        Ok(ours.map(|(name, it)| stored(name, it)).collect())
     }
 
     pub(in crate::store) async fn write_secret(
@@ -260,4 +267,15 @@ fn shortened(text: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "an Event's time is read by people only")]
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+fn stored(name: ObjectName, secret: core::Secret) -> StoredSecret {
+    StoredSecret {
+        name,
+        kind: secret.type_.unwrap_or_default(),
+        data: secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect(),
+        annotations: secret.metadata.annotations.unwrap_or_default(),
+        labels: secret.metadata.labels.unwrap_or_default(),
+        version: secret.metadata.resource_version,
+    }
 }

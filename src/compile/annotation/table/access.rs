@@ -234,3 +234,57 @@ pub(in crate::compile) fn parameter(value: &str) -> Result<Box<str>, &'static st
 pub(in crate::compile) fn headers(value: &str) -> Result<Vec<HeaderName>, &'static str> {
     header_names(value).ok_or(HEADERS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::Policy;
+    use crate::compile::annotation::{Effect, read};
+    use crate::compile::objects::Ingress;
+
+    #[test]
+    fn every_row_has_its_default_its_effect_and_its_bad_value() {
+        for (name, good, bad) in [
+            ("allowlist-source-range", "10.0.0.0/8, ::1", "10.0.0.0/8 ::1"),
+            ("whitelist-source-range", "10.0.0.0/8", ","),
+            ("denylist-source-range", "192.0.2.1", "192.0.2.256"),
+            ("satisfy", "any", "one"),
+            ("auth-type", "basic", "digest"),
+            ("auth-secret", "passwords", ""),
+            ("auth-secret-type", "auth-map", "map"),
+            ("auth-realm", "Staff", "a\nb"),
+            ("auth-url", "http://auth.test/a?b=$arg_c", "//auth.test/"),
+            ("auth-signin", "https://$host/start?rd=$escaped_request_uri", "https://$nope/"),
+            ("auth-signin-redirect-param", "back", "b&c"),
+            ("auth-response-headers", "X-User, X-Mail", "Connection"),
+            ("auth-method", "HEAD", "FETCH"),
+            ("auth-request-redirect", "https://$host$request_uri", "$nope"),
+            ("auth-proxy-set-headers", "demo/headers", ""),
+            ("auth-always-set-cookie", "true", "yes"),
+            ("auth-cache-key", "$remote_user$http_authorization", "$nope"),
+            ("auth-cache-duration", "200 1h, 401 5s", "1 hour"),
+            ("enable-global-auth", "false", "off"),
+        ] {
+            let row = crate::compile::annotation::row(name).expect("a row");
+            let read = |value: &str| {
+                let name = format!("nginx.ingress.kubernetes.io/{name}").into();
+                let ingress =
+                    Ingress { annotations: [(name, value.into())].into(), ..Ingress::default() };
+                read(&ingress, &Policy::default(), &Options::default())
+            };
+            let set = read(good);
+            assert_eq!((set.refusal, set.problems), (None, vec![]), "{name}: {good}");
+            assert_ne!(set.options, Options::default(), "{name}: {good}");
+            let unset = read(row.default);
+            assert_eq!((unset.refusal, unset.problems), (None, vec![]), "{name}: the default");
+            let wrong = read(bad);
+            let guards = matches!(row.effect, Effect::Guards(_)) && !bad.is_empty();
+            assert_eq!(wrong.refusal.is_some(), guards, "{name}: {bad}");
+            assert_eq!(wrong.problems.len(), usize::from(!bad.is_empty()), "{name}: {bad}");
+            assert!(
+                wrong.options.access.is_none_or(|it| *it == Access::default() || guards),
+                "{name}: {bad}"
+            );
+        }
+    }
+}

@@ -22,8 +22,13 @@ pub(super) const ROWS: &[Annotation] = &[
         "`on`, `off`, `optional`: without one, too, or `optional_no_ca`: whoever issued it. What was found \
          goes to endpoints in `ssl-client-verify`, `ssl-client-subject-dn` and `ssl-client-issuer-dn`.",
         |value, options| {
+            let verify = Verify::parse(value);
+            if verify == Some(Verify::Off) && options.client_tls.is_none() {
+                // Without a Secret, which comes before, there is nothing to switch off.
+                return Ok(());
+            }
             let tls = client_tls(options);
-            tls.verify = Verify::parse(value);
+            tls.verify = verify;
             tls.unread |= tls.verify.is_none();
             read(tls, "on, off, optional or optional_no_ca")
         },
@@ -51,7 +56,9 @@ pub(super) const ROWS: &[Annotation] = &[
     sets("auth-tls-pass-certificate-to-upstream", "false",
         "Send the client's certificate on, in `ssl-client-cert`: PEM, percent-encoded.",
         |value, options| {
-            client_tls(options).pass_certificate = boolean(value).ok_or(TRUTH)?;
+            if boolean(value).ok_or(TRUTH)? {
+                client_tls(options).pass_certificate = true;
+            }
             Ok(())
         },
     ).of_host(),
@@ -68,7 +75,9 @@ pub(super) const ROWS: &[Annotation] = &[
         "Hand TLS of the host on to the endpoints of its path `/` as it is; needs \
          `--enable-ssl-passthrough`.",
         |value, options| {
-            client_tls(options).passthrough = boolean(value).ok_or(TRUTH)?;
+            if boolean(value).ok_or(TRUTH)? {
+                client_tls(options).passthrough = true;
+            }
             Ok(())
         },
     ).of_host(),
