@@ -1,5 +1,7 @@
 //! Starts every task, hands out every handle, stops everything: the one file that knows all floors.
 
+mod objects;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use crate::proxy::{Listening, Phase, Ports, Proxy};
 use crate::status::{self, Addresses, Compiled};
 use crate::store::{Cluster, ClusterOptions, Directory, Snapshots, Store};
 
+pub(crate) use objects::objects;
+
 /// How long readiness waits for the ACME account's key once everything else is there.
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long WebSockets have to end once they were told to.
@@ -37,7 +41,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The time of day. Everything that needs it gets this function handed down.
 #[expect(clippy::disallowed_methods, reason = "this is the place that hands the clock down")]
-fn wall() -> Timestamp {
+pub(crate) fn wall() -> Timestamp {
     Timestamp::now()
 }
 

@@ -5,6 +5,7 @@
 //! and named in the log; one that nobody knows is an error.
 
 mod cert;
+mod explain;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::model::name::ObjectName;
 use crate::model::value;
 
 pub use cert::{Ask, Cert, CertCheck, CertCommand, Output, Place, Reason};
+pub use explain::{Explain, Url};
 
 /// An ingress proxy that keeps its own certificates.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Say of each object what works, what differs from ingress-nginx, and what is refused.
     Check(Box<Check>),
+    /// Say what becomes of one request, step by step, and why.
+    Explain(Box<Explain>),
     /// Turn manifests of old clusters, kube-lego's too, into those of today.
     Convert(Convert),
     /// Show everything on this machine: sample objects, sample backends, local certificates.
@@ -604,6 +608,7 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
     let serve = match &mut cli.command {
         Command::Serve(serve) => Some(&mut **serve),
         Command::Check(check) => Some(&mut check.serve),
+        Command::Explain(explain) => Some(&mut explain.serve),
         Command::Cert(_) | Command::Convert(_) | Command::Demo(_) => None,
     };
     if let Some(serve) = serve {

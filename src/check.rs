@@ -7,31 +7,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use serde_json::json;
 
-use crate::app::{self, Source};
+use crate::app;
 use crate::args::{self, Output};
 use crate::compile::annotation::{self, Judged, Verdict};
-use crate::compile::objects::{IngressClass, Objects};
+use crate::compile::objects::Objects;
 use crate::compile::{Policy, compile, config};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::{Plan, Target};
 use crate::model::problem::Problem;
-use crate::store::Directory;
 
-/// How long a cluster may take to list everything.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Where each annotation and key is described.
 const REFERENCE: &str = "README.md";
 
 /// Reads objects, says what would become of them; the code is 1 where something is refused.
 pub async fn run(args: &args::Check) -> anyhow::Result<ExitCode> {
     let policy = app::policy(&args.serve);
-    let objects = objects(args, &policy).await?;
+    let objects = app::objects(&args.files, &args.serve, &policy, "lockgate-check").await?;
     let review = review(&objects, &policy, !args.files.is_empty());
     match args.output {
         Output::Text => print!("{}", text(&review)),
@@ -39,24 +33,6 @@ pub async fn run(args: &args::Check) -> anyhow::Result<ExitCode> {
     }
     let refused = review.iter().any(|it| it.verdict() == Verdict::Refused);
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-async fn objects(args: &args::Check, policy: &Policy) -> anyhow::Result<Arc<Objects>> {
-    if args.files.is_empty() {
-        let store = app::store(&args.serve, Source::Flags, policy, "lockgate-check").await?;
-        let mut snapshots = store.snapshots();
-        let listed = tokio::time::timeout(PATIENCE, snapshots.wait_for(Option::is_some));
-        let listed = listed.await.context("the API server takes too long")??;
-        return Ok(listed.clone().unwrap_or_default());
-    }
-    let mut objects = Directory::once(&args.files)?;
-    if objects.classes.is_empty() {
-        // Files rarely hold the class that their Ingresses name.
-        let class = IngressClass { controller: policy.controller_class.as_str().into() };
-        let name = ObjectName::new("", policy.ingress_class.as_str());
-        objects.classes.insert(name, Arc::new(class));
-    }
-    Ok(Arc::new(objects))
 }
 
 /// What is said of one object.

@@ -31,7 +31,7 @@
 //! | 4 | [`certs`], [`status`] | certificates (the only user of `instant-acme`); Events and addresses |
 //! | 5 | [`admin`] | health, metrics, the status page |
 //! | 6 | [`app`] | starts and stops everything |
-//! | 7 | [`cert`], [`check`], [`convert`], [`demo`] | what a user runs beside it |
+//! | 7 | [`cert`], [`check`], [`convert`], [`demo`], [`explain`] | what a user runs beside it |
 //!
 //! # Three journeys
 //!
@@ -86,3 +86,4 @@ pub mod cert;
 pub mod check;
 pub mod convert;
 pub mod demo;
+pub mod explain;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lockgate::args::{self, Command, Told};
-use lockgate::{app, cert, check, convert, demo};
+use lockgate::{app, cert, check, convert, demo, explain};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -33,9 +33,11 @@ fn main() -> ExitCode {
     };
     let (level, json) = match &command {
         Command::Serve(serve) => (serve.log.clone(), serve.log_json),
-        Command::Cert(_) | Command::Check(_) | Command::Convert(_) | Command::Demo(_) => {
-            ("warn".to_owned(), false)
-        }
+        Command::Cert(_)
+        | Command::Check(_)
+        | Command::Convert(_)
+        | Command::Demo(_)
+        | Command::Explain(_) => ("warn".to_owned(), false),
     };
     log_to_stderr(&level, json);
     // The control plane: a storm there must not slow the threads that serve.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
                     Command::Check(check) => return check::run(check).await,
                     Command::Convert(args) => return convert::run(args),
                     Command::Demo(demo) => demo::run(demo).await?,
+                    Command::Explain(args) => return explain::run(args).await,
                 }
                 Ok(ExitCode::SUCCESS)
             });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Floors of the modules, as the crate's documentation gives them.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("model", 0),
     ("args", 1),
     ("compile", 1),
@@ -21,6 +21,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("check", 7),
     ("convert", 7),
     ("demo", 7),
+    ("explain", 7),
 ];
 
 fn root() -> PathBuf {

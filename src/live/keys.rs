@@ -58,14 +58,22 @@ impl Keys {
     /// The key for a server name, which a client may not have sent: of the name itself, else of the
     /// wildcard above it, else the default.
     pub fn find(&self, server_name: Option<&str>) -> Arc<CertifiedKey> {
-        let own = server_name.and_then(|name| {
-            if name.bytes().any(|it| it.is_ascii_uppercase()) {
-                return self.named(&name.to_ascii_lowercase());
-            }
-            self.named(name)
-        });
-        let certified = own.or(self.chosen.as_ref()).and_then(|it| it.keypair.certified().ok());
+        let held = server_name.and_then(|it| self.own(it)).or(self.chosen());
+        let certified = held.and_then(|it| it.keypair.certified().ok());
         certified.unwrap_or_else(|| self.fake.clone())
+    }
+
+    /// The pair of a server name itself, or of the wildcard above it.
+    pub fn own(&self, server_name: &str) -> Option<&Held> {
+        if server_name.bytes().any(|it| it.is_ascii_uppercase()) {
+            return self.named(&server_name.to_ascii_lowercase());
+        }
+        self.named(server_name)
+    }
+
+    /// The pair for names without one of their own; without it they are shown the self-signed one.
+    pub fn chosen(&self) -> Option<&Held> {
+        self.chosen.as_ref()
     }
 
     /// Every host with a certificate of its own, and what it shows.

@@ -60,6 +60,19 @@ struct Prefix {
     slashed: Option<WayId>,
 }
 
+/// What of a host's name its paths are found by.
+#[derive(Clone, Copy, Debug)]
+pub enum By<'a> {
+    /// The whole name.
+    Name,
+    /// All but its first label.
+    Wildcard(&'a str),
+    /// A regular expression that finds something in it.
+    Pattern(&'a Pattern),
+    /// Nothing: they are for any host.
+    Any,
+}
+
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Match {
@@ -115,6 +128,11 @@ impl Table {
         self.named(name).or(self.any.as_ref())
     }
 
+    /// The same, and by what they were found.
+    pub fn found(&self, name: &str) -> Option<(By<'_>, &Paths)> {
+        self.found_by(name).or_else(|| Some((By::Any, self.any.as_ref()?)))
+    }
+
     /// Whether TLS of any host is handed on as it is.
     pub fn hands_on(&self) -> bool {
         self.hands_on
@@ -122,9 +140,20 @@ impl Table {
 
     /// The paths of a host, without those of rules for any host.
     pub fn named(&self, name: &str) -> Option<&Paths> {
-        let wildcard = || self.wildcard.get(parent(name)?);
-        let pattern = || Some(&self.patterns.iter().find(|(it, _)| it.is_match(name))?.1);
-        self.exact.get(name).or_else(wildcard).or_else(pattern)
+        self.found_by(name).map(|(_, it)| it)
+    }
+
+    fn found_by(&self, name: &str) -> Option<(By<'_>, &Paths)> {
+        let wildcard = || {
+            let (above, paths) = self.wildcard.get_key_value(parent(name)?)?;
+            Some((By::Wildcard(above), paths))
+        };
+        let pattern = || {
+            let (pattern, paths) = self.patterns.iter().find(|(it, _)| it.is_match(name))?;
+            Some((By::Pattern(pattern), paths))
+        };
+        let exact = self.exact.get(name).map(|it| (By::Name, it));
+        exact.or_else(wildcard).or_else(pattern)
     }
 }
 

@@ -206,7 +206,8 @@ impl RetryOn {
         non_idempotent: false,
         statuses: 0,
     };
-    const STATUSES: [u16; 7] = [500, 502, 503, 504, 403, 404, 429];
+    /// Those that it may name.
+    pub const STATUSES: [u16; 7] = [500, 502, 503, 504, 403, 404, 429];
 
     /// Reads the annotation: words between spaces, `off` for never.
     pub fn parse(text: &str) -> Option<Self> {

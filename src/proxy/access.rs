@@ -5,18 +5,20 @@
 
 mod basic;
 mod external;
+mod foresee;
 mod networks;
 
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode, request};
 
-use super::Visit;
 use super::body::ReplyBody;
 use super::phrase;
 use super::reply::{self, Failure};
+use super::{View, Visit};
 use crate::model::guard::Guard;
 
 pub(super) use basic::user;
+pub(super) use foresee::{Foreseen, foresee};
 pub(super) use networks::is_blocked;
 
 /// What one check says of a request.
@@ -98,7 +100,7 @@ pub(super) async fn check(
         }
     }
     if let Some(refusal) = hearing.refusal {
-        return Ok(Some(refused(refusal, guard, visit, head)));
+        return Ok(Some(refused(refusal, guard, &visit.view(), head)));
     }
     if guard.basic.is_some() {
         // The password is ours to know.
@@ -110,14 +112,14 @@ pub(super) async fn check(
 fn refused(
     refusal: Refusal,
     guard: &Guard,
-    visit: &Visit<'_>,
+    view: &View<'_>,
     head: &request::Parts,
 ) -> Response<ReplyBody> {
     let signin = guard.judge.as_ref().and_then(|it| it.signin.as_ref());
     // With what a client could answer, too: nginx leaves it in.
     let mut reply = match signin {
         Some(signin) if refusal.status == StatusCode::UNAUTHORIZED => {
-            reply::redirect(StatusCode::FOUND, &phrase::text(signin, head, visit))
+            reply::redirect(StatusCode::FOUND, &phrase::text(signin, head, view))
         }
         _ => reply::page(refusal.status, ""),
     };

@@ -53,6 +53,11 @@ impl<'a> Session<'a> {
         Some(Box::new(Self { affinity, balancer, held, chokes }))
     }
 
+    /// The endpoint that the client's cookie names.
+    pub(super) fn held(&self) -> Option<SocketAddr> {
+        self.held.and_then(|it| self.balancer.address_at(it))
+    }
+
     /// Endpoints in the order to try them: whoever is kept is kept, unless failures move it.
     pub(super) fn turns(&self, now: std::time::Instant) -> Turns<'a> {
         let only = !self.affinity.cookie.change_on_failure;
@@ -61,7 +66,7 @@ impl<'a> Session<'a> {
 
     /// Notes that an endpoint answered: a client that was not kept there gets a cookie.
     pub(super) fn answered(&self, address: SocketAddr, visit: &Visit<'_>) {
-        let held = self.held.and_then(|it| self.balancer.address_at(it));
+        let held = self.held();
         let own = visit.way.route.options.sharing.as_ref();
         if held == Some(address) || !own.is_some_and(|it| it.affinity) {
             return;

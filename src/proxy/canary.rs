@@ -26,13 +26,42 @@ fn takes(
     headers: &HeaderMap,
     random: impl FnOnce() -> u64,
 ) -> bool {
-    let Some(policy) = &main.backend.canary else { return false };
-    // Whoever is kept on one stays there, whatever else is said.
-    if main.is_empty() || affinity::keeps(main, headers) || canary.is_empty() {
-        return false;
+    match choice(main, canary, headers) {
+        Choice::Main(_) => false,
+        Choice::Canary(_) => true,
+        Choice::Chance(split) => by_chance(split, random()),
     }
-    affinity::keeps(canary, headers)
-        || asked(&policy.split, headers).unwrap_or_else(|| by_chance(&policy.split, random()))
+}
+
+/// Who takes a request, and why.
+pub(super) enum Choice<'a> {
+    Main(&'static str),
+    Canary(&'static str),
+    /// Its weight decides.
+    Chance(&'a Split),
+}
+
+/// What a request itself decides.
+pub(super) fn choice<'a>(main: &'a Balancer, canary: &Balancer, headers: &HeaderMap) -> Choice<'a> {
+    let Some(policy) = &main.backend.canary else { return Choice::Main("there is no canary") };
+    // Whoever is kept on one stays there, whatever else is said.
+    if main.is_empty() {
+        return Choice::Main("a canary does not stand in for a Service without endpoints");
+    }
+    if affinity::keeps(main, headers) {
+        return Choice::Main("its cookie keeps the client there");
+    }
+    if canary.is_empty() {
+        return Choice::Main("the canary has no endpoints");
+    }
+    if affinity::keeps(canary, headers) {
+        return Choice::Canary("its cookie keeps the client there");
+    }
+    match asked(&policy.split, headers) {
+        Some(true) => Choice::Canary("the request asks for it"),
+        Some(false) => Choice::Main("the request asks not to go to the canary"),
+        None => Choice::Chance(&policy.split),
+    }
 }
 
 /// What the request itself says, if anything.

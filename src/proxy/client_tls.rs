@@ -13,12 +13,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Visit;
 use super::body::ReplyBody;
 use super::canonical::Refused;
 use super::connection::Link;
 use super::redirect;
 use super::reply::{self, Failure};
+use super::{View, Visit};
 use crate::live::judge::{Flaw, Judge};
 use crate::live::policies::PolicyId;
 use crate::live::table::Paths;
@@ -91,7 +91,7 @@ fn escaped_pem(der: &[u8]) -> String {
 
 /// What is wrong with a request for a host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Wrong {
+pub(super) enum Wrong {
     /// The handshake was for another policy.
     Connection,
     /// The host cannot ask for what it should.
@@ -105,7 +105,7 @@ enum Wrong {
 }
 
 impl Wrong {
-    fn failure(self) -> Failure {
+    pub(super) fn failure(self) -> Failure {
         let (status, why) = match self {
             Self::Connection => {
                 (StatusCode::MISDIRECTED_REQUEST, "this connection is for other hosts")
@@ -127,18 +127,28 @@ pub(super) fn admit(
     uri: &Uri,
 ) -> Result<Option<Response<ReplyBody>>, Failure> {
     let Some(wrong) = wrong(visit.link, paths) else { return Ok(None) };
+    answer(wrong, &visit.view(), paths, uri).map(Some)
+}
+
+/// What a request gets with which something is wrong.
+pub(super) fn answer(
+    wrong: Wrong,
+    view: &View<'_>,
+    paths: Option<&Paths>,
+    uri: &Uri,
+) -> Result<Response<ReplyBody>, Failure> {
     if wrong == Wrong::Connection || wrong == Wrong::Denied {
         return Err(wrong.failure());
     }
     // In clear nobody can show a certificate: over HTTPS it can be asked for.
-    if !visit.link.peer.tls
-        && let Some(answer) = redirect::to_https(visit, uri)
+    if !view.peer.tls
+        && let Some(answer) = redirect::to_https(view, uri)
     {
-        return Ok(Some(answer));
+        return Ok(answer);
     }
     let page = paths.and_then(guard).and_then(|it| it.error_page.as_ref());
     match page.filter(|_| wrong != Wrong::Subject) {
-        Some(page) => Ok(Some(reply::redirect(StatusCode::FOUND, page))),
+        Some(page) => Ok(reply::redirect(StatusCode::FOUND, page)),
         None => Err(wrong.failure()),
     }
 }
@@ -149,16 +159,29 @@ pub(super) fn check(link: &Link, paths: Option<&Paths>) -> Result<(), Failure> {
 }
 
 fn wrong(link: &Link, paths: Option<&Paths>) -> Option<Wrong> {
-    let policy = paths.map_or(PolicyId::OPEN, |it| it.policy);
-    if link.peer.tls && link.policy.get() != policy {
+    let handshake = link.peer.tls.then(|| link.policy.get());
+    let wrong = look(handshake, link.shown(), paths);
+    if wrong == Some(Wrong::Connection) {
         // A connection that was good for its host until a change of policy would never be again.
         link.finish();
+    }
+    wrong
+}
+
+/// What is wrong with a request on a connection whose handshake, if there was one, was for a policy.
+pub(super) fn look(
+    handshake: Option<PolicyId>,
+    shown: Option<&Shown>,
+    paths: Option<&Paths>,
+) -> Option<Wrong> {
+    let policy = paths.map_or(PolicyId::OPEN, |it| it.policy);
+    if handshake.is_some_and(|it| it != policy) {
         return Some(Wrong::Connection);
     }
     match paths?.client_tls.as_deref()? {
         HostTls::Denied => Some(Wrong::Denied),
         HostTls::Through => None,
-        HostTls::Asks(guard) => guard.finds_wrong(link.shown()),
+        HostTls::Asks(guard) => guard.finds_wrong(shown),
     }
 }
 

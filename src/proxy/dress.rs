@@ -3,13 +3,13 @@
 use http::header::{ACCEPT, LOCATION, REFRESH, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request};
 
-use super::Visit;
 use super::body::ReplyBody;
 use super::cors;
 use super::headers::{self, X_REQUEST_ID};
 use super::intercept;
 use super::observe::Extra;
 use super::phrase;
+use super::{View, Visit};
 use crate::model::answering::{Field, FieldValue, Replacement};
 use crate::model::plan::{BackendId, Route, Target};
 use crate::model::settings::Settings;
@@ -40,19 +40,30 @@ pub(super) fn begin(visit: &Visit<'_>, head: &request::Parts) -> Option<Response
     if answers.is_none() && settings.fields.added.is_empty() {
         return None;
     }
-    let mut extras = trace.extras.borrow_mut();
+    if let Some(answers) = answers {
+        intercept::keep(visit, answers, head);
+    }
+    extras(&visit.view(), head, &mut trace.extras.borrow_mut())
+}
+
+/// Puts what the answer gets into a list; answers a preflight.
+pub(super) fn extras(
+    view: &View<'_>,
+    head: &request::Parts,
+    extras: &mut Vec<Extra>,
+) -> Option<Response<ReplyBody>> {
+    let View { settings, way, .. } = *view;
     for Field { name, value } in &settings.fields.added {
         if let FieldValue::Phrase(_) = value
-            && let Some(value) = filled(value, head, visit)
+            && let Some(value) = filled(value, head, view)
         {
             extras.push(Extra::Set(name.clone(), value));
         }
     }
-    let answers = answers?;
+    let answers = way.route.answers.as_deref()?;
     let headers = answers.headers.iter().cloned();
     extras.extend(headers.map(|(name, value)| Extra::Set(name, value)));
-    intercept::keep(visit, answers, head);
-    cors::answer(answers.cors.as_ref()?, head, &mut extras)
+    cors::answer(answers.cors.as_ref()?, head, extras)
 }
 
 /// Puts on an answer what every answer gets (`add-headers`).
@@ -66,11 +77,11 @@ pub(super) fn add(headers: &mut HeaderMap, settings: &Settings) {
 
 /// What an endpoint gets besides what every endpoint gets; to be read off the request as it came.
 pub(super) fn fields(
-    visit: &Visit<'_>,
+    view: &View<'_>,
     head: &request::Parts,
     errand: Errand<'_>,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let Visit { settings, way, .. } = *visit;
+    let View { settings, way, .. } = *view;
     let mut fields = Vec::new();
     if let Errand::Copy = errand {
         return fields;
@@ -79,7 +90,7 @@ pub(super) fn fields(
         fields.extend(original_uri(head));
     }
     for Field { name, value } in &settings.fields.sent {
-        fields.extend(filled(value, head, visit).map(|it| (name.clone(), it)));
+        fields.extend(filled(value, head, view).map(|it| (name.clone(), it)));
     }
     if let Errand::Error(status, route) = errand {
         let backend = match (&route.target, &route.answers) {
@@ -135,12 +146,12 @@ fn failed(
     fields.extend(told.map(|(name, value)| (name, value.unwrap_or_else(|| empty.clone()))));
 }
 
-fn filled(value: &FieldValue, head: &request::Parts, visit: &Visit<'_>) -> Option<HeaderValue> {
+fn filled(value: &FieldValue, head: &request::Parts, view: &View<'_>) -> Option<HeaderValue> {
     match value {
         FieldValue::Fixed(value) => Some(value.clone()),
         FieldValue::Phrase(phrase) => {
             let mut bytes = Vec::new();
-            phrase::fill(phrase, head, visit, &mut |it| bytes.extend_from_slice(it));
+            phrase::fill(phrase, head, view, &mut |it| bytes.extend_from_slice(it));
             HeaderValue::from_bytes(&bytes).ok()
         }
     }

@@ -166,7 +166,7 @@ impl Outbound<'_> {
 
     fn hash(&self, phrase: &Phrase, head: &request::Parts) -> u64 {
         let mut hasher = DefaultHasher::new();
-        phrase::fill(phrase, head, &self.visit, &mut |it| hasher.write(it));
+        phrase::fill(phrase, head, &self.visit.view(), &mut |it| hasher.write(it));
         hasher.finish()
     }
 
@@ -189,12 +189,12 @@ impl Outbound<'_> {
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         let Visit { asked, vouched, settings, .. } = self.visit;
-        let host = rewrite::host(&self.visit, &head)?;
-        let fields = dress::fields(&self.visit, &head, self.errand);
-        let snippet_fields = snippet::fields(&self.visit, &head);
+        let host = rewrite::host(&self.visit.view(), &head)?;
+        let fields = dress::fields(&self.visit.view(), &head, self.errand);
+        let snippet_fields = snippet::fields(&self.visit.view(), &head);
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
-        rewrite::name(&mut head.headers, host, &self.visit);
+        rewrite::name(&mut head.headers, host, &self.visit.view());
         for (name, value) in fields {
             dress::put(&mut head.headers, name, value);
         }

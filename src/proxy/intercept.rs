@@ -18,6 +18,7 @@ use super::forward::Outbound;
 use super::observe::Trace;
 use super::reply::{self, Failure};
 use super::upload::Progress;
+use crate::live::{Live, Way};
 use crate::model::answering::Answers;
 
 /// How much of an answer that nobody gets is read, in bytes, and for how long, so that its connection can
@@ -65,17 +66,15 @@ pub(super) async fn replace(
 ) -> Result<Response<ReplyBody>, Failure> {
     let live = &*trace.seen.live;
     let Some(way) = trace.way.get().map(|it| live.way(it)) else { return walked };
-    let Some(answers) = way.route.answers.as_deref() else { return walked };
-    let default = way.default.as_deref().or_else(|| live.fallback.map(|it| live.way(it)));
     let status = match &walked {
         Ok(response) => response.status(),
         Err(failure) => failure.status(),
     };
-    let wanted = answers.errors.as_ref().is_some_and(|it| it.cover(status.as_u16()));
     // What is too much already is not made more.
-    let overloaded = matches!(walked, Err(Failure::Overloaded));
-    let left_alone = overloaded || (answers.leaves_errors && kept.by_endpoint.get());
-    let Some(default) = default.filter(|_| wanted && !left_alone) else { return walked };
+    if let Err(Failure::Overloaded) = walked {
+        return walked;
+    }
+    let Some(default) = stand_in(live, way, status, kept.by_endpoint.get()) else { return walked };
     let Some(balancer) = &default.balancer else { return walked };
     let (peer, vouched) = match trace.told.get() {
         Some(Some(told)) => (&told.peer, &told.vouched),
@@ -108,6 +107,21 @@ pub(super) async fn replace(
         }
     }
     Ok(answer)
+}
+
+/// Who answers in place of an error of a route, if anybody.
+pub(super) fn stand_in<'a>(
+    live: &'a Live,
+    way: &'a Way,
+    status: StatusCode,
+    by_endpoint: bool,
+) -> Option<&'a Way> {
+    let answers = way.route.answers.as_deref()?;
+    let wanted = answers.errors.as_ref().is_some_and(|it| it.cover(status.as_u16()));
+    if !wanted || (answers.leaves_errors && by_endpoint) {
+        return None;
+    }
+    way.default.as_deref().or_else(|| live.fallback.map(|it| live.way(it)))
 }
 
 /// Reads what nobody gets, beside everything else.

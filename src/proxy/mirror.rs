@@ -107,7 +107,7 @@ pub(super) fn copy(visit: &Visit<'_>, way: Option<WayId>, head: &request::Parts,
     let Some(share) = Share::take(worker).filter(|_| !(with_body && too_large)) else {
         return worker.lost_copy();
     };
-    let target = phrase::text(&mirror.target, head, visit);
+    let target = phrase::text(&mirror.target, head, &visit.view());
     let target = if target.starts_with('/') { target } else { format!("/{target}") };
     let (Some(way), Ok(uri)) = (way, target.parse()) else { return worker.lost_copy() };
     let mut head = head.clone();

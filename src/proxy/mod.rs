@@ -19,6 +19,7 @@ mod connection;
 mod cookie;
 mod cors;
 mod dress;
+pub mod explain;
 mod forward;
 mod forwarded;
 mod frames;
@@ -47,6 +48,7 @@ mod upgrade;
 mod upload;
 mod worker;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -67,6 +69,7 @@ use crate::model::settings::Settings;
 
 use body::ReplyBody;
 use canonical::Asked;
+use clock::Clock;
 use connection::Link;
 use dress::Errand;
 use forward::Outbound;
@@ -207,6 +210,26 @@ struct Visit<'a> {
     trace: &'a Trace,
 }
 
+/// The same apart from the connection and from what is noted: what the steps need that decide by looking
+/// alone. `explain` has no more than this, and decides by the same functions.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    settings: &'a Settings,
+    way: &'a Way,
+    asked: &'a Asked,
+    peer: &'a Peer,
+    ports: Ports,
+    clock: &'a RefCell<Clock>,
+}
+
+impl<'a> Visit<'a> {
+    fn view(&self) -> View<'a> {
+        let Self { settings, way, asked, peer, link, .. } = *self;
+        let (ports, clock) = (link.worker.ports, &link.worker.clock);
+        View { settings, way, asked, peer, ports, clock }
+    }
+}
+
 /// Answers one request: these are the steps, in this order, and there are no others.
 async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody> {
     let (version, has_body) = (request.version(), !request.body().is_end_stream());
@@ -243,6 +266,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     rate::pace(response, &trace)
 }
 
+/// `explain::walk` tells the same steps; whoever adds one adds it there.
 async fn walk(
     link: &Rc<Link>,
     request: Request<Incoming>,
@@ -356,6 +380,8 @@ async fn gate(
     paths: Option<&Paths>,
     head: &mut request::Parts,
 ) -> Result<Option<Response<ReplyBody>>, Failure> {
+    let view = &visit.view();
+
     // Whether the handshake was for this host, and with a certificate that will do.
     if let Some(answer) = client_tls::admit(visit, paths, &head.uri)? {
         return Ok(Some(answer));
@@ -367,7 +393,7 @@ async fn gate(
     }
 
     // From `/` to where the application begins.
-    if let Some(answer) = redirect::to_app_root(visit, paths, head) {
+    if let Some(answer) = redirect::to_app_root(view, paths, head) {
         return Ok(Some(answer));
     }
     if let Target::Refused(_) = visit.way.route.target {
@@ -380,18 +406,18 @@ async fn gate(
     }
 
     // Elsewhere, where the rule says so; else to what it makes of the target.
-    if let Some(answer) = redirect::elsewhere(visit, head) {
+    if let Some(answer) = redirect::elsewhere(view, head) {
         return Ok(Some(answer));
     }
-    if let Some(answer) = snippet::answer(visit, head) {
+    if let Some(answer) = snippet::answer(view, head) {
         return Ok(Some(answer));
     }
-    if let Some(answer) = rewrite::apply(visit, head)? {
+    if let Some(answer) = rewrite::apply(view, head)? {
         return Ok(Some(answer));
     }
 
     // To HTTPS, where the rule says so.
-    if let Some(answer) = redirect::to_https(visit, &head.uri) {
+    if let Some(answer) = redirect::to_https(view, &head.uri) {
         return Ok(Some(answer));
     }
 
@@ -404,7 +430,7 @@ async fn gate(
     rate::count(visit)?;
 
     // Networks, passwords, the external judge.
-    snippet::check(visit)?;
+    snippet::check(view)?;
     if let Some(guard) = &visit.way.route.guard
         && let Some(answer) = Box::pin(access::check(guard, visit, head)).await?
     {

@@ -3,7 +3,7 @@
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderValue, request};
 
-use super::Visit;
+use super::View;
 use super::access::user;
 use super::canonical::Asked;
 use super::headers::X_REQUEST_ID;
@@ -15,17 +15,17 @@ use crate::model::plan::{Route, Target};
 pub(super) fn fill(
     phrase: &Phrase,
     head: &request::Parts,
-    visit: &Visit<'_>,
+    view: &View<'_>,
     put: &mut dyn FnMut(&[u8]),
 ) {
-    let clock = visit.link.worker.clock();
-    fill_from(phrase, head, visit.asked, visit.peer, &visit.way.route, &clock.seconds, put);
+    let clock = view.clock.borrow();
+    fill_from(phrase, head, view.asked, view.peer, &view.way.route, &clock.seconds, put);
 }
 
 /// What a phrase comes to, as text; bytes that are not UTF-8 are replaced.
-pub(super) fn text(phrase: &Phrase, head: &request::Parts, visit: &Visit<'_>) -> String {
+pub(super) fn text(phrase: &Phrase, head: &request::Parts, view: &View<'_>) -> String {
     let mut bytes = Vec::new();
-    fill(phrase, head, visit, &mut |it| bytes.extend_from_slice(it));
+    fill(phrase, head, view, &mut |it| bytes.extend_from_slice(it));
     String::from_utf8(bytes).unwrap_or_else(|it| String::from_utf8_lossy(it.as_bytes()).into())
 }
 

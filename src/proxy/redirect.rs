@@ -2,7 +2,7 @@
 
 use http::{Response, StatusCode, Uri, request};
 
-use super::Visit;
+use super::View;
 use super::body::ReplyBody;
 use super::canonical::Asked;
 use super::peer::Peer;
@@ -15,9 +15,9 @@ use crate::model::options::Options;
 ///
 /// The target is ingress-nginx's: the host without its port, the request target without one trailing
 /// slash.
-pub(super) fn to_https(visit: &Visit<'_>, uri: &Uri) -> Option<Response<ReplyBody>> {
-    let Visit { way, asked, settings, link, .. } = *visit;
-    if !way.route.to_https || visit.peer.https {
+pub(super) fn to_https(view: &View<'_>, uri: &Uri) -> Option<Response<ReplyBody>> {
+    let View { way, asked, settings, ports, .. } = *view;
+    if !way.route.to_https || view.peer.https {
         return None;
     }
     let options = &*way.route.options;
@@ -27,7 +27,7 @@ pub(super) fn to_https(visit: &Visit<'_>, uri: &Uri) -> Option<Response<ReplyBod
     let keep = options.routing.as_ref().is_some_and(|it| it.keep_slash);
     let target = if keep { target } else { target.strip_suffix('/').unwrap_or(target) };
     let location = if options.port_in_redirects {
-        format!("https://{host}:{}{target}", link.worker.ports.https)
+        format!("https://{host}:{}{target}", ports.https)
     } else {
         format!("https://{host}{target}")
     };
@@ -69,29 +69,29 @@ pub(super) fn to_name(
 
 /// Redirects `/` where its host says so (`app-root`), to the same scheme, host and port.
 pub(super) fn to_app_root(
-    visit: &Visit<'_>,
+    view: &View<'_>,
     paths: Option<&Paths>,
     head: &request::Parts,
 ) -> Option<Response<ReplyBody>> {
     let phrase = paths?.app_root.as_deref()?;
-    let Visit { asked, peer, .. } = *visit;
+    let View { asked, peer, .. } = *view;
     if asked.path(&head.uri) != "/" {
         return None;
     }
-    let location = format!("{}{}", origin(asked, peer), phrase::text(phrase, head, visit));
+    let location = format!("{}{}", origin(asked, peer), phrase::text(phrase, head, view));
     Some(reply::redirect(StatusCode::FOUND, &location))
 }
 
 /// Redirects everything that a route takes (`permanent-redirect`, `temporal-redirect`). A path becomes a
 /// URL of the host without its port, unless redirects are relative or name ports.
-pub(super) fn elsewhere(visit: &Visit<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
-    let options = &*visit.way.route.options;
+pub(super) fn elsewhere(view: &View<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
+    let options = &*view.way.route.options;
     let routing = options.routing.as_ref()?;
     let (code, phrase) = routing.redirect()?;
-    let mut location = phrase::text(phrase, head, visit);
-    let host = visit.asked.host();
+    let mut location = phrase::text(phrase, head, view);
+    let host = view.asked.host();
     if location.starts_with('/') && !routing.relative && !host.is_empty() {
-        let peer = visit.peer;
+        let peer = view.peer;
         let usual = if peer.https { 443 } else { 80 };
         let port = if options.port_in_redirects && peer.port != usual {
             format!(":{}", peer.port)

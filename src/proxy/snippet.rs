@@ -3,21 +3,30 @@
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
 
-use super::Visit;
 use super::body::ReplyBody;
 use super::dress;
 use super::observe::Extra;
 use super::phrase;
 use super::reply::{self, Failure};
+use super::{View, Visit};
 use crate::model::phrase::Phrase;
 use crate::model::snippet::{Directive, Translated};
 
 /// What a host's snippet answers by itself; also notes what the answer gets, whoever gives it.
 pub(super) fn begin(visit: &Visit<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
-    let snippet = visit.way.route.snippet.as_deref()?;
-    let mut extras = visit.trace.extras.borrow_mut();
+    visit.way.route.snippet.as_ref()?;
+    at_host(&visit.view(), head, &mut visit.trace.extras.borrow_mut())
+}
+
+/// The same, with what the answer gets put into a list.
+pub(super) fn at_host(
+    view: &View<'_>,
+    head: &request::Parts,
+    extras: &mut Vec<Extra>,
+) -> Option<Response<ReplyBody>> {
+    let snippet = view.way.route.snippet.as_deref()?;
     for it in &snippet.answer {
-        let filled = |it: &Phrase| value(it, head, visit);
+        let filled = |it: &Phrase| value(it, head, view);
         extras.extend(match it {
             Directive::SetInAnswer(name, text) => {
                 filled(text).map(|it| Extra::Set(name.clone(), it))
@@ -32,25 +41,24 @@ pub(super) fn begin(visit: &Visit<'_>, head: &request::Parts) -> Option<Response
             _ => None,
         });
     }
-    drop(extras);
-    let path = visit.asked.path(&head.uri);
+    let path = view.asked.path(&head.uri);
     if let Some((_, status)) = snippet.places.iter().find(|(place, _)| place.has(path)) {
-        return Some(returned(*status, None, head, visit));
+        return Some(returned(*status, None, head, view));
     }
     let (status, text) = snippet.server_return.as_ref()?;
-    Some(returned(*status, text.as_ref(), head, visit))
+    Some(returned(*status, text.as_ref(), head, view))
 }
 
 /// What the snippet of the Ingress answers by itself.
-pub(super) fn answer(visit: &Visit<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
-    let (status, text) = visit.way.route.snippet.as_deref()?.route_return.as_ref()?;
-    Some(returned(*status, text.as_ref(), head, visit))
+pub(super) fn answer(view: &View<'_>, head: &request::Parts) -> Option<Response<ReplyBody>> {
+    let (status, text) = view.way.route.snippet.as_deref()?.route_return.as_ref()?;
+    Some(returned(*status, text.as_ref(), head, view))
 }
 
 /// Refuses clients that `deny` is about.
-pub(super) fn check(visit: &Visit<'_>) -> Result<(), Failure> {
-    let passes = |it: &Translated| it.lets_pass(visit.peer.address.ip());
-    if visit.way.route.snippet.as_deref().is_none_or(passes) {
+pub(super) fn check(view: &View<'_>) -> Result<(), Failure> {
+    let passes = |it: &Translated| it.lets_pass(view.peer.address.ip());
+    if view.way.route.snippet.as_deref().is_none_or(passes) {
         return Ok(());
     }
     Err(Failure::Blocked)
@@ -58,12 +66,12 @@ pub(super) fn check(visit: &Visit<'_>) -> Result<(), Failure> {
 
 /// The fields that an endpoint gets, to be read off the request as it came.
 pub(super) fn fields(
-    visit: &Visit<'_>,
+    view: &View<'_>,
     head: &request::Parts,
 ) -> Vec<(http::HeaderName, HeaderValue)> {
-    let Some(snippet) = visit.way.route.snippet.as_deref() else { return Vec::new() };
+    let Some(snippet) = view.way.route.snippet.as_deref() else { return Vec::new() };
     let filled = snippet.request.iter();
-    filled.filter_map(|(name, text)| Some((name.clone(), value(text, head, visit)?))).collect()
+    filled.filter_map(|(name, text)| Some((name.clone(), value(text, head, view)?))).collect()
 }
 
 /// Puts those fields in place.
@@ -73,8 +81,8 @@ pub(super) fn put(headers: &mut HeaderMap, fields: Vec<(http::HeaderName, Header
     }
 }
 
-fn value(text: &Phrase, head: &request::Parts, visit: &Visit<'_>) -> Option<HeaderValue> {
-    HeaderValue::try_from(phrase::text(text, head, visit)).ok()
+fn value(text: &Phrase, head: &request::Parts, view: &View<'_>) -> Option<HeaderValue> {
+    HeaderValue::try_from(phrase::text(text, head, view)).ok()
 }
 
 /// nginx's `return`: a redirect to the text, a text, or the page of a status.
@@ -82,10 +90,10 @@ fn returned(
     status: StatusCode,
     text: Option<&Phrase>,
     head: &request::Parts,
-    visit: &Visit<'_>,
+    view: &View<'_>,
 ) -> Response<ReplyBody> {
     let Some(text) = text else { return reply::page(status, "") };
-    let text = phrase::text(text, head, visit);
+    let text = phrase::text(text, head, view);
     if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         let mut answer = reply::redirect(status, &text);
         // A text that fits no field would make a redirect to nowhere.

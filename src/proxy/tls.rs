@@ -81,11 +81,11 @@ pub(super) async fn accept(worker: &Worker, mut socket: Socket) -> io::Result<Be
     Ok(Begun::Ours(Tls { stream: Box::new(stream), protocol, policy: policy.id, shown }))
 }
 
-fn is_stranger(live: &Live, name: &str) -> bool {
+pub(super) fn is_stranger(live: &Live, name: &str) -> bool {
     live.plan.settings.tls.reject_unknown && live.table.named(name).is_none()
 }
 
 /// A server name as hosts are written: in lower case, without a dot at its end.
-fn canonical(name: &str) -> String {
+pub(super) fn canonical(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }

@@ -76,7 +76,7 @@ pub(super) struct Worker {
     seen: RefCell<Rc<Seen>>,
     random: RefCell<SmallRng>,
     lines: RefCell<String>,
-    clock: RefCell<Clock>,
+    pub(super) clock: RefCell<Clock>,
     phase: Cell<Phase>,
     /// Open connections, each of which knows its place here.
     links: RefCell<Vec<Rc<Link>>>,

@@ -14,6 +14,7 @@ mod coding;
 mod crash;
 mod demo;
 mod directory;
+mod explain;
 mod framing;
 mod grpc;
 mod handshakes;

@@ -68,7 +68,8 @@ pub(super) async fn opinion(
     visit: &Visit<'_>,
     head: &request::Parts,
 ) -> Result<Opinion, Failure> {
-    let tag = judge.cache.as_ref().map(|it| tag(&phrase::text(&it.key, head, visit), visit));
+    let tag =
+        judge.cache.as_ref().map(|it| tag(&phrase::text(&it.key, head, &visit.view()), visit));
     let memory = &visit.live.verdicts.judged;
     let now = std::time::Instant::now();
     if let Some(known) = tag.and_then(|it| memory.find(&it, now))
@@ -172,7 +173,8 @@ struct Question {
 
 impl Question {
     fn new(judge: &Judge, visit: &Visit<'_>, head: &request::Parts) -> Result<Self, Failure> {
-        let text = |it| phrase::text(it, head, visit);
+        let view = visit.view();
+        let text = |it| phrase::text(it, head, &view);
         let unfit = |what: &'static str| unjudged(visit, &what);
         let authority: Authority = text(&judge.url.authority)
             .parse()
