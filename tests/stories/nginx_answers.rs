@@ -317,6 +317,18 @@ const DIFFERENT: &[(&str, usize, &str, &str)] = &[
         "200; content-type: application/json | api POST /; body of 0;",
         "nothing is kept of a body, which is streamed, for a second reader",
     ),
+    (
+        "errors-password",
+        1,
+        "200; www-authenticate: Basic realm=\"Staff\"; content-type: application/json | api GET /; body of 0;",
+        "a password is for nobody else",
+    ),
+    (
+        "errors-password",
+        3,
+        "200; content-type: application/json | api GET /; body of 0;",
+        "a password is for nobody else",
+    ),
     ("size", 3, "401;", "who may not ask is told nothing else"),
 ];
 
