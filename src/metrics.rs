@@ -466,4 +466,25 @@ mod tests {
         assert!(text.contains("ingress=\"new\""), "{text}");
         assert!(!text.contains("ingress=\"old\""), "{text}");
     }
+
+    #[test]
+    fn requests_are_counted_as_the_flags_say() {
+        for (per_host, status_classes, expected) in [
+            (true, false, ["host=\"a.test\"", "status=\"200\""]),
+            (false, false, ["host=\"\"", "status=\"200\""]),
+            (true, true, ["host=\"a.test\"", "status=\"2xx\""]),
+        ] {
+            let times = vec![0.5, 7.0];
+            let counting = Counting { per_host, status_classes, times, ..Counting::default() };
+            let replica = Replica { counting, ..Replica::default() };
+            let metrics = Metrics::new(&replica).expect("names differ");
+            let meters = metrics.request(&ObjectName::new("shop", "web"), labels("web"));
+            meters.count(0.1, None, 10, 10);
+            meters.flush();
+            let text = metrics.render();
+            for label in expected.into_iter().chain(["le=\"7\""]) {
+                assert!(text.contains(label), "{per_host} {status_classes} {label}: {text}");
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@
     reason = "tests may panic, spawn and read the clock; nobody imports them"
 )]
 
+mod annotations;
 mod golden;
 mod harness;
 mod reference;

@@ -138,7 +138,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
 
     access::add(objects, &mut plan, &mut problems);
 
-    snippets::add(&ours, &mut plan);
+    snippets::add(&ours, &mut plan, &mut problems);
 
     answering::add(&ours, objects, policy, &mut plan, &mut problems);
     copies::add(&ours, &mut plan);

@@ -240,6 +240,9 @@ impl Paths {
             return Some(Match::Exact(*way));
         }
         if let Some(locations) = &self.locations {
+            if path.len() > Pattern::LONGEST_PATH {
+                return None;
+            }
             let (_, way) = locations.iter().find(|(it, _)| it.takes(path))?;
             return Some(Match::Expression(*way));
         }

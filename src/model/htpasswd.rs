@@ -26,7 +26,8 @@ const ALPHABET: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijkl
 /// Users and their passwords' hashes.
 #[derive(Clone, Default, Eq, PartialEq)]
 pub struct Users {
-    hashes: BTreeMap<Box<str>, Hash>,
+    /// `None` for a name whose first line lets nobody in.
+    hashes: BTreeMap<Box<str>, Option<Hash>>,
     /// What was left out: where it stands and why, without a word of what stands there.
     pub bad: Vec<String>,
 }
@@ -93,27 +94,34 @@ impl Users {
     }
 
     fn add(&mut self, name: &str, hash: &[u8], place: impl Fn() -> String) {
-        match std::str::from_utf8(hash).map_err(|_| "holds no text").and_then(Hash::parse) {
-            Ok(hash) => drop(self.hashes.entry(name.into()).or_insert(hash)),
-            Err(why) => self.bad.push(format!("{} {why}", place())),
-        }
+        let hash =
+            match std::str::from_utf8(hash).map_err(|_| "holds no text").and_then(Hash::parse) {
+                Ok(hash) => Some(hash),
+                Err(why) => {
+                    self.bad.push(format!("{} {why}", place()));
+                    None
+                }
+            };
+        // The first line of a name counts, also one that lets nobody in.
+        self.hashes.entry(name.into()).or_insert(hash);
     }
 
     /// The hash of a user's password.
     pub fn find(&self, name: &str) -> Option<&Hash> {
-        self.hashes.get(name)
+        self.hashes.get(name)?.as_ref()
     }
 
     /// Whether nobody can be let in.
     pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
+        self.hashes.values().all(Option::is_none)
     }
 }
 
 impl fmt::Debug for Users {
     /// Never shows what it holds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Users").field("known", &self.hashes.len()).finish_non_exhaustive()
+        let known = self.hashes.values().flatten().count();
+        f.debug_struct("Users").field("known", &known).finish_non_exhaustive()
     }
 }
 

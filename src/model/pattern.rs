@@ -1,7 +1,7 @@
 //! Regular expressions, as nginx's users write them.
 //!
-//! nginx speaks PCRE, we speak Rust's `regex`, whose time is linear in what it looks at: no request can
-//! make it slow. What both can say is read alike here, where their notations differ: a `{` that repeats
+//! nginx speaks PCRE, we speak Rust's `regex`, whose time is linear in what it looks at; how much that
+//! is, and how large a pattern, has bounds, so that no request makes it slow. What both can say is read alike here, where their notations differ: a `{` that repeats
 //! nothing and a `[` within a class are themselves. What only PCRE can say, look-around and
 //! back-references, is an error that names what to write instead. As in nginx, a letter is an ASCII one
 //! and `.` is a byte.
@@ -15,7 +15,9 @@ use regex::bytes::{Captures, Regex, RegexBuilder};
 /// Longest text of a pattern, in bytes.
 const LONGEST: usize = 4096;
 /// Largest program that a text may become, in bytes; `(a{100}){100}` would be larger.
-const PROGRAM: usize = 256 << 10;
+///
+/// Its product with the longest text that is looked at is what one look may cost: some 50 ms at worst.
+const PROGRAM: usize = 32 << 10;
 /// What one thread may remember of a pattern to be faster, in bytes.
 const MEMORY: usize = 256 << 10;
 
@@ -78,6 +80,9 @@ impl Pattern {
     pub fn as_str(&self) -> &str {
         &self.text
     }
+
+    /// Longest path that is looked at, in bytes; nginx answers 414 to what is longer.
+    pub const LONGEST_PATH: usize = 8 << 10;
 
     /// Whether it is found anywhere in a text.
     pub fn is_match(&self, text: impl AsRef<[u8]>) -> bool {

@@ -11,6 +11,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, TE, TRANSFER_EN
 use http::{HeaderValue, StatusCode};
 use ipnet::IpNet;
 
+use super::path;
 use super::pattern::Pattern;
 use super::phrase::Phrase;
 
@@ -65,7 +66,8 @@ impl Place {
         match self {
             Self::Exact(it) => **it == *path,
             Self::Prefix(it) => path.starts_with(&**it),
-            Self::Regex(it) => it.is_match(path),
+            // What is too long to be looked at is closed.
+            Self::Regex(it) => path.len() > Pattern::LONGEST_PATH || it.is_match(path),
         }
     }
 }
@@ -369,10 +371,10 @@ impl Statement<'_> {
 
     fn location(&self, words: &[&str], block: &str) -> Result<Directive, SnippetError> {
         let place = match *words {
-            ["location", "=", path] => Place::Exact(path.into()),
-            ["location", path] | ["location", "^~", path] => Place::Prefix(path.into()),
-            ["location", "~", pattern] => Place::Regex(self.pattern(pattern, false)?),
-            ["location", "~*", pattern] => Place::Regex(self.pattern(pattern, true)?),
+            ["location", "=", path] => Place::Exact(self.canonical(path)?),
+            ["location", path] | ["location", "^~", path] => Place::Prefix(self.canonical(path)?),
+            // Closed in any case, though `~` means one: rather more than less.
+            ["location", "~" | "~*", pattern] => Place::Regex(self.pattern(pattern)?),
             _ => return Err(self.wrong("is not among the blocks that are translated")),
         };
         let status = match parse(block)?.as_slice() {
@@ -383,8 +385,18 @@ impl Statement<'_> {
         Ok(Directive::Location { place, status })
     }
 
-    fn pattern(&self, text: &str, any_case: bool) -> Result<Pattern, SnippetError> {
-        Pattern::parse(text, any_case).map_err(|_| self.wrong("has a pattern that cannot be read"))
+    fn canonical(&self, path: &str) -> Result<Box<str>, SnippetError> {
+        let slash = path.len() > 1 && path.ends_with('/');
+        let canonical = path::canonical(path).map_err(|_| self.wrong("names no path"))?.path;
+        Ok(if slash && !canonical.ends_with('/') {
+            format!("{canonical}/").into()
+        } else {
+            canonical.into()
+        })
+    }
+
+    fn pattern(&self, text: &str) -> Result<Pattern, SnippetError> {
+        Pattern::of_path(text).map_err(|_| self.wrong("has a pattern that cannot be read"))
     }
 
     /// `NAME: VALUE`
@@ -483,7 +495,7 @@ mod tests {
                 "location ~ /\\.git { deny all; } location = /x { return 404; }",
                 vec![
                     Directive::Location {
-                        place: Place::Regex(Pattern::parse("/\\.git", false).expect("a pattern")),
+                        place: Place::Regex(Pattern::of_path("/\\.git").expect("a pattern")),
                         status: StatusCode::FORBIDDEN,
                     },
                     Directive::Location {
@@ -535,6 +547,25 @@ mod tests {
         ] {
             let read = read(text, context, &mut Snippets::default());
             assert_eq!(read.is_ok(), fits, "{text} {context:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_place_is_closed_however_it_is_spelled() {
+        for (block, path, closed) in [
+            ("location ^~ \"/top secret\" { deny all; }", "/top%20secret/x", true),
+            ("location = /a%3Ab { deny all; }", "/a:b", true),
+            ("location /x/ { deny all; }", "/x/y", true),
+            ("location /x/ { deny all; }", "/xy", false),
+            ("location ~ \"/int ernal\" { deny all; }", "/int%20ernal", true),
+            ("location ~ /\\.git { deny all; }", "/a/.git/config", true),
+            ("location ~ /\\.git { deny all; }", "/a/git", false),
+        ] {
+            let mut snippets = Snippets::default();
+            read(block, Context::Server, &mut snippets).expect(block);
+            let translated = Translated::new(&snippets.server, &[]);
+            let found = translated.places.iter().any(|(it, _)| it.has(path));
+            assert_eq!(found, closed, "{block} {path}");
         }
     }
 

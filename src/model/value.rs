@@ -52,6 +52,8 @@ pub fn duration(text: &str) -> Option<Duration> {
     if rest == "0" {
         return Some(Duration::ZERO);
     }
+    /// Longer than anybody waits, and short enough for any clock.
+    const MOST: Duration = Duration::from_secs(100 * 366 * 86_400);
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
         let number = rest.find(|it: char| !it.is_ascii_digit() && it != '.')?;
@@ -72,7 +74,7 @@ pub fn duration(text: &str) -> Option<Duration> {
         total = total.checked_add(part)?;
         rest = tail;
     }
-    (!text.trim().is_empty()).then_some(total)
+    (!text.trim().is_empty() && total <= MOST).then_some(total)
 }
 
 #[cfg(test)]
@@ -111,6 +113,7 @@ mod tests {
             ("1.5s", Some(Duration::from_millis(1500))),
             ("0", Some(Duration::ZERO)),
             ("7d", Some(Duration::from_secs(7 * 86_400))),
+            ("200000000000000d", None),
             ("30", None),
             ("", None),
             ("s", None),

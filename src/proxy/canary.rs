@@ -6,6 +6,7 @@ use super::Visit;
 use super::affinity;
 use super::cookie;
 use crate::live::balance::Balancer;
+use crate::model::pattern::Pattern;
 use crate::model::sharing::{HeaderPattern, Split};
 
 /// Who takes a request at a route: its Service, or the canary beside it.
@@ -85,7 +86,10 @@ fn by_header(split: &Split, headers: &HeaderMap) -> Option<bool> {
     let value = joined.as_deref().unwrap_or(first);
     match (&split.value, &split.pattern) {
         (Some(wanted), _) => (*value == *wanted.as_bytes()).then_some(true),
-        (None, Some(HeaderPattern::Read(pattern))) => pattern.is_match(value).then_some(true),
+        (None, Some(HeaderPattern::Read(pattern))) => {
+            let fits = value.len() <= Pattern::LONGEST_PATH;
+            (fits && pattern.is_match(value)).then_some(true)
+        }
         (None, Some(HeaderPattern::Unreadable)) => Some(false),
         (None, None) => always_or_never(value),
     }
@@ -108,7 +112,6 @@ mod tests {
     use http::header::COOKIE;
 
     use super::*;
-    use crate::model::pattern::Pattern;
 
     fn headers(header: &[&str], cookie: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();

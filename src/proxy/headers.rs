@@ -233,8 +233,19 @@ fn is_strange(name: &HeaderName, underscores: bool) -> bool {
 }
 
 /// Whether a field is one in which proxies, not clients, say who asks for what.
+///
+/// To a CGI-like backend an underscore is a hyphen: so it is here.
 fn is_claim(name: &HeaderName) -> bool {
+    const OURS: [&str; 5] = ["x-real-ip", "x-scheme", "x-request-id", "proxy", "host"];
     let name = name.as_str();
+    if name.contains('_') {
+        let name = name.replace('_', "-");
+        return OURS.contains(&name.as_str()) || claims(&name);
+    }
+    claims(name)
+}
+
+fn claims(name: &str) -> bool {
     name.strip_prefix("x-").is_some_and(|it| {
         ["forwarded-", "original-", "auth-request-"].iter().any(|prefix| it.starts_with(prefix))
     }) || name == "forwarded"
@@ -407,6 +418,21 @@ mod tests {
                 set_onward(&mut headers, &onward, &settings);
                 assert_eq!(headers, map(&[("x-b", "c"), ("x-user", "ann")]), "{underscores}");
             }
+        }
+    }
+
+    #[test]
+    fn claims_are_claims_with_underscores_too() {
+        for (name, claim) in [
+            ("x-forwarded-for", true),
+            ("ssl-client-verify", true),
+            ("ssl_client_verify", true),
+            ("x_auth_request_user", true),
+            ("x_real_ip", true),
+            ("x-user", false),
+            ("x_user", false),
+        ] {
+            assert_eq!(is_claim(&HeaderName::from_static(name)), claim, "{name}");
         }
     }
 

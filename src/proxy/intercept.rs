@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONNECTION, WWW_AUTHENTICATE};
 use http::{Response, StatusCode, request};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
@@ -41,6 +41,10 @@ pub(super) fn keep(visit: &Visit<'_>, answers: &Answers, head: &request::Parts) 
     let mut head = head.clone();
     // A client that would switch protocols does not do so to read about an error.
     head.extensions.clear();
+    if visit.way.route.guard.as_ref().is_some_and(|it| it.basic.is_some()) {
+        // What was checked here is for nobody else.
+        head.headers.remove(AUTHORIZATION);
+    }
     *visit.trace.kept.borrow_mut() = Some(Box::new(Kept { head, by_endpoint: Cell::new(false) }));
 }
 

@@ -421,6 +421,11 @@ async fn gate(
         return Ok(Some(answer));
     }
 
+    // Nobody is counted, or asked for a password, for a Service that has no endpoints.
+    if visit.way.balancer.as_ref().is_some_and(|it| it.is_empty()) {
+        return Err(Failure::NoEndpoint);
+    }
+
     // How much its client asked for lately.
     rate::count(visit)?;
 

@@ -71,7 +71,8 @@ async fn kept_alive(validity: Duration, renewals: usize, limit: Duration, reissu
     for handshakes in loops {
         let report = handshakes.stop().await;
         report.assert_clean();
-        assert!(report.serials.len() > renewals, "{:?}", report.serials);
+        // The first may be gone before it begins, or the last come after it ends.
+        assert!(report.serials.len() >= renewals, "{:?}", report.serials);
     }
     let (orders, issued) = (house.acme.ca.orders(), house.acme.ca.issued());
     assert!(issued <= HOSTS.len() * (renewals + 2), "{issued} certificates");
@@ -339,10 +340,14 @@ async fn r_vis_owners_are_told_what_happens() {
         let events = house.events(name, reason).await;
         assert_eq!((events.len(), &events[0]["type"]), (1, &json!("Warning")), "{events:#?}");
     }
-    let told = replica.admin_json("/api/certificates").await;
     for (name, state) in [("good", "Ready"), ("lost", "Backoff"), ("often", "Backoff")] {
-        let managed = told["managed"].as_array().into_iter().flatten();
-        let found = managed.into_iter().find(|it| it["secret"] == format!("demo/{name}"));
-        assert_eq!(found.map(|it| &it["state"]), Some(&json!(state)), "{name}: {told:#}");
+        eventually("its state is shown", SOON, async || {
+            let told = replica.admin_json("/api/certificates").await;
+            let managed = told["managed"].as_array().into_iter().flatten();
+            let found = managed.into_iter().find(|it| it["secret"] == format!("demo/{name}"));
+            let shown = found.map(|it| it["state"].clone());
+            (shown == Some(json!(state))).then_some(()).ok_or(format!("{name}: {shown:?}"))
+        })
+        .await;
     }
 }

@@ -12,15 +12,19 @@ use crate::harness::process::{Process, SOON, command, component, eventually, fre
 use crate::harness::raw::exchange;
 
 /// nginx with one server for each host.
-struct Nginx {
-    addr: SocketAddr,
+pub(super) struct Nginx {
+    pub(super) addr: SocketAddr,
     _process: Process,
     _files: tempfile::TempDir,
 }
 
 impl Nginx {
     /// Locations name a Service as `web` or `api`.
-    async fn start(servers: &[(&str, String)], web: SocketAddr, api: SocketAddr) -> Self {
+    pub(super) async fn start(
+        servers: &[(&str, String)],
+        web: SocketAddr,
+        api: SocketAddr,
+    ) -> Self {
         let files = tempfile::tempdir().unwrap();
         let dir = files.path().display();
         let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));

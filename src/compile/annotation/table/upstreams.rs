@@ -138,7 +138,7 @@ pub(super) const ROWS: &[Annotation] = &[
     ).of_host(),
     missing("proxy-ssl-verify-depth", "1",
         "Longest chain of the backend's certificate.",
-        never,
+        |it| it == "1",
         Instead::Serve,
     ).of_host(),
     missing("proxy-ssl-ciphers", "", "Ciphers towards the backend.", never, Instead::Serve).of_host(),
