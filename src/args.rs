@@ -36,7 +36,7 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Say of each object what works, what differs from ingress-nginx, and what is refused.
     Check(Box<Check>),
-    /// Say what becomes of one request, step by step, and why.
+    /// Say what becomes of one request, step by step, and why; the exit code is 1 where nobody serves it.
     Explain(Box<Explain>),
     /// Turn manifests of old clusters, kube-lego's too, into those of today.
     Convert(Convert),

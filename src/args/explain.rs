@@ -24,7 +24,7 @@ pub struct Explain {
     /// A header field of the request; may be given more than once.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Address that the request comes from.
+    /// Address that the request comes from; by default one that nobody has (RFC 5737).
     #[arg(long, value_name = "ADDRESS", default_value = "192.0.2.1")]
     pub client: IpAddr,
     /// How to say it.

@@ -1,4 +1,5 @@
 //! What people read, word for word.
+#![expect(clippy::needless_raw_string_hashes, reason = "as expect-test writes them")]
 
 use expect_test::{Expect, expect};
 

@@ -266,7 +266,7 @@ async fn answer(link: &Rc<Link>, (request, trace): Traced) -> Response<ReplyBody
     rate::pace(response, &trace)
 }
 
-/// `explain::walk` tells the same steps; whoever adds one adds it there.
+/// The way to an answer. `explain` tells the same steps: one that is added here is added there.
 async fn walk(
     link: &Rc<Link>,
     request: Request<Incoming>,

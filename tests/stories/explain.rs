@@ -299,6 +299,7 @@ async fn the_reasons_are_told() {
         (&["http://busy.test/"], "limits", "100 requests a second (limit-rps), else 503"),
         (&["https://mutual.test/"], "TLS", "auth-tls-verify-client: on"),
         (&["http://a.test/"], "they get", "x-forwarded-for: 192.0.2.1"),
+        (&["https://tls.test/", "-H", "Host: mutual.test"], "client certificate", "another host"),
     ] {
         let steps = steps(&file, args);
         let found: Vec<_> = steps.iter().filter(|it| it["step"] == step).collect();

@@ -80,7 +80,7 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
     let wrong = client_tls::look(shaken, None, paths);
     if let Some(to) = paths.and_then(|it| it.moved.as_deref()) {
         if let Some(wrong) = wrong {
-            return told.fail("client certificate", "", &wrong.failure());
+            return told.fail("client certificate", words::wrong(wrong), &wrong.failure());
         }
         let answer = redirect::to_name(to, &asked, &head.uri, peer, settings.redirect_code);
         return told.own("redirect", "to the host's other name (from-to-www-redirect)", &answer);
@@ -92,7 +92,7 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
             told.ingress = Some(way.route.ingress.clone());
             told.say("rule", words::rule(&way.route, matched));
             if let Some(wrong) = wrong {
-                return told.fail("client certificate", "", &wrong.failure());
+                return told.fail("client certificate", words::wrong(wrong), &wrong.failure());
             }
             let answer = redirect::add_slash(&asked, &head.uri, peer, &way.route.options);
             return told.own("redirect", "the rule's path ends with a slash", &answer);
@@ -100,7 +100,7 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
         Some(Match::Exact(found) | Match::Prefix(found) | Match::Expression(found)) => found,
         None => {
             if let Some(wrong) = wrong {
-                return told.fail("client certificate", "", &wrong.failure());
+                return told.fail("client certificate", words::wrong(wrong), &wrong.failure());
             }
             let Some(fallback) = live.fallback else {
                 let what = "no rule takes it, and there is no --default-backend-service";
@@ -119,7 +119,7 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
     let view = View { settings, way, asked: &asked, peer, ports: question.ports, clock: &clock };
 
     if let Some(wrong) = wrong {
-        let what = "this host asks its clients for a certificate (auth-tls-secret), and explain shows none";
+        let what = words::wrong(wrong);
         return match client_tls::answer(wrong, &view, paths, &head.uri) {
             Ok(answer) => told.own("client certificate", what, &answer),
             Err(failure) => told.fail("client certificate", what, &failure),

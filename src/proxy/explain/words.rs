@@ -13,6 +13,7 @@ use crate::model::plan::{BackendId, Route, Target};
 use crate::model::routing::Alias;
 use crate::model::settings::{Settings, Trust};
 use crate::proxy::View;
+use crate::proxy::client_tls::Wrong;
 use crate::proxy::forwarded::Told;
 use crate::proxy::peer::Peer;
 
@@ -135,6 +136,19 @@ pub(super) fn host_tls(tls: &HostTls) -> Option<String> {
             _ => "off",
         }
     ))
+}
+
+/// Why a request without a client certificate is not for this host.
+pub(super) fn wrong(wrong: Wrong) -> &'static str {
+    match wrong {
+        Wrong::Connection => {
+            "the handshake was for another host, which asks something else of its clients"
+        }
+        Wrong::Denied => "what this host's auth-tls-secret asks for cannot be had",
+        Wrong::Missing | Wrong::Bad | Wrong::Subject => {
+            "this host asks its clients for a certificate (auth-tls-secret), and explain shows none"
+        }
+    }
 }
 
 pub(super) fn rewrite(view: &View<'_>, head: &request::Parts) -> Option<Step> {
