@@ -2,6 +2,7 @@
 
 mod objects;
 
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -341,6 +342,11 @@ fn counting(args: &Serve) -> anyhow::Result<Counting> {
         }
     }
     Ok(counting)
+}
+
+/// Writes to standard output. That whoever reads it has gone, as `head` does, is no mistake.
+pub fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// The pod's name, or one made up.

@@ -28,8 +28,8 @@ pub async fn run(args: &args::Check) -> anyhow::Result<ExitCode> {
     let objects = app::objects(&args.files, &args.serve, &policy, "lockgate-check").await?;
     let review = review(&objects, &policy, !args.files.is_empty());
     match args.output {
-        Output::Text => print!("{}", text(&review)),
-        Output::Json => println!("{:#}", in_json(&review)),
+        Output::Text => app::say(&text(&review)),
+        Output::Json => app::say(&format!("{:#}\n", in_json(&review))),
     }
     let refused = review.iter().any(|it| it.verdict() == Verdict::Refused);
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })

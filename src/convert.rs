@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
+use crate::app;
 use crate::args;
 use crate::compile::annotation;
 use crate::store::Directory;
@@ -30,7 +31,7 @@ pub fn run(args: &args::Convert) -> anyhow::Result<ExitCode> {
     let mut report = Vec::new();
     let converted: Vec<Value> =
         documents.into_iter().filter_map(|it| convert(it, &mut report)).collect();
-    print!("{}", serde_saphyr::to_string_multiple(&converted)?);
+    app::say(&serde_saphyr::to_string_multiple(&converted)?);
     for line in &report {
         eprintln!("{line}");
     }

@@ -4,7 +4,6 @@
 //! anybody, and nothing is written.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -35,7 +34,7 @@ pub async fn run(args: &args::Explain) -> anyhow::Result<ExitCode> {
         Output::Json => format!("{:#}\n", in_json(&explanation, &notes)),
     };
     // Whoever reads only the beginning has read enough.
-    let _ = std::io::stdout().write_all(said.as_bytes());
+    app::say(&said);
     let served = explanation.answer.is_served();
     Ok(if served { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let command = match args::parse(std::env::args()) {
         Ok(cli) => cli.command,
         Err(Told { text, code: 0 }) => {
-            print!("{text}");
+            app::say(&text);
             return ExitCode::SUCCESS;
         }
         Err(Told { text, code }) => {

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{PATIENCE, certificates, text};
+use crate::app;
 use crate::args::{CertCheck, Output};
 use crate::certs::dns::{Caa, Resolver, Unresolved};
 use crate::certs::selfcheck::{Look, Seen, look_at, look_by};
@@ -51,8 +52,11 @@ pub(super) async fn check(flags: &CertCheck) -> anyhow::Result<bool> {
     let unasked = all["managed"].is_array() && text::find(&all, &host).is_empty();
     let (seen, verdict) = verdict(&host, &looks, objection, unasked);
     match flags.ask.output {
-        Output::Json => println!("{:#}", as_json(&host, &looks, &records, seen, &verdict)),
-        Output::Text => print!("{}", as_text(&host, &looks, &records, seen, &verdict)),
+        Output::Json => {
+            let said = as_json(&host, &looks, &records, seen, &verdict);
+            app::say(&format!("{said:#}\n"));
+        }
+        Output::Text => app::say(&as_text(&host, &looks, &records, seen, &verdict)),
     }
     Ok(seen == "Ok")
 }

@@ -18,6 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
+use crate::app;
 use crate::args::{Ask, Cert, CertCommand, Output};
 
 /// Longest wait for a replica, and for a host's CAA records.
@@ -50,8 +51,8 @@ pub async fn run(cert: &Cert) -> anyhow::Result<ExitCode> {
 async fn list(ask: &Ask) -> anyhow::Result<bool> {
     let all = certificates(ask).await?;
     match ask.output {
-        Output::Json => println!("{:#}", all["managed"]),
-        Output::Text => print!("{}", text::table(&all, now())),
+        Output::Json => app::say(&format!("{:#}\n", all["managed"])),
+        Output::Text => app::say(&text::table(&all, now())),
     }
     Ok(true)
 }
@@ -74,11 +75,14 @@ async fn describe(of: &str, ask: &Ask) -> anyhow::Result<bool> {
         }
     }
     match ask.output {
-        Output::Json => println!("{:#}", found.iter().copied().cloned().collect::<Value>()),
+        Output::Json => {
+            let found: Value = found.iter().copied().cloned().collect();
+            app::say(&format!("{found:#}\n"));
+        }
         Output::Text => {
             let texts: Vec<String> =
                 found.iter().map(|it| text::description(it, &all["ca"], now())).collect();
-            print!("{}", texts.join("\n"));
+            app::say(&texts.join("\n"));
         }
     }
     Ok(found.iter().all(|it| text::is_well(it, now())))

@@ -48,12 +48,12 @@ pub fn switch(text: &str) -> Option<bool> {
 
 /// A duration as Go writes it: `30s`, `5m`, `1h30m`, `250ms`; a bare `0` is allowed, and `d` for days.
 pub fn duration(text: &str) -> Option<Duration> {
+    /// Longer than anybody waits, and short enough for any clock.
+    const MOST: Duration = Duration::from_secs(100 * 366 * 86_400);
     let mut rest = text.trim();
     if rest == "0" {
         return Some(Duration::ZERO);
     }
-    /// Longer than anybody waits, and short enough for any clock.
-    const MOST: Duration = Duration::from_secs(100 * 366 * 86_400);
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
         let number = rest.find(|it: char| !it.is_ascii_digit() && it != '.')?;
