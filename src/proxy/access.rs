@@ -17,7 +17,7 @@ use super::reply::{self, Failure};
 use crate::model::guard::Guard;
 
 pub(super) use basic::user;
-pub(super) use networks::is_blocked;
+pub(super) use networks::{is_blocked, may_ask};
 
 /// What one check says of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
