@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply, any_certificate_of};
 use crate::harness::cluster::Cluster;
+use crate::harness::judge::Judge;
 use crate::harness::lockgate::{
     Lockgate, Pair, backend, ingress, ingress_class, ingress_tls, pair, secret, tls_secret,
 };
@@ -280,8 +281,9 @@ async fn each_mode_tells_endpoints_what_was_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn subjects_pages_and_the_certificate_itself() {
     let web = Backend::start("web").await;
-    let ca = Ca::new("ca");
+    let (ca, judge) = (Ca::new("ca"), Judge::start().await);
     let asks = |more: (&'static str, &'static str)| [("auth-tls-secret", "demo/ca"), more];
+    let url = judge.url("/status/200");
     let lockgate = Lockgate::with_manifests(objects(
         web.addr(),
         &[
@@ -292,6 +294,12 @@ async fn subjects_pages_and_the_certificate_itself() {
                 "pass.test",
                 "/",
                 &asks(("auth-tls-pass-certificate-to-upstream", "true")),
+            ),
+            host(
+                "judged",
+                "judged.test",
+                "/",
+                &[("auth-tls-secret", "demo/ca"), ("auth-url", &url)],
             ),
             secret("ca", &[("ca.crt", &ca.pem)]),
         ],
@@ -320,6 +328,19 @@ async fn subjects_pages_and_the_certificate_itself() {
         assert_eq!(plain.replace('\r', ""), shown.certificate.replace('\r', ""));
         assert_eq!(told(&reply, "ssl-client-issuer-dn").as_deref(), Some("CN=ca,O=Acme"));
         assert_eq!(told(&reply, "ssl-client-subject-dn").as_deref(), Some("CN=client,O=Acme"));
+
+        // A judge is told whom it judges.
+        let call = Call::get("https://judged.test/").header("ssl-client-subject-dn", "CN=admin");
+        assert_eq!(client.request(call).await.unwrap().status, 200);
+        let question = judge.question();
+        for (name, expected) in [
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-subject-dn", "CN=client,O=Acme"),
+            ("ssl-client-issuer-dn", "CN=ca,O=Acme"),
+            ("ssl-client-cert", ""),
+        ] {
+            assert_eq!(question.field(name), expected, "{name}");
+        }
     }
 }
 
