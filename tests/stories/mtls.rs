@@ -29,6 +29,7 @@ use crate::harness::process::{SOON, eventually};
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 const MISSING: &str = "No required SSL certificate was sent";
+const CHALLENGES: &str = "/.well-known/acme-challenge";
 const BAD: &str = "The SSL certificate error";
 
 /// Who issues certificates to clients.
@@ -565,6 +566,21 @@ async fn in_clear_nobody_can_show_a_certificate() {
             host("clear", "clear.test", "/sub/", &clear),
             host("optional", "optional.test", "/", &optional),
             ingress("no-tls", "no-tls.test", &[("/", "Prefix", "web", 80)], &named),
+            ingress(
+                "solver",
+                "solved.test",
+                &[(&format!("{CHALLENGES}/one"), "Exact", "web", 80)],
+                &[],
+            ),
+            // As older releases of cert-manager write it.
+            ingress(
+                "older",
+                "gone.test",
+                &[(&format!("{CHALLENGES}/two"), "Prefix", "web", 80)],
+                &[],
+            ),
+            host("solved", "solved.test", "/", &clear),
+            host("gone", "gone.test", "/", &[("auth-tls-secret", "demo/gone")]),
             secret("ca", &[("ca.crt", &ca.pem)]),
         ],
     ));
@@ -577,16 +593,27 @@ async fn in_clear_nobody_can_show_a_certificate() {
             ("http://clear.test/", 400),
             ("http://optional.test/", 200),
             ("http://no-tls.test/", 400),
+            // A CA asks in clear, and gets to who answers one challenge.
+            ("http://solved.test/CHALLENGES/one", 200),
+            ("http://solved.test/CHALLENGES/other", 400),
+            ("http://gone.test/CHALLENGES/two", 200),
+            ("http://gone.test/CHALLENGES/two/x", 403),
+            ("http://gone.test/", 403),
         ] {
-            let call = Call::get(url)
+            let url = url.replace("/CHALLENGES", CHALLENGES);
+            let call = Call::get(&url)
                 .header("x-forwarded-proto", "https")
                 .header("ssl-client-verify", "SUCCESS");
             let reply = client.request(call).await.unwrap();
             assert_eq!(reply.status, status, "{url}: {}", reply.text());
-            if status == 200 {
+            if status == 200 && !url.contains("gone.test") {
                 assert_eq!(told(&reply, "ssl-client-verify").as_deref(), Some("NONE"), "{url}");
             }
         }
+    }
+    for client in clients(&lockgate, None) {
+        let reply = client.get(&format!("https://solved.test{CHALLENGES}/one")).await.unwrap();
+        assert_eq!(reply.status, 400, "over TLS it is as any other path");
     }
 }
 
