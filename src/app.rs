@@ -21,6 +21,7 @@ use crate::args::{HostOwnership, IssuerFlag, Serve};
 use crate::certs::{
     self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperFlags, KeeperOptions, Local,
 };
+use crate::compile::config::LastSeen;
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
@@ -265,6 +266,7 @@ struct Compiler {
 impl Compiler {
     async fn run(self, mut snapshots: Snapshots) {
         let mut first = None;
+        let mut last = LastSeen::new(self.policy.config_map.clone());
         loop {
             let late = first.map(|it: Instant| it + ACCOUNT_PATIENCE);
             tokio::select! {
@@ -278,6 +280,7 @@ impl Compiler {
                 }
             }
             let Some(objects) = snapshots.borrow_and_update().clone() else { continue };
+            let objects = last.complete(objects);
             first.get_or_insert_with(Instant::now);
             let policy = self.policy.clone();
             let snapshot = objects.clone();

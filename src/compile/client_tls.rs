@@ -61,6 +61,33 @@ pub(super) fn add(
     }
 }
 
+/// Closes hosts whose TLS is to be handed on while somebody has to be asked for a password, or a judge for his
+/// leave: nobody can in TLS that is not read here. To be called when the guards are there.
+pub(super) fn close_guarded(plan: &mut Plan, problems: &mut Vec<Problem>) {
+    for (pattern, host) in &mut plan.hosts {
+        if host.client_tls() != Some(&HostTls::Through) {
+            continue;
+        }
+        let owner = host.owner.clone();
+        let asks =
+            host.paths.values().filter(|it| it.ingress == owner).any(|it| {
+                it.guard.as_ref().is_some_and(|it| it.basic.is_some() || it.judge.is_some())
+            });
+        if !asks {
+            continue;
+        }
+        for route in host.paths.values_mut() {
+            Arc::make_mut(route).client_tls = None;
+        }
+        let text = format!(
+            "ssl-passthrough: TLS of {pattern} cannot be handed on where passwords or an external judge are \
+             asked for: its paths answer 503"
+        );
+        refuse(host, &owner, &text);
+        problems.push(Problem::ingress(&owner, "ClientTls", text));
+    }
+}
+
 /// An Ingress that says something of TLS towards clients.
 struct Saying<'a> {
     name: &'a ObjectName,

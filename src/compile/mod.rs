@@ -137,6 +137,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     client_tls::add(&ours, objects, policy, &mut plan, &mut problems);
 
     access::add(objects, &mut plan, &mut problems);
+    client_tls::close_guarded(&mut plan, &mut problems);
 
     snippets::add(&ours, &mut plan, &mut problems);
 

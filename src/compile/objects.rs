@@ -27,6 +27,8 @@ pub struct Objects {
     pub slices: BTreeMap<ObjectName, Arc<Slice>>,
     pub secrets: BTreeMap<ObjectName, Arc<Secret>>,
     pub config_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
+    /// The ConfigMap of `--configmap` is gone: it is here as it was last seen.
+    pub settings_gone: bool,
     /// Kinds that could never be listed (403, 404): what needs them is degraded, and only that.
     pub unreadable: BTreeSet<Kind>,
     /// Kinds that could be listed once and no longer can: what was seen then is still believed.

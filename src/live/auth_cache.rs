@@ -6,6 +6,7 @@
 //! SHA-256, RFC 2104) whose key is made by chance when the process starts, so neither a password nor a
 //! cookie is held, and nobody can choose whose place to take.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,27 +19,34 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::transport::{Tls, Transport};
 use crate::model::guard::Judge;
+use crate::model::name::ObjectName;
 use crate::model::upstream::{TlsVersions, UpstreamTls};
 
 /// Places for passwords and for answers of judges, each.
 const PLACES: usize = 4096;
-/// For how long a password is taken without looking at its hash again. A hash that was changed or removed
-/// counts at once.
+/// For how long a password is taken without looking at its hash again; a use in the second half of that begins
+/// it anew. A hash that was changed or removed counts at once.
 const PASSWORD: Duration = Duration::from_secs(60);
 /// How often a judge's failures are told at most.
 const PAUSE: Duration = Duration::from_secs(10);
-/// Most requests whose passwords are being checked or wait for it.
+/// Most requests that wait for a password to be checked: all, those for one namespace, those for one Ingress,
+/// and of them those of one client. Whoever guesses passwords keeps few others from having theirs checked.
 const MOST_WAITING: usize = 128;
+const MOST_OF_NAMESPACE: usize = 64;
+const MOST_OF_INGRESS: usize = 32;
+const MOST_OF_CLIENT: usize = 16;
+/// Places to count in, for each of these kinds; who shares one with somebody else shares its bound.
+const COUNTED: usize = 4096;
 
 /// What the checks of all routes have in common.
 #[derive(Debug)]
 pub struct Verdicts {
-    /// Passwords that were right.
-    pub passwords: Cache<()>,
+    /// Passwords that were right, each with when it is to be remembered anew.
+    passwords: Cache<Instant>,
     /// What judges said.
     pub judged: Cache<Judged>,
     hashing: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    waiting: Waiting,
     tls: Tls,
     epoch: Instant,
     /// In which [`PAUSE`] since then the last complaint was.
@@ -77,7 +85,7 @@ impl Default for Verdicts {
             passwords: Cache::default(),
             judged: Cache::default(),
             hashing: Arc::new(Semaphore::new((cores / 2).max(1))),
-            waiting: AtomicUsize::new(0),
+            waiting: Waiting::default(),
             tls: Tls::new(&tls, false),
             epoch: Instant::now(),
             told: AtomicU64::new(0),
@@ -87,14 +95,36 @@ impl Default for Verdicts {
 
 impl Verdicts {
     /// A turn to check a password, which may take seconds of a core; `None` when too many wait.
-    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        let _waiting = Waiting::new(&self.waiting)?;
+    pub async fn turn(&self, asker: Asker<'_>) -> Option<OwnedSemaphorePermit> {
+        let [namespace, ingress, client] = asker.tags(&self.passwords);
+        let Waiting { all, namespaces, ingresses, clients } = &self.waiting;
+        let _waiting = [
+            Place::take(clients.of(&client), MOST_OF_CLIENT)?,
+            Place::take(ingresses.of(&ingress), MOST_OF_INGRESS)?,
+            Place::take(namespaces.of(&namespace), MOST_OF_NAMESPACE)?,
+            Place::take(all, MOST_WAITING)?,
+        ];
         self.hashing.clone().acquire_owned().await.ok()
     }
 
-    /// Until when a password that was found right counts.
-    pub fn password_until(now: Instant) -> Instant {
-        now + PASSWORD
+    /// What a password is found by, for a user with this hash.
+    pub fn tag(&self, hash: &[u8], password: &[u8]) -> Tag {
+        self.passwords.tag(&[hash, password])
+    }
+
+    /// Whether a password was found right lately. While it is used it stays so: all who use a busy one would
+    /// wait for its check at once.
+    pub fn knows(&self, password: Tag, now: Instant) -> bool {
+        let Some(renewal) = self.passwords.find(&password, now) else { return false };
+        if *renewal <= now {
+            self.remember(password, now);
+        }
+        true
+    }
+
+    /// Remembers that a password is right.
+    pub fn remember(&self, password: Tag, now: Instant) {
+        self.passwords.put(password, now + PASSWORD, Arc::new(now + PASSWORD / 2));
     }
 
     /// Whether somebody may be told of a judge that fails: once in a while, however many requests fail.
@@ -113,16 +143,68 @@ impl Verdicts {
     }
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+/// Who wants a password checked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The Ingress that asks for it.
+    pub ingress: &'a ObjectName,
+    /// Where it came from.
+    pub client: IpAddr,
+}
 
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Option<Self> {
-        let waiting = Self(count);
-        (count.fetch_add(1, Ordering::Relaxed) < MOST_WAITING).then_some(waiting)
+impl Asker<'_> {
+    /// Its namespace, its Ingress and, of that, the client. A client has a whole network of IPv6 (RFC 6177).
+    fn tags<T>(&self, cache: &Cache<T>) -> [Tag; 3] {
+        let namespace = self.ingress.namespace.as_bytes();
+        let name = self.ingress.name.as_bytes();
+        let client = match self.client.to_canonical() {
+            IpAddr::V4(it) => it.to_bits().into(),
+            IpAddr::V6(it) => it.to_bits() >> 64,
+        };
+        [
+            cache.tag(&[namespace]),
+            cache.tag(&[namespace, name]),
+            cache.tag(&[namespace, name, &client.to_ne_bytes()]),
+        ]
     }
 }
 
-impl Drop for Waiting<'_> {
+/// How many requests wait for a password to be checked.
+#[derive(Debug, Default)]
+struct Waiting {
+    all: AtomicUsize,
+    namespaces: Counts,
+    ingresses: Counts,
+    clients: Counts,
+}
+
+/// Counts, each found by a tag.
+#[derive(Debug)]
+struct Counts(Box<[AtomicUsize]>);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self(std::iter::repeat_with(AtomicUsize::default).take(COUNTED).collect())
+    }
+}
+
+impl Counts {
+    fn of(&self, tag: &Tag) -> &AtomicUsize {
+        &self.0[usize::try_from(tag.number() % COUNTED as u64).unwrap_or_default()]
+    }
+}
+
+/// One of those that are counted, until it is dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(count: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let place = Self(count);
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -249,20 +331,75 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_many_passwords_at_a_time_are_refused() {
-        let verdicts = Verdicts::default();
+    async fn whoever_guesses_leaves_room_for_others() {
+        let name = |text: &str| text.parse::<ObjectName>().expect("a name");
+        let evil: Vec<_> = (0..3).map(|it| name(&format!("evil/{it}"))).collect();
+        let (own, other, third) = (name("shop/web"), name("shop/api"), name("team/web"));
+        let client = |number: u32| IpAddr::from(number.to_be_bytes());
+        let six = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let mut verdicts = Verdicts::default();
+        // So that no two of them share a place by chance.
+        verdicts.passwords.key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
         let mut turns = Vec::new();
-        for _ in 0..verdicts.hashing.available_permits() {
-            turns.push(verdicts.turn().await.expect("a turn"));
+        for number in 0..verdicts.hashing.available_permits() {
+            let number = u32::try_from(number).expect("few");
+            let asker = Asker { ingress: &own, client: client(number) };
+            turns.push(verdicts.turn(asker).await.expect("a turn"));
         }
-        let mut waiting: Vec<_> = (0..MOST_WAITING).map(|_| Box::pin(verdicts.turn())).collect();
-        for it in &mut waiting {
-            assert!(futures_util::poll!(it).is_pending());
+        let mut waiting = Vec::new();
+        // How many of 200 requests wait, of so many clients each.
+        for (case, ingress, clients, expected) in [
+            ("one client", &own, &[client(1)][..], MOST_OF_CLIENT),
+            ("the same written otherwise", &own, &[six("::ffff:0.0.0.1")], 0),
+            ("one network", &own, &[six("2001:db8::1"), six("2001:db8::2")], MOST_OF_CLIENT),
+            (
+                "many clients of one Ingress",
+                &evil[0],
+                &(100..300).map(client).collect::<Vec<_>>(),
+                MOST_OF_INGRESS,
+            ),
+            (
+                "many of another",
+                &evil[1],
+                &(300..500).map(client).collect::<Vec<_>>(),
+                MOST_OF_INGRESS,
+            ),
+            ("many of a third in one namespace", &evil[2], &[client(1)], 0),
+            ("somebody else there", &own, &[client(2)], 0),
+            ("in another Ingress", &other, &[client(1)], MOST_OF_CLIENT),
+            ("as many as are left", &third, &(500..700).map(client).collect::<Vec<_>>(), 16),
+        ] {
+            let mut found = 0;
+            for turn in 0..200 {
+                let asker = Asker { ingress, client: clients[turn % clients.len()] };
+                let mut it = Box::pin(verdicts.turn(asker));
+                if futures_util::poll!(&mut it).is_pending() {
+                    found += 1;
+                    waiting.push(it);
+                }
+            }
+            assert_eq!(found, expected, "{case}");
         }
-        assert!(verdicts.turn().await.is_none());
+        assert_eq!(waiting.len(), MOST_WAITING);
+        let late = Asker { ingress: &name("last/web"), client: client(9) };
+        assert!(verdicts.turn(late).await.is_none(), "all together");
         turns.clear();
         drop(waiting);
-        assert!(verdicts.turn().await.is_some());
+        assert!(verdicts.turn(late).await.is_some());
+    }
+
+    #[test]
+    fn a_password_in_use_stays_known() {
+        let verdicts = Verdicts::default();
+        let (tag, begin) = (verdicts.tag(b"hash", b"secret"), Instant::now());
+        verdicts.remember(tag, begin);
+        for (seconds, expected) in
+            [(0, true), (29, true), (59, true), (118, true), (177, true), (237, false)]
+        {
+            let now = begin + Duration::from_secs(seconds);
+            assert_eq!(verdicts.knows(tag, now), expected, "after {seconds} s");
+        }
+        assert!(!verdicts.knows(verdicts.tag(b"other", b"secret"), begin));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::model::guard::Guard;
 
 pub(super) use basic::user;
 pub(super) use foresee::{Foreseen, foresee};
-pub(super) use networks::is_blocked;
+pub(super) use networks::{is_blocked, may_ask};
 
 /// What one check says of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]

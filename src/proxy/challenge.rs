@@ -14,6 +14,11 @@ use crate::live::table::Match;
 
 const PREFIX: &str = "/.well-known/acme-challenge/";
 
+/// Whether a path is that of one challenge, and a rule's own: somebody's solver answers it.
+pub(super) fn is_solvers(path: &str, rule: &str) -> bool {
+    path == rule && path.strip_prefix(PREFIX).is_some_and(|it| !it.is_empty())
+}
+
 /// Answers a challenge, unless the host is known and asks for no certificate of ours, or a rule names
 /// this one token, as cert-manager's solvers do.
 pub(super) fn answer(
@@ -43,6 +48,21 @@ fn is_token(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_solver_has_the_path_of_one_challenge() {
+        for (path, rule, expected) in [
+            ("/.well-known/acme-challenge/token", "/.well-known/acme-challenge/token", true),
+            ("/.well-known/acme-challenge/token/x", "/.well-known/acme-challenge/token", false),
+            ("/.well-known/acme-challenge/token", "/.well-known/acme-challenge/", false),
+            ("/.well-known/acme-challenge/token", "/", false),
+            ("/.well-known/acme-challenge/", "/.well-known/acme-challenge/", false),
+            ("/.well-known/acme-challenge", "/.well-known/acme-challenge", false),
+            ("/token", "/token", false),
+        ] {
+            assert_eq!(is_solvers(path, rule), expected, "{path} by {rule}");
+        }
+    }
 
     #[test]
     fn a_token_is_base64url_of_a_sane_length() {

@@ -15,6 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::body::ReplyBody;
 use super::canonical::Refused;
+use super::challenge;
 use super::connection::Link;
 use super::redirect;
 use super::reply::{self, Failure};
@@ -127,6 +128,10 @@ pub(super) fn admit(
     uri: &Uri,
 ) -> Result<Option<Response<ReplyBody>>, Failure> {
     let Some(wrong) = wrong(visit.link, paths) else { return Ok(None) };
+    // Who solves challenges for a CA is asked in clear, where nobody can show a certificate.
+    if !visit.link.peer.tls && challenge::is_solvers(visit.asked.path(uri), &visit.way.route.path) {
+        return Ok(None);
+    }
     answer(wrong, &visit.view(), paths, uri).map(Some)
 }
 
@@ -207,7 +212,7 @@ impl Guard {
     }
 }
 
-/// Tells an endpoint of the client's certificate, where the host asks for one. What a client says of itself in
+/// Tells an endpoint, or an external judge, of the client's certificate, where the host asks for one. What a client says of itself in
 /// these fields was taken out before.
 pub(super) fn vouch(headers: &mut HeaderMap, visit: &Visit<'_>) {
     let Some(way) = visit.trace.way.get() else { return };

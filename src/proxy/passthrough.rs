@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -12,16 +13,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::access;
 use super::connection::Link;
 use super::io::Socket;
 use super::worker::{Seen, Worker};
 use crate::live::WayId;
+use crate::model::access::Blocked;
+use crate::model::guard::Guard;
 
 /// Hands a connection on in a task of its own. It counts as a WebSocket does: until it ends, nothing has
-/// moved for too long, or the process ends.
+/// moved for too long, or the process ends. Who may not ask by his address is cut off: nobody can be told why.
 pub(super) fn hand_on(link: &Link, socket: Socket, seen: Rc<Seen>, way: WayId) {
     let worker = link.worker.clone();
     let client = link.peer.address;
+    let live = &seen.live;
+    let (shared, guard) = (&live.plan.settings.access, &live.way(way).route.guard);
+    if !may_pass(shared.blocked.as_deref(), guard.as_deref(), client.ip()) {
+        worker.dropped("denied");
+        return tracing::debug!(%client, "TLS that is to be handed on, from an address that may not ask");
+    }
     link.meter.begin_request();
     link.worker.tunnel(true, async move {
         let idle = seen.live.plan.settings.tls.stream_timeout;
@@ -37,6 +47,12 @@ pub(super) fn hand_on(link: &Link, socket: Socket, seen: Rc<Seen>, way: WayId) {
             () = worker.closing() => {}
         }
     });
+}
+
+/// Whether an address may ask: all that is known of a client whose TLS nobody here reads.
+fn may_pass(blocked: Option<&Blocked>, guard: Option<&Guard>, address: IpAddr) -> bool {
+    !blocked.is_some_and(|it| it.networks.contains(address))
+        && guard.is_none_or(|it| access::may_ask(it, address))
 }
 
 /// A connection to one of the endpoints: the first of as many as a request would try.
@@ -141,6 +157,30 @@ mod tests {
     use super::*;
 
     const IDLE: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn addresses_are_looked_at_as_those_of_requests() {
+        let list = |text: &str| {
+            Some(text).filter(|it| !it.is_empty()).map(|it| it.parse().expect("a list"))
+        };
+        for (blocked, deny, allow, expected) in [
+            ("", "", "", true),
+            ("192.0.2.0/24", "", "", false),
+            ("192.0.2.0/24", "", "192.0.2.1", false),
+            ("198.51.100.0/24", "", "", true),
+            ("", "192.0.2.1", "", false),
+            ("", "192.0.2.2", "", true),
+            ("", "", "192.0.2.0/24", true),
+            ("", "", "198.51.100.0/24", false),
+        ] {
+            let blocked = list(blocked).map(|networks| Blocked { networks, ..Blocked::default() });
+            let guard = Guard { deny: list(deny), allow: list(allow), ..Guard::default() };
+            let address = IpAddr::from([192, 0, 2, 1]);
+            let found = may_pass(blocked.as_ref(), Some(&guard), address);
+            assert_eq!(found, expected, "{blocked:?}, {guard:?}");
+        }
+        assert!(may_pass(None, None, IpAddr::from([192, 0, 2, 1])));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_moves_stays_and_what_does_not_ends() {

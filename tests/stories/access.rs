@@ -315,6 +315,12 @@ async fn the_config_map_speaks_for_all() {
     let challenge = "GET /.well-known/acme-challenge/0123456789abcdefgh HTTP/1.1";
     raw.send(format!("{challenge}\r\nHost: new.test\r\nUser-Agent: evil/1\r\n\r\n")).await;
     assert_eq!(raw.reply().await.status, Some(200));
+    // When it is deleted nothing becomes open.
+    let rest = [ingress_class(), objects[1..].concat(), backend("web", 80, &[web.addr()])];
+    lockgate.edit(rest.concat());
+    let text = lockgate.problem("ConfigMap").await;
+    assert!(text.contains("it is gone"), "{text}");
+    assert_eq!(from(&lockgate, THERE, "/out", "").await.status, Some(403));
 }
 
 /// nginx from Debian, set up as ingress-nginx's template would.

@@ -21,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply, any_certificate_of};
 use crate::harness::cluster::Cluster;
+use crate::harness::judge::Judge;
 use crate::harness::lockgate::{
     Lockgate, Pair, backend, ingress, ingress_class, ingress_tls, pair, secret, tls_secret,
 };
@@ -28,6 +29,7 @@ use crate::harness::process::{SOON, eventually};
 
 const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 const MISSING: &str = "No required SSL certificate was sent";
+const CHALLENGES: &str = "/.well-known/acme-challenge";
 const BAD: &str = "The SSL certificate error";
 
 /// Who issues certificates to clients.
@@ -280,8 +282,9 @@ async fn each_mode_tells_endpoints_what_was_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn subjects_pages_and_the_certificate_itself() {
     let web = Backend::start("web").await;
-    let ca = Ca::new("ca");
+    let (ca, judge) = (Ca::new("ca"), Judge::start().await);
     let asks = |more: (&'static str, &'static str)| [("auth-tls-secret", "demo/ca"), more];
+    let url = judge.url("/status/200");
     let lockgate = Lockgate::with_manifests(objects(
         web.addr(),
         &[
@@ -292,6 +295,12 @@ async fn subjects_pages_and_the_certificate_itself() {
                 "pass.test",
                 "/",
                 &asks(("auth-tls-pass-certificate-to-upstream", "true")),
+            ),
+            host(
+                "judged",
+                "judged.test",
+                "/",
+                &[("auth-tls-secret", "demo/ca"), ("auth-url", &url)],
             ),
             secret("ca", &[("ca.crt", &ca.pem)]),
         ],
@@ -320,6 +329,19 @@ async fn subjects_pages_and_the_certificate_itself() {
         assert_eq!(plain.replace('\r', ""), shown.certificate.replace('\r', ""));
         assert_eq!(told(&reply, "ssl-client-issuer-dn").as_deref(), Some("CN=ca,O=Acme"));
         assert_eq!(told(&reply, "ssl-client-subject-dn").as_deref(), Some("CN=client,O=Acme"));
+
+        // A judge is told whom it judges.
+        let call = Call::get("https://judged.test/").header("ssl-client-subject-dn", "CN=admin");
+        assert_eq!(client.request(call).await.unwrap().status, 200);
+        let question = judge.question();
+        for (name, expected) in [
+            ("ssl-client-verify", "SUCCESS"),
+            ("ssl-client-subject-dn", "CN=client,O=Acme"),
+            ("ssl-client-issuer-dn", "CN=ca,O=Acme"),
+            ("ssl-client-cert", ""),
+        ] {
+            assert_eq!(question.field(name), expected, "{name}");
+        }
     }
 }
 
@@ -544,6 +566,21 @@ async fn in_clear_nobody_can_show_a_certificate() {
             host("clear", "clear.test", "/sub/", &clear),
             host("optional", "optional.test", "/", &optional),
             ingress("no-tls", "no-tls.test", &[("/", "Prefix", "web", 80)], &named),
+            ingress(
+                "solver",
+                "solved.test",
+                &[(&format!("{CHALLENGES}/one"), "Exact", "web", 80)],
+                &[],
+            ),
+            // As older releases of cert-manager write it.
+            ingress(
+                "older",
+                "gone.test",
+                &[(&format!("{CHALLENGES}/two"), "Prefix", "web", 80)],
+                &[],
+            ),
+            host("solved", "solved.test", "/", &clear),
+            host("gone", "gone.test", "/", &[("auth-tls-secret", "demo/gone")]),
             secret("ca", &[("ca.crt", &ca.pem)]),
         ],
     ));
@@ -556,16 +593,27 @@ async fn in_clear_nobody_can_show_a_certificate() {
             ("http://clear.test/", 400),
             ("http://optional.test/", 200),
             ("http://no-tls.test/", 400),
+            // A CA asks in clear, and gets to who answers one challenge.
+            ("http://solved.test/CHALLENGES/one", 200),
+            ("http://solved.test/CHALLENGES/other", 400),
+            ("http://gone.test/CHALLENGES/two", 200),
+            ("http://gone.test/CHALLENGES/two/x", 403),
+            ("http://gone.test/", 403),
         ] {
-            let call = Call::get(url)
+            let url = url.replace("/CHALLENGES", CHALLENGES);
+            let call = Call::get(&url)
                 .header("x-forwarded-proto", "https")
                 .header("ssl-client-verify", "SUCCESS");
             let reply = client.request(call).await.unwrap();
             assert_eq!(reply.status, status, "{url}: {}", reply.text());
-            if status == 200 {
+            if status == 200 && !url.contains("gone.test") {
                 assert_eq!(told(&reply, "ssl-client-verify").as_deref(), Some("NONE"), "{url}");
             }
         }
+    }
+    for client in clients(&lockgate, None) {
+        let reply = client.get(&format!("https://solved.test{CHALLENGES}/one")).await.unwrap();
+        assert_eq!(reply.status, 400, "over TLS it is as any other path");
     }
 }
 

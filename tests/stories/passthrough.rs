@@ -133,6 +133,41 @@ async fn what_cannot_be_handed_on_is_closed() {
     assert_eq!(reply.status, 200);
 }
 
+/// Nobody reads what is handed on, but whose it is shows all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_ask_is_cut_off() {
+    const LIST: &str = "nginx.ingress.kubernetes.io/whitelist-source-range";
+    let ca = Authority::new("inner");
+    let inner = Endpoint::start("inner", Speech::h1().tls(&ca.issue("pass.test"))).await;
+    let web = Backend::start("web").await;
+    let settings = |blocked: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: demo, name: settings}}\n\
+             data: {{block-cidrs: \"{blocked}\"}}\n"
+        )
+    };
+    let root = [("/", "Prefix", "inner", 443)];
+    let listed =
+        |name, list| ingress_tls(name, &format!("{name}.test"), &root, &[PASS, (LIST, list)], "");
+    let lists = listed("here", "127.0.0.0/8") + &listed("there", "203.0.113.0/24");
+    let objects = objects(&inner, &web) + &lists;
+    let lockgate = passing(objects.clone() + &settings("")).args(["--configmap=demo/settings"]);
+    let lockgate = lockgate.start().await;
+    lockgate.no_problem().await;
+    let client = lockgate.tls_client().timeout(SOON);
+    assert_eq!(client.get("https://here.test/").await.unwrap().status, 200);
+    let begun = inner.connections();
+    assert!(client.get("https://there.test/").await.is_err());
+    assert_eq!(inner.connections(), begun, "the endpoint is not told");
+    let denied = lockgate.metric("lockgate_connections_dropped_total", &["denied"]).await;
+    assert!(denied > 0.0, "{}", lockgate.metrics().await);
+    lockgate.edit(objects + &settings("127.0.0.0/8"));
+    eventually("the block", SOON, async || client.get("https://here.test/").await.is_err()).await;
+    let begun = inner.connections();
+    assert!(client.get("https://pass.test/").await.is_err());
+    assert_eq!(inner.connections(), begun);
+}
+
 /// It counts while it lasts, outlives what is served, and ends with the process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_lasts_until_the_end() {

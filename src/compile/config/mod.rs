@@ -8,6 +8,7 @@ mod answering;
 mod base;
 mod client_tls;
 mod copies;
+mod last;
 mod rate;
 mod routing;
 
@@ -18,6 +19,8 @@ use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::settings::Settings;
 use crate::model::value::boolean;
+
+pub use last::LastSeen;
 
 /// One key: its name, what it is for, and what is done with it.
 pub struct Key {
@@ -185,7 +188,8 @@ fn is_moot(name: &str) -> bool {
     })
 }
 
-/// Reads the ConfigMap; without one, ingress-nginx's defaults.
+/// Reads the ConfigMap; without one, ingress-nginx's defaults. One that may not be read could protect
+/// anything: every path answers 503.
 pub(super) fn settings(
     objects: &Objects,
     policy: &Policy,
@@ -197,9 +201,20 @@ pub(super) fn settings(
         problems.push(Problem { kind: Kind::ConfigMap, object: name.clone(), reason, text });
     };
     let Some(map) = objects.config_maps.get(name) else {
+        if objects.unreadable.contains(&Kind::ConfigMap) {
+            let text = "--configmap names it, but it may not be read: every path answers 503";
+            settings.refusal = Some(text.to_owned());
+            report("ConfigMap", text.to_owned());
+            return settings;
+        }
         report("ConfigMap", "--configmap names it, but it is not there: defaults hold".to_owned());
         return settings;
     };
+    if objects.settings_gone {
+        let text = "--configmap names it, but it is gone: what it said last holds until it is back \
+                    (an empty one has the defaults)";
+        report("ConfigMap", text.to_owned());
+    }
     // In the table's order, so that a key which builds on another finds it read.
     for key in keys() {
         let Some(value) = map.data.get(key.name) else { continue };

@@ -1,7 +1,8 @@
 //! Passwords by RFC 7617.
 //!
 //! Checking one may take a core for seconds, so that is done beside the worker, a few at a time; one that
-//! was right is not checked again for a minute. Whoever gives up does not end the check that was begun.
+//! was right is not checked again for a minute, nor while it is used. Whoever gives up does not end the check
+//! that was begun.
 
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 
 use super::{Opinion, Refusal};
-use crate::live::auth_cache::Verdicts;
+use crate::live::auth_cache::{Asker, Verdicts};
 use crate::model::guard::Basic;
 use crate::model::htpasswd::Hash;
 use crate::proxy::Visit;
@@ -25,7 +26,7 @@ pub(super) async fn opinion(
 ) -> Result<Opinion, Failure> {
     if let Some((name, password)) = credentials(headers)
         && let Some(hash) = basic.users.find(&name)
-        && is_right(hash, password, &visit.live.verdicts).await?
+        && is_right(hash, password, asker(visit), &visit.live.verdicts).await?
     {
         return Ok(Opinion::Granted);
     }
@@ -43,18 +44,26 @@ pub(super) fn plainly(basic: &Basic, headers: &HeaderMap) -> Opinion {
     Opinion::Refused(Refusal::unauthorized(vec![basic.challenge.clone()]))
 }
 
-async fn is_right(hash: &Hash, password: Vec<u8>, verdicts: &Verdicts) -> Result<bool, Failure> {
+fn asker<'a>(visit: &Visit<'a>) -> Asker<'a> {
+    Asker { ingress: &visit.way.route.ingress, client: visit.peer.address.ip() }
+}
+
+async fn is_right(
+    hash: &Hash,
+    password: Vec<u8>,
+    asker: Asker<'_>,
+    verdicts: &Verdicts,
+) -> Result<bool, Failure> {
     if hash.is_quick() {
         return Ok(hash.is_of(&password));
     }
-    let known = &verdicts.passwords;
-    let tag = known.tag(&[&hash.identity(), &password]);
-    if known.find(&tag, Instant::now()).is_some() {
+    let tag = verdicts.tag(&hash.identity(), &password);
+    if verdicts.knows(tag, Instant::now()) {
         return Ok(true);
     }
-    let turn = verdicts.turn().await.ok_or(Failure::Overloaded)?;
+    let turn = verdicts.turn(asker).await.ok_or(Failure::Overloaded)?;
     // Somebody with the same password may have been first.
-    if known.find(&tag, Instant::now()).is_some() {
+    if verdicts.knows(tag, Instant::now()) {
         return Ok(true);
     }
     let hash = hash.clone();
@@ -64,8 +73,7 @@ async fn is_right(hash: &Hash, password: Vec<u8>, verdicts: &Verdicts) -> Result
     });
     let right = checked.await.unwrap_or(false);
     if right {
-        let until = Verdicts::password_until(Instant::now());
-        known.put(tag, until, ().into());
+        verdicts.remember(tag, Instant::now());
     }
     Ok(right)
 }
@@ -98,6 +106,7 @@ pub(in crate::proxy) fn user(field: &HeaderValue) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::name::ObjectName;
 
     #[test]
     fn only_the_name_of_a_user_is_read() {
@@ -132,13 +141,15 @@ mod tests {
     #[tokio::test]
     async fn a_password_that_was_right_is_not_checked_again() {
         let verdicts = Verdicts::default();
+        let ingress = ObjectName::new("shop", "web");
+        let asker = Asker { ingress: &ingress, client: [192, 0, 2, 1].into() };
         let hash = Hash::parse("$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a");
         let hash = hash.expect("a hash");
         for (password, expected) in [("secret", true), ("wrong", false), ("secret", true)] {
-            let found = is_right(&hash, password.into(), &verdicts).await;
+            let found = is_right(&hash, password.into(), asker, &verdicts).await;
             assert_eq!(found.ok(), Some(expected), "{password}");
-            let tag = verdicts.passwords.tag(&[&hash.identity(), password.as_bytes()]);
-            let known = verdicts.passwords.find(&tag, Instant::now()).is_some();
+            let tag = verdicts.tag(&hash.identity(), password.as_bytes());
+            let known = verdicts.knows(tag, Instant::now());
             assert_eq!(known, expected, "{password}");
         }
     }

@@ -30,6 +30,7 @@ use crate::model::host::Authority;
 use crate::proxy::Visit;
 use crate::proxy::body::ReplyBody;
 use crate::proxy::canonical::Asked;
+use crate::proxy::client_tls;
 use crate::proxy::headers;
 use crate::proxy::observe::Extra;
 use crate::proxy::phrase;
@@ -194,6 +195,7 @@ impl Question {
         for name in headers::FOR_ENDPOINTS {
             asked.headers.remove(name);
         }
+        client_tls::vouch(&mut asked.headers, visit);
         // It is to decide on what an endpoint would get: without dot segments.
         let target = canonical.target(&head.uri);
         let url = original_url(canonical, peer.scheme(), target.as_str());

@@ -22,6 +22,11 @@ pub(super) fn opinion(guard: &Guard, address: IpAddr) -> Opinion {
     }
 }
 
+/// Whether they let an address ask at all.
+pub(in crate::proxy) fn may_ask(guard: &Guard, address: IpAddr) -> bool {
+    !matches!(opinion(guard, address), Opinion::Refused(_))
+}
+
 /// Whether the ConfigMap blocks a client, by its address or what its request says of it.
 pub(in crate::proxy) fn is_blocked(
     blocked: &Blocked,
