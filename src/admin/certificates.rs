@@ -120,6 +120,7 @@ fn ca(health: &Health, thumbprint: Option<&str>, leads: bool) -> Value {
         "leader": leads,
         "up": leads.then_some(health.ca_up),
         "error": health.ca_error,
+        "blocked": health.blocked,
         "retryAt": health.ca_retry_at.map(moment),
         "clockSkewSeconds": leads.then_some(health.skew),
         "limitedUntil": limited,

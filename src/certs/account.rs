@@ -34,10 +34,18 @@ pub(super) struct Stored(StoredSecret);
 /// Reads the account's Secret, or makes one with a new key.
 pub(super) async fn load(vault: &Vault, name: &ObjectName) -> Result<Stored, Trouble> {
     if let Some(found) = vault.secret(name).await? {
-        return Ok(Stored(found));
+        let mut stored = Stored(found);
+        // Without it, or with another key's, nobody would answer a challenge.
+        if let Ok(thumbprint) = stored.thumbprint()
+            && stored.text(THUMBPRINT) != Some(&thumbprint)
+        {
+            stored.0.data.insert(THUMBPRINT.to_owned(), thumbprint.into_bytes());
+            vault.write(&mut stored.0).await?;
+        }
+        return Ok(stored);
     }
     let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-        .map_err(|_| Trouble::Unusable("no account key could be made".to_owned()))?;
+        .map_err(|_| Trouble::Key("none could be made".to_owned()))?;
     let made = made.as_ref().to_vec();
     let data = [(KEY, made.clone()), (THUMBPRINT, thumbprint(&made)?.into_bytes())];
     let mut secret = StoredSecret {
@@ -46,7 +54,7 @@ pub(super) async fn load(vault: &Vault, name: &ObjectName) -> Result<Stored, Tro
         data: BTreeMap::from(data.map(|(name, value)| (name.to_owned(), value))),
         annotations: BTreeMap::from([(MANAGED.to_owned(), "v1".to_owned())]),
         labels: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())]),
-        version: None,
+        ..StoredSecret::default()
     };
     match vault.write(&mut secret).await {
         Ok(()) => {
@@ -67,13 +75,16 @@ impl Stored {
     pub(super) fn key(&self) -> Result<PrivatePkcs8KeyDer<'static>, Trouble> {
         match self.0.data.get(KEY) {
             Some(key) => Ok(key.clone().into()),
-            None => Err(Trouble::Unusable(format!("Secret {} holds no {KEY}", self.0.name))),
+            None => Err(Trouble::Key(format!("Secret {} holds no {KEY}", self.0.name))),
         }
     }
 
     /// What challenges are answered with.
     pub(super) fn thumbprint(&self) -> Result<String, Trouble> {
-        thumbprint(self.key()?.secret_pkcs8_der())
+        thumbprint(self.key()?.secret_pkcs8_der()).map_err(|it| match it {
+            Trouble::Key(text) => Trouble::Key(format!("Secret {}: {text}", self.0.name)),
+            other => other,
+        })
     }
 
     /// Its URL at the CA of this directory, where it is registered there.
@@ -115,11 +126,11 @@ impl Stored {
 /// RFC 7638: the hash of the public key as JSON, its members in order and without spaces.
 fn thumbprint(pkcs8: &[u8]) -> Result<String, Trouble> {
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8)
-        .map_err(|_| Trouble::Unusable("the account's key cannot be read".to_owned()))?;
+        .map_err(|_| Trouble::Key(format!("{KEY} is no key on P-256 in PKCS #8")))?;
     // 4 || x || y, of 32 octets each.
     let point = pair.public_key().as_ref();
     let (Some(x), Some(y)) = (point.get(1..33), point.get(33..65)) else {
-        return Err(Trouble::Unusable("the account's key is not on P-256".to_owned()));
+        return Err(Trouble::Key(format!("{KEY} is no key on P-256 in PKCS #8")));
     };
     let encode = |it: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(it);
     let key = format!(r#"{{"crv":"P-256","kty":"EC","x":"{}","y":"{}"}}"#, encode(x), encode(y));
@@ -128,7 +139,10 @@ fn thumbprint(pkcs8: &[u8]) -> Result<String, Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trouble::Class;
     use super::*;
+    use crate::lease::Leadership;
+    use crate::store::{Directory, Store};
 
     /// A changed address is no other account, and another CA has no account with its URL.
     #[test]
@@ -141,6 +155,38 @@ mod tests {
         assert_eq!(stored.url("https://staging"), None);
         assert!(stored.has_contact(Some("me@a.test")));
         assert!(!stored.has_contact(Some("you@a.test")) && !stored.has_contact(None));
+    }
+
+    /// A thumbprint that is missing, or of another key, would leave every challenge unanswered.
+    #[tokio::test]
+    async fn r_acc_the_thumbprint_beside_the_key_is_the_keys() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::Directory(Directory::new([], directory.path().join("issued")));
+        let vault = Vault::new(store, Leadership::sole());
+        let name = ObjectName::new("lockgate", "account");
+        let made = load(&vault, &name).await.expect("an account");
+        let right = made.thumbprint().expect("a thumbprint");
+        for entry in [None, Some(""), Some("another"), Some(&*format!("{right}\n"))] {
+            let mut secret = vault.secret(&name).await.expect("a store").expect("a Secret");
+            secret.data.remove(THUMBPRINT);
+            let bytes = entry.map(|it| it.as_bytes().to_vec());
+            secret.data.extend(bytes.map(|it| (THUMBPRINT.to_owned(), it)));
+            vault.write(&mut secret).await.expect("written");
+            load(&vault, &name).await.expect("an account");
+            let found = vault.secret(&name).await.expect("a store").expect("a Secret");
+            assert_eq!(found.data[THUMBPRINT], right.as_bytes(), "{entry:?}");
+        }
+    }
+
+    /// A key that is broken is nobody's names' fault.
+    #[test]
+    fn a_key_that_cannot_be_read_is_our_own_trouble() {
+        for data in [None, Some(b"broken".to_vec())] {
+            let data = data.map(|it| (KEY.to_owned(), it)).into_iter().collect();
+            let stored = Stored(StoredSecret { data, ..StoredSecret::default() });
+            let trouble = stored.thumbprint().expect_err("no key");
+            assert_eq!((trouble.class(), trouble.reason()), (Class::F, "NotReady"), "{trouble}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A CA that speaks ACME, and our account with it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use instant_acme::{Account, Key};
@@ -50,6 +50,17 @@ pub struct Acme {
     pub(super) wall: fn() -> Timestamp,
     /// The account, made when it is first needed.
     pub(super) account: Arc<Mutex<Option<Held>>>,
+    /// What is asked while that is being made.
+    known: Arc<std::sync::Mutex<Known>>,
+}
+
+/// What is known of the account.
+#[derive(Debug, Default)]
+struct Known {
+    /// Its URL, once it was needed.
+    url: Option<String>,
+    /// That of the key with which challenges are answered.
+    thumbprint: Option<String>,
 }
 
 impl std::fmt::Debug for Acme {
@@ -63,6 +74,8 @@ impl std::fmt::Debug for Acme {
 pub(super) struct Held {
     pub(super) account: Account,
     pub(super) directory: Directory,
+    /// That of its key.
+    thumbprint: String,
     since: Instant,
 }
 
@@ -90,7 +103,13 @@ impl Acme {
     ) -> anyhow::Result<Self> {
         let client = AcmeClient::new(options.trust.as_deref(), leadership, wall)?;
         let client = client.measured(Meter::new(metrics, &options.directory));
-        Ok(Self { options: Arc::new(options), client, wall, account: Arc::default() })
+        Ok(Self {
+            options: Arc::new(options),
+            client,
+            wall,
+            account: Arc::default(),
+            known: Arc::default(),
+        })
     }
 
     /// The directory's URL: the name of this issuer.
@@ -110,8 +129,11 @@ impl Acme {
 
     /// The account's URL, once it was needed.
     pub(super) fn account_url(&self) -> Option<String> {
-        let held = self.account.try_lock().ok()?;
-        held.as_ref().map(|it| it.account.id().to_owned())
+        self.known().url.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What every replica answers challenges with (RFC 8555 section 8.1).
@@ -124,9 +146,22 @@ impl Acme {
         Ok(self.held(vault).await?.account.id().to_owned())
     }
 
-    /// Sees to it that the account's key exists, so that replicas can answer challenges.
+    /// Sees to it that the account's key exists, so that replicas can answer challenges; what was known of
+    /// another key is forgotten.
     pub(super) async fn prepare(&self, vault: &Vault) -> Result<(), Trouble> {
-        account::load(vault, &self.options.account).await.map(drop)
+        let thumbprint = self.thumbprint(vault).await?;
+        let mut known = self.known();
+        if known.thumbprint.as_ref().is_some_and(|it| *it != thumbprint) {
+            tracing::warn!("somebody changed the ACME account's key");
+            known.url = None;
+        }
+        known.thumbprint = Some(thumbprint);
+        Ok(())
+    }
+
+    /// Whether challenges that are answered with `thumbprint` are answered with our key.
+    pub(super) fn is_known_by(&self, thumbprint: Option<&str>) -> bool {
+        thumbprint.is_some() && self.known().thumbprint.as_deref() == thumbprint
     }
 
     /// Asks for the directory, and for nothing else.
@@ -159,13 +194,21 @@ impl Acme {
     /// however often it is done.
     pub(super) async fn held(&self, vault: &Vault) -> Result<Held, Trouble> {
         let mut held = self.account.lock().await;
+        // Another key would be another account, whose challenges nobody answers.
+        let ours = self.known().thumbprint.clone();
+        let is_ours = |it: &str| ours.as_ref().is_none_or(|ours| ours == it);
         if let Some(held) = &*held
             && held.since.elapsed() < DIRECTORY
+            && is_ours(&held.thumbprint)
         {
             return Ok(held.clone());
         }
         let directory = self.directory().await?;
         let mut stored = account::load(vault, &self.options.account).await?;
+        let thumbprint = stored.thumbprint()?;
+        if !is_ours(&thumbprint) {
+            return Err(Trouble::Key("it was changed a moment ago".to_owned()));
+        }
         let (name, email) = (&self.options.directory, self.options.email.as_deref());
         let account = match stored.url(name).map(str::to_owned) {
             Some(url) => self.restored(url, stored.key()?).await?,
@@ -184,7 +227,8 @@ impl Acme {
             stored.note(vault, name, account.id(), email).await?;
         }
         tracing::info!(account = account.id(), "ACME account ready");
-        let made = Held { account, directory, since: Instant::now() };
+        self.known().url = Some(account.id().to_owned());
+        let made = Held { account, directory, thumbprint, since: Instant::now() };
         *held = Some(made.clone());
         Ok(made)
     }
@@ -208,8 +252,7 @@ impl Acme {
             return self.restored(url, pkcs8).await;
         }
         let copy = PrivatePkcs8KeyDer::from(pkcs8.secret_pkcs8_der().to_vec());
-        let key = Key::from_pkcs8_der(copy)
-            .map_err(|it| Trouble::Unusable(format!("the account's key: {it}")))?;
+        let key = Key::from_pkcs8_der(copy).map_err(|it| Trouble::Key(it.to_string()))?;
         let builder = Account::builder_with_http(Box::new(self.client.clone()));
         let made = builder.create_from_key((key, PrivateKeyDer::Pkcs8(pkcs8)), directory).await;
         made.map(|(account, _)| account).map_err(|error| self.sort_now(error))
@@ -221,5 +264,21 @@ impl Acme {
             let text = format!("its directory cannot be read: {error}");
             Trouble::Down { text, wait: answer.wait }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Issuer;
+    use super::super::desk::tests::keeper;
+
+    /// A certificate that is stored while the account is being made ready again says whose it is.
+    #[tokio::test]
+    async fn the_accounts_url_is_known_while_it_is_made_ready() {
+        let Issuer::Acme(acme) = keeper().issuer else { panic!("another issuer") };
+        assert_eq!(acme.account_url(), None);
+        acme.known().url = Some("https://ca.test/1".to_owned());
+        let _busy = acme.account.lock().await;
+        assert_eq!(acme.account_url().as_deref(), Some("https://ca.test/1"));
     }
 }

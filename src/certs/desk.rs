@@ -40,6 +40,8 @@ pub(super) struct Desk {
     pub(super) sights: HashMap<ObjectName, (BTreeSet<String>, Sight)>,
     /// What waits for a moment, for reasons that are nobody else's.
     pub(super) paused: HashMap<ObjectName, Paused>,
+    /// How often what somebody asked to revoke was not, and until when that waits; nothing else does.
+    pub(super) unrevoked: HashMap<ObjectName, (u32, Instant)>,
     pub(super) breaker: Breaker,
     /// Since when each is no longer wanted whose order may have left a record.
     left: HashMap<ObjectName, Instant>,
@@ -112,6 +114,7 @@ impl Desk {
         self.windows.retain(|name, _| is_wanted(name));
         self.sights.retain(|name, _| is_wanted(name));
         self.paused.retain(|name, _| is_wanted(name));
+        self.unrevoked.retain(|name, _| is_wanted(name));
     }
 
     /// The names that a Secret is wanted with.
@@ -167,7 +170,13 @@ impl Desk {
                 }
             }
         }
-        if let (Some(reason), Some(held)) = (marks.get(marks::REVOKE), &wanted.held) {
+        if marks.get(marks::REVOKE).is_none() {
+            self.unrevoked.remove(name);
+        }
+        let waits = self.unrevoked.get(name).is_some_and(|(_, until)| Instant::now() < *until);
+        if let (Some(reason), Some(held)) = (marks.get(marks::REVOKE), &wanted.held)
+            && !waits
+        {
             return match self.outage() {
                 Some(step) => step,
                 None => Step::Do(Task::Revoke(held.clone(), reason.to_owned())),
@@ -389,4 +398,4 @@ fn published(keeper: &Keeper, wanted: &Wanted) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

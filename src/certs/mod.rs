@@ -201,9 +201,12 @@ impl Keeper {
         }
     }
 
-    /// Whether a challenge would be answered: the thumbprint has come round to us.
+    /// Whether a challenge would be answered: the thumbprint of the account's key has come round to us.
     fn answerable(&self, plan: &Plan) -> bool {
-        matches!(self.issuer, Issuer::Local(_)) || plan.thumbprint.is_some()
+        match &self.issuer {
+            Issuer::Acme(acme) => acme.is_known_by(plan.thumbprint.as_deref()),
+            Issuer::Local(_) => true,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::acme::{Acme, Directory, Held};
 use super::doing::Doing;
-use super::refusal::{is_a, is_about_replacing, is_gone, refusal};
+use super::refusal::{Gone, gone, is_a, is_about_replacing};
 use super::standing::State;
 use super::trouble::Trouble;
 use super::vault::Vault;
@@ -44,15 +44,18 @@ impl Acme {
     /// Takes up the order at `url`.
     pub(super) async fn find(&self, vault: &Vault, url: &str) -> Result<Found, Trouble> {
         let account = self.held(vault).await?.account;
-        match account.order(url.to_owned()).await {
+        let mut answer = account.order(url.to_owned()).await;
+        if answer.as_ref().is_err_and(|it| gone(it) == Some(Gone::Perhaps)) {
+            // One odd answer is no reason to give up what may be issued by now.
+            answer = account.order(url.to_owned()).await;
+        }
+        match answer {
             Ok(mut order) => match order.state().status {
                 OrderStatus::Invalid => Err(self.reasons(&mut order).await),
                 _ => Ok(Found::Order(Box::new(Placed { order }))),
             },
-            Err(error) => match refusal(&error) {
-                Some((problem, status)) if is_gone(problem, status) => Ok(Found::Gone),
-                _ => Err(self.sort(error).await),
-            },
+            Err(error) if gone(&error).is_some() => Ok(Found::Gone),
+            Err(error) => Err(self.sort(error).await),
         }
     }
 
@@ -148,7 +151,10 @@ impl Acme {
         match order.poll_certificate(&ISSUANCE).await {
             Ok(chain) => Ok(chain),
             // The order has a reason of its own, or ended without one.
-            Err(Error::Api(problem)) => Err(self.sort_problem(&problem, None, None)),
+            Err(Error::Api(problem)) => Err(self.ended(&problem)),
+            Err(_) if order.state().status == OrderStatus::Invalid => {
+                Err(self.reasons(&mut order).await)
+            }
             Err(error) => Err(self.sort(error).await),
         }
     }

@@ -57,18 +57,15 @@ impl Office {
                 self.tell(&wanted, "CertificateRevoked", &text, false);
                 self.settled(&name, &wanted);
             }
-            Done::Written(name, wanted, Err(trouble))
-            | Done::Restored(name, wanted, Err(trouble))
-            | Done::Revoked(name, wanted, Err(trouble)) => {
+            Done::Revoked(name, wanted, Err(trouble)) => {
                 self.trip(&trouble, now);
-                if trouble.concerns_owner() {
-                    self.tell(
-                        &wanted,
-                        trouble.reason(),
-                        &format!("Secret {name}: {trouble}"),
-                        true,
-                    );
-                }
+                self.tell_failure(&name, &wanted, &trouble);
+                self.hold_revocation(&name, &trouble, now);
+            }
+            Done::Written(name, wanted, Err(trouble))
+            | Done::Restored(name, wanted, Err(trouble)) => {
+                self.trip(&trouble, now);
+                self.tell_failure(&name, &wanted, &trouble);
                 self.hold(&name, Some((&wanted, &trouble)), State::Backoff, trouble.to_string());
             }
             Done::Window(name, wanted, ari) => self.informed(&name, &wanted, ari),
@@ -83,6 +80,12 @@ impl Office {
             }
             Done::Probed(Ok(())) => self.desk.breaker.half_close(),
             Done::Probed(Err(trouble)) => self.trip(&trouble, now),
+        }
+    }
+
+    fn tell_failure(&mut self, name: &ObjectName, wanted: &Wanted, trouble: &Trouble) {
+        if trouble.concerns_owner() {
+            self.tell(wanted, trouble.reason(), &format!("Secret {name}: {trouble}"), true);
         }
     }
 
@@ -136,7 +139,7 @@ impl Office {
         self.desk.paused.insert(name.clone(), paused);
     }
 
-    fn failed(&mut self, item: &Item, trouble: &Trouble, now: i64) {
+    pub(super) fn failed(&mut self, item: &Item, trouble: &Trouble, now: i64) {
         let Item { name, wanted, .. } = item;
         self.trip(trouble, now);
         self.tell_clock(wanted);
@@ -160,7 +163,9 @@ impl Office {
             self.tell(wanted, trouble.reason(), &text, true);
         }
         let state = if class == Class::H { State::Blocked } else { State::Backoff };
-        if matches!(class, Class::F | Class::H) || matches!(trouble, Trouble::Unfinished(_)) {
+        // What one request of this item alone meets must not look like the CA to all others, again and
+        // again: while one order goes ahead, it is another's.
+        if matches!(class, Class::A | Class::F | Class::H) {
             self.hold(name, Some((wanted, trouble)), state, trouble.to_string());
         }
     }
@@ -182,13 +187,26 @@ impl Office {
             }
             None => 60,
         };
-        // Budgets are looked at again each time; only what asks again and again is to wait.
-        let spent = of.is_some_and(|(_, it)| it.class() == Class::H);
-        let seconds = if spent { seconds.min(600) } else { seconds };
+        let seconds = match of.map(|(_, it)| it.class()) {
+            // Budgets are looked at again each time; only what asks again and again is to wait.
+            Some(Class::H) => seconds.min(600),
+            // For longer all wait, not this one.
+            Some(Class::A) => seconds.min(1_800),
+            _ => seconds,
+        };
         let names = of.map_or_else(|| self.desk.names(name), |(it, _)| it.names.clone());
         let time = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
         let until = Instant::now() + time;
         self.desk.paused.insert(name.clone(), Paused { until, failures, names, state, why });
+    }
+
+    /// Lets a revocation wait, and nothing else: what is held is renewed and put back meanwhile.
+    pub(super) fn hold_revocation(&mut self, name: &ObjectName, trouble: &Trouble, now: i64) {
+        let failures = self.desk.unrevoked.get(name).map_or(0, |it| it.0).saturating_add(1);
+        let seconds =
+            trouble.pause(failures, super::spread(&name.to_string(), failures), None, now);
+        let until = Instant::now() + Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
+        self.desk.unrevoked.insert(name.clone(), (failures, until));
     }
 
     /// What an error says of the CA as a whole.

@@ -63,14 +63,17 @@ impl Record {
             let is = |entry: &str, text: &str| {
                 it.data.get(entry).is_some_and(|it| it == text.as_bytes())
             };
-            is("names", &names)
+            // One that somebody robbed of its key would be of no use for ever.
+            let whole = ["key.pem", "csr.der"].iter().all(|entry| it.data.contains_key(*entry));
+            whole
+                && is("names", &names)
                 && is("issuer", claim.issuer)
                 && is("profile", claim.profile)
                 && !is_over(it, claim.held, claim.key.is_some())
         });
         let mut record = match found {
             Some(found) if same => Self(found),
-            found => Self::new(place, claim, names, found.and_then(|it| it.version))?,
+            found => Self::new(place, claim, names, found)?,
         };
         let attempt = record.text("attempt").and_then(|it| it.parse().ok()).unwrap_or(0_u32);
         record.set("attempt", &attempt.saturating_add(1).to_string());
@@ -83,7 +86,7 @@ impl Record {
         place: ObjectName,
         claim: &Claim<'_>,
         names: String,
-        version: Option<String>,
+        found: Option<StoredSecret>,
     ) -> Result<Self, Trouble> {
         let failed = |it: rcgen::Error| Trouble::Unusable(it.to_string());
         let key = match claim.key.map(KeyPair::from_pem) {
@@ -102,6 +105,7 @@ impl Record {
             ("profile", claim.profile.as_bytes().to_vec()),
             ("secret", claim.secret.to_string().into_bytes()),
         ];
+        let (version, rest) = found.map(|it| (it.version, it.rest)).unwrap_or_default();
         Ok(Self(StoredSecret {
             name: place,
             kind: "Opaque".to_owned(),
@@ -112,6 +116,7 @@ impl Record {
                 MANAGER.to_owned(),
             )]),
             version,
+            rest,
         }))
     }
 

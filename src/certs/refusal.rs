@@ -54,9 +54,7 @@ impl Acme {
         status: Option<u16>,
         wait: Option<i64>,
     ) -> Trouble {
-        let text = described(problem);
-        let bad: Vec<String> =
-            problem.subproblems.iter().filter_map(|it| name_of(it.identifier.as_ref())).collect();
+        let (text, bad) = (described(problem), names_in(problem));
         match kind(problem) {
             "rateLimited" => self.limited(text, wait),
             _ if status == Some(429) => self.limited(text, wait),
@@ -76,14 +74,33 @@ impl Acme {
         }
     }
 
+    /// Why an order ended, by the problem in it.
+    ///
+    /// It will not go on, so nobody waits for it, and it says nothing of the CA as a whole: what would do
+    /// both in an answer does neither here.
+    pub(super) fn ended(&self, problem: &Problem) -> Trouble {
+        match self.sort_problem(problem, None, None) {
+            trouble @ (Trouble::Invalid { .. } | Trouble::Refused { .. }) => trouble,
+            // That of a request, which instant-acme gave up.
+            trouble if kind(problem) == "badNonce" => trouble,
+            _ => {
+                let text = format!("the order ended with {}", described(problem));
+                Trouble::Invalid { text, bad: names_in(problem) }
+            }
+        }
+    }
+
     /// What the CA says went wrong with each name.
     pub(super) async fn reasons(&self, order: &mut Order) -> Trouble {
+        let over = order.state().status == OrderStatus::Invalid;
         let (mut reasons, mut bad, mut refused) = (Vec::new(), Vec::new(), false);
         let mut authorizations = order.authorizations();
         loop {
             let authorization = match authorizations.next().await {
                 None => break,
                 Some(Ok(authorization)) => authorization,
+                // It is over all the same.
+                Some(Err(error)) if over && refusal(&error).is_some() => break,
                 Some(Err(error)) => return self.sort(error).await,
             };
             let name = authorization.identifier().to_string();
@@ -99,10 +116,8 @@ impl Acme {
         match order.state().error.clone() {
             _ if refused => Trouble::Refused { text, bad },
             _ if !bad.is_empty() => Trouble::Invalid { text, bad },
-            Some(problem) => self.sort_problem(&problem, None, None),
-            None if order.state().status == OrderStatus::Invalid => {
-                Trouble::Invalid { text: "it does not say why".to_owned(), bad }
-            }
+            Some(problem) => self.ended(&problem),
+            None if over => Trouble::Invalid { text: "it does not say why".to_owned(), bad },
             None => Trouble::Unfinished("it did not finish validating in time".to_owned()),
         }
     }
@@ -128,9 +143,24 @@ pub(super) fn is_a(error: &Error, wanted: &str) -> bool {
     refusal(error).is_some_and(|(problem, _)| kind(problem) == wanted)
 }
 
-/// Whether the CA no longer knows an order, or never did.
-pub(super) fn is_gone(problem: &Problem, status: u16) -> bool {
-    status == 404 || matches!(kind(problem), "malformed" | "unauthorized")
+/// How sure it is that the CA no longer knows an order, or never did.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Gone {
+    /// It says so.
+    Surely,
+    /// It refuses to show it, as it does when a request came out wrong.
+    Perhaps,
+}
+
+/// Whether an error says that an order is gone.
+pub(super) fn gone(error: &Error) -> Option<Gone> {
+    match refusal(error)? {
+        (_, 404) => Some(Gone::Surely),
+        (problem, _) if matches!(kind(problem), "malformed" | "unauthorized") => {
+            Some(Gone::Perhaps)
+        }
+        _ => None,
+    }
 }
 
 /// Whether an order was refused, or answered otherwise than it was asked, for the sake of `replaces`.
@@ -147,6 +177,11 @@ pub(super) fn is_about_replacing(error: &Error) -> bool {
             _ => false,
         },
     }
+}
+
+/// The names that the parts of a problem are about.
+fn names_in(problem: &Problem) -> Vec<String> {
+    problem.subproblems.iter().filter_map(|it| name_of(it.identifier.as_ref())).collect()
 }
 
 fn name_of(identifier: Option<&Identifier>) -> Option<String> {
@@ -236,6 +271,50 @@ mod tests {
         ] {
             let text = format!("{error:?}");
             assert_eq!(acme.sort_now(error).class(), expected, "{text}");
+        }
+    }
+
+    /// What is waited for in an answer is no reason to take up an order again that is over.
+    #[test]
+    fn r_ca_the_end_of_one_order_is_that_orders_own() {
+        let acme = acme();
+        for (kind, status, expected) in [
+            ("serverInternal", Some(500), Class::B),
+            ("serverInternal", None, Class::B),
+            ("rateLimited", Some(429), Class::B),
+            ("orderNotReady", Some(403), Class::B),
+            ("accountDoesNotExist", Some(400), Class::B),
+            ("compound", Some(503), Class::B),
+            ("unauthorized", Some(403), Class::B),
+            ("connection", Some(400), Class::B),
+            ("caa", Some(403), Class::D),
+            ("badCSR", None, Class::D),
+            // Of a request, not of the order.
+            ("badNonce", Some(400), Class::A),
+        ] {
+            let problem = Problem {
+                r#type: Some(format!("urn:ietf:params:acme:error:{kind}")),
+                detail: Some("no".to_owned()),
+                status,
+                subproblems: Vec::new(),
+            };
+            assert_eq!(acme.ended(&problem).class(), expected, "{kind} {status:?}");
+        }
+    }
+
+    #[test]
+    fn r_fly_one_odd_answer_does_not_end_an_order() {
+        let status = |it| Error::Other(Box::new(Unheard::Status(it, None)));
+        for (error, expected) in [
+            (refused("malformed", 404), Some(Gone::Surely)),
+            (refused("notFound", 404), Some(Gone::Surely)),
+            (refused("malformed", 400), Some(Gone::Perhaps)),
+            (refused("unauthorized", 403), Some(Gone::Perhaps)),
+            (refused("serverInternal", 500), None),
+            (refused("rateLimited", 429), None),
+            (status(404), None),
+        ] {
+            assert_eq!(gone(&error), expected, "{error:?}");
         }
     }
 

@@ -125,6 +125,8 @@ pub struct Health {
     pub budgets: BTreeMap<&'static str, u64>,
     /// The account's URL, once it is known.
     pub account: Option<String>,
+    /// Why nothing at all is ordered, where the fault is on our side: the account's key, the ledger.
+    pub blocked: Option<String>,
 }
 
 impl Default for Health {
@@ -138,6 +140,7 @@ impl Default for Health {
             limited: BTreeMap::new(),
             budgets: BTreeMap::new(),
             account: None,
+            blocked: None,
         }
     }
 }

@@ -76,7 +76,13 @@ impl Keeper {
     }
 
     /// Publishes how the CA is.
-    pub(super) fn publish_health(&self, breaker: &Breaker, under_way: usize, now: i64) {
+    pub(super) fn publish_health(
+        &self,
+        breaker: &Breaker,
+        under_way: usize,
+        blocked: Option<String>,
+        now: i64,
+    ) {
         let (skew, account) = match &self.issuer {
             Issuer::Acme(acme) => (acme.skew().unwrap_or(0), acme.account_url()),
             Issuer::Local(_) => (0, None),
@@ -95,6 +101,7 @@ impl Keeper {
                 ("in_flight", count(AT_ONCE.saturating_sub(under_way))),
             ]),
             account,
+            blocked,
         };
         drop(ledger);
         self.health.send_if_modified(|it| {

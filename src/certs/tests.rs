@@ -381,6 +381,26 @@ async fn r_fly_a_record_of_what_is_stored_is_over() {
     assert!(!same && second.url().is_none() && second.key().expect("a key") != key);
 }
 
+/// Without its key it is of no use: what comes of its order could not be served.
+#[tokio::test]
+async fn r_fly_a_record_without_its_key_is_made_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = directory.path().join("issued");
+    let store = Store::Directory(Directory::new([directory.path().to_owned()], write));
+    let vault = Vault::new(store, Leadership::sole());
+    let names = ["a.test".to_owned()].into();
+    let place = place("lockgate", &tls());
+    for entry in ["key.pem", "csr.der"] {
+        Record::claim(&vault, place.clone(), &claim(&names)).await.expect("claimed");
+        let mut found = vault.secret(&place).await.expect("a store").expect("a record");
+        found.data.remove(entry);
+        vault.write(&mut found).await.expect("written");
+        let (record, same) =
+            Record::claim(&vault, place.clone(), &claim(&names)).await.expect("claimed");
+        assert!(!same && record.key().is_ok() && record.csr().is_ok(), "{entry}");
+    }
+}
+
 /// What a leader that was killed left behind is tidied up by the next, without anything being due.
 #[tokio::test]
 async fn r_fly_what_was_left_behind_is_tidied_up() {

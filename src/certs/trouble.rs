@@ -78,6 +78,9 @@ pub enum Trouble {
     /// Our own API server.
     #[error("the Secret cannot be written: {0}")]
     Store(#[from] StoreError),
+    /// The ACME account's key.
+    #[error("the ACME account's key cannot be used: {0}")]
+    Key(String),
     /// A budget of ours is spent.
     #[error("{text}")]
     Budget {
@@ -107,7 +110,7 @@ impl Trouble {
             Self::Refused { .. } => Class::D,
             Self::Replaces(_) => Class::E,
             Self::Account(_) => Class::G,
-            Self::Store(_) | Self::Foreign | Self::Deposed => Class::F,
+            Self::Store(_) | Self::Key(_) | Self::Foreign | Self::Deposed => Class::F,
             Self::Budget { .. } | Self::Clock(_) => Class::H,
         }
     }
@@ -141,7 +144,9 @@ impl Trouble {
             Self::Replaces(_) => 5,
             Self::Budget { until, .. } => (until - now).clamp(1, 7 * DAY),
             Self::Clock(_) => MINUTE,
-            Self::Store(_) | Self::Foreign | Self::Deposed => doubled(5, failures).min(5 * MINUTE),
+            Self::Store(_) | Self::Key(_) | Self::Foreign | Self::Deposed => {
+                doubled(5, failures).min(5 * MINUTE)
+            }
         }
     }
 
@@ -168,6 +173,7 @@ impl Trouble {
             Self::Limited(it) if it.page.is_some() => "Paused",
             Self::Limited(_) => "RateLimited",
             Self::Invalid { .. } | Self::Unusable(_) => "ValidationFailed",
+            Self::Key(_) => "NotReady",
             Self::Refused { .. } | Self::Account(_) | Self::Budget { .. } => "Blocked",
             Self::Replaces(_) => "ReplacementRefused",
             Self::Store(_) => "SecretNotWritten",
@@ -284,6 +290,7 @@ mod tests {
             (refused, [DAY; 5]),
             (Trouble::Account(String::new()), [DAY; 5]),
             (store, [5, 10, 20, 40, 80]),
+            (Trouble::Key(String::new()), [5, 10, 20, 40, 80]),
             (Trouble::Foreign, [5, 10, 20, 40, 80]),
         ] {
             let pauses = [1, 2, 3, 4, 5].map(|it| trouble.pause(it, 0.0, None, 1_000));

@@ -26,7 +26,7 @@ impl Keeper {
             let held = self.vault.secret(&subject).await?;
             if held.is_some_and(|it| record::is_over(&found, &it, wanted.reuse_key)) {
                 tracing::info!(secret = %subject, "the record of an order that is stored is deleted");
-                self.vault.delete(&found.name).await?;
+                self.vault.delete_seen(&found).await?;
             }
         }
         Ok(orphans)

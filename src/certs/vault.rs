@@ -59,9 +59,18 @@ impl Vault {
         Ok(())
     }
 
+    /// Deletes a Secret as it is now.
     pub(super) async fn delete(&self, name: &ObjectName) -> Result<(), Trouble> {
+        match self.store.secret(name).await? {
+            Some(found) => self.delete_seen(&found).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a Secret, if nobody wrote it since it was read.
+    pub(super) async fn delete_seen(&self, secret: &StoredSecret) -> Result<(), Trouble> {
         self.guard()?;
-        Ok(self.store.delete_secret(name).await?)
+        Ok(self.store.delete_secret(secret).await?)
     }
 
     pub(super) async fn map(&self, name: &ObjectName) -> Result<Option<StoredMap>, Trouble> {

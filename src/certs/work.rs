@@ -16,7 +16,7 @@ use super::doing::Work;
 use super::due::Priority;
 use super::ledger;
 use super::obtain::{Got, Item};
-use super::selfcheck::{self, Look};
+use super::selfcheck::{self, Look, Seen};
 use super::standing::{Standing, State};
 use super::trouble::Trouble;
 use super::{AT_ONCE, Issuer, Keeper};
@@ -72,7 +72,8 @@ pub(super) struct Office {
     answerable: Option<Instant>,
     /// Not before this is the account's key, or the ledger, asked for again.
     retry: Option<Instant>,
-    prepared: bool,
+    /// Since when one of them is missing, and why.
+    unready: Option<(Instant, String)>,
     probed: i64,
     /// Whether what earlier leaders left behind was looked through.
     tidied: bool,
@@ -80,19 +81,7 @@ pub(super) struct Office {
 
 pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
     let mut vault = keeper.vault.clone();
-    let mut office = Office {
-        keeper,
-        desk: Desk::default(),
-        jobs: JoinSet::new(),
-        busy: HashMap::new(),
-        work: Work::default(),
-        told: HashMap::new(),
-        answerable: None,
-        retry: None,
-        prepared: false,
-        probed: 0,
-        tidied: false,
-    };
+    let mut office = Office::new(keeper);
     loop {
         let plan = plans.borrow_and_update().clone();
         let began = Instant::now();
@@ -115,6 +104,22 @@ pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
 }
 
 impl Office {
+    pub(super) fn new(keeper: Keeper) -> Self {
+        Self {
+            keeper,
+            desk: Desk::default(),
+            jobs: JoinSet::new(),
+            busy: HashMap::new(),
+            work: Work::default(),
+            told: HashMap::new(),
+            answerable: None,
+            retry: None,
+            unready: None,
+            probed: 0,
+            tidied: false,
+        }
+    }
+
     /// One look at everything; says how long until another is worth while.
     async fn round(&mut self, plan: &Plan) -> Duration {
         let now = self.keeper.now();
@@ -123,21 +128,23 @@ impl Office {
         if !leads {
             self.keeper.book.shut();
             self.tidied = false;
+            self.unready = None;
         }
         let ready = leads && self.ready(plan, now).await;
         let (sleep, mut standings) =
             if ready { self.lead(plan, now) } else { self.follow(plan, leads, now) };
         standings.extend(self.keeper.declined(plan));
         self.keeper.publish(standings);
-        self.keeper.publish_health(&self.desk.breaker, self.count(Kind::Order), now);
+        let blocked = self.why_unready().map(str::to_owned);
+        self.keeper.publish_health(&self.desk.breaker, self.count(Kind::Order), blocked, now);
         sleep
     }
 
     /// Whether the ledger was read and challenges would be answered.
     async fn ready(&mut self, plan: &Plan, now: i64) -> bool {
-        // Somebody may have deleted the account's Secret.
-        self.prepared &= self.keeper.answerable(plan);
-        if self.prepared && self.keeper.book.is_read() {
+        // Somebody may have deleted the account's Secret, or put another key into it.
+        if self.keeper.answerable(plan) && self.keeper.book.is_read() {
+            (self.retry, self.unready) = (None, None);
             return true;
         }
         if self.retry.is_some_and(|it| Instant::now() < it) {
@@ -151,14 +158,35 @@ impl Office {
             Ok(()) if !self.keeper.book.is_read() => self.keeper.book.read(now).await,
             other => other,
         };
+        let why = match read {
+            Ok(()) if self.keeper.answerable(plan) => {
+                (self.retry, self.unready) = (None, None);
+                return true;
+            }
+            Ok(()) => "the ACME account's key does not come back from its Secret".to_owned(),
+            Err(error) => {
+                tracing::warn!(%error, "nothing is ordered: the account's key or the ledger is not there");
+                if !error.concerns_owner() {
+                    return self.again();
+                }
+                error.to_string()
+            }
+        };
+        let since = self.unready.take().map_or_else(Instant::now, |(since, _)| since);
+        self.unready = Some((since, why));
+        self.again()
+    }
+
+    /// Asks for what is missing a little later.
+    fn again(&mut self) -> bool {
         self.retry = Some(Instant::now() + NOT_READY);
-        if let Err(error) = read {
-            tracing::warn!(%error, "nothing is ordered: the account's key or the ledger is not there");
-            return false;
-        }
-        self.retry = None;
-        self.prepared = self.keeper.answerable(plan);
-        self.prepared
+        false
+    }
+
+    /// Why nothing is ordered, once that lasts.
+    fn why_unready(&self) -> Option<&str> {
+        let lasts = |it: &&(Instant, String)| it.0.elapsed() >= NOT_READY * 2;
+        self.unready.as_ref().filter(lasts).map(|(_, why)| &**why)
     }
 
     /// What those tell that do not lead: what the plan says.
@@ -169,9 +197,19 @@ impl Office {
         now: i64,
     ) -> (Duration, BTreeMap<ObjectName, Standing>) {
         self.answerable = None;
-        let all = plan.wanted.iter();
-        let standings =
-            all.map(|(name, it)| (name.clone(), self.keeper.standing(name, it, now))).collect();
+        let why = self.why_unready().map(|it| format!("nothing is ordered: {it}"));
+        let mut standings = BTreeMap::new();
+        for (name, wanted) in &plan.wanted {
+            let mut standing = self.keeper.standing(name, wanted, now);
+            if let Some(why) = &why
+                && standing.state != State::Ready
+            {
+                (standing.state, standing.why) = (State::Backoff, why.clone());
+                standing.next_try = Some(now + seconds(NOT_READY));
+                self.tell(wanted, "NotReady", &format!("Secret {name}: {why}"), true);
+            }
+            standings.insert(name.clone(), standing);
+        }
         (if leads { Duration::from_millis(500) } else { LONGEST_SLEEP }, standings)
     }
 
@@ -243,13 +281,17 @@ impl Office {
     }
 
     /// Starts the most urgent orders.
-    fn order(
+    pub(super) fn order(
         &mut self,
         mut orders: Vec<(Priority, Box<Item>)>,
         fresh: Duration,
         standings: &mut BTreeMap<ObjectName, Standing>,
     ) -> Duration {
         orders.sort_by_key(|(priority, _)| *priority);
+        if self.desk.breaker.room(AT_ONCE) < AT_ONCE {
+            // One goes ahead: whoever met a CA that was down comes last, for it may be its own fault.
+            orders.sort_by_key(|(_, item)| self.desk.paused.get(&item.name).map(|it| it.failures));
+        }
         let mut sleep = LONGEST_SLEEP;
         for (_, item) in orders {
             let Some(standing) = standings.get_mut(&item.name) else { continue };
@@ -411,8 +453,17 @@ impl Office {
 /// Looks at all hosts of a certificate.
 async fn look(keeper: &Keeper, wanted: &Wanted) -> Vec<(String, Look)> {
     let thumbprint = match &keeper.issuer {
-        Issuer::Acme(acme) => acme.thumbprint(&keeper.vault).await.unwrap_or_default(),
-        Issuer::Local(_) => String::new(),
+        Issuer::Acme(acme) => acme.thumbprint(&keeper.vault).await,
+        Issuer::Local(_) => Ok(String::new()),
+    };
+    let thumbprint = match thumbprint {
+        Ok(it) => it,
+        Err(error) => {
+            // What a right answer is nobody knows just now.
+            let text = format!("not looked at: {error}");
+            let look = Look { seen: Seen::Inconclusive, text, addresses: Vec::new() };
+            return wanted.names.iter().map(|name| (name.clone(), look.clone())).collect();
+        }
     };
     let looks = wanted.names.iter().map(async |name| {
         let look = selfcheck::look(name, keeper.http_port, &thumbprint).await;
@@ -431,3 +482,6 @@ fn left(until: Option<i64>, now: i64) -> Duration {
 fn seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX / 2)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Snapshots, StoreError, StoredMap, StoredSecret, convert};
+use super::{Rest, Snapshots, StoreError, StoredMap, StoredSecret, convert};
 use crate::compile::objects::Objects;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
@@ -185,7 +185,7 @@ impl Directory {
         if held != secret.version {
             return Err(StoreError::Conflict(secret.name.clone()));
         }
-        let StoredSecret { name, kind, data, annotations, labels, version } = secret;
+        let StoredSecret { name, kind, data, annotations, labels, version, .. } = secret;
         let object = serde_json::json!({
             "apiVersion": "v1",
             "kind": "Secret",
@@ -254,8 +254,12 @@ impl Directory {
         Ok(Some(version_of(&map.data, &BTreeMap::new())))
     }
 
-    pub(super) async fn delete_secret(&self, name: &ObjectName) -> Result<(), StoreError> {
-        match tokio::fs::remove_file(self.file(name)).await {
+    pub(super) async fn delete_secret(&self, secret: &StoredSecret) -> Result<(), StoreError> {
+        let held = self.secret(&secret.name).await?;
+        if held.is_some_and(|it| it.version != secret.version) {
+            return Err(StoreError::Conflict(secret.name.clone()));
+        }
+        match tokio::fs::remove_file(self.file(&secret.name)).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::Unavailable(error.to_string()))
             }
@@ -292,6 +296,7 @@ fn stored(name: &ObjectName, secret: core::Secret) -> StoredSecret {
         data,
         annotations,
         labels: secret.metadata.labels.unwrap_or_default(),
+        rest: Rest::default(),
     }
 }
 
@@ -679,7 +684,15 @@ metadata: {name: web}
         assert_eq!((read.kind, read.data), (secret.kind.clone(), secret.data.clone()));
         let meta = std::fs::metadata(store.file(&secret.name)).expect("a file");
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
-        store.delete_secret(&secret.name).await.expect("deleted");
+        // What was written since it was read is somebody's who goes on with it.
+        let seen = store.secret(&secret.name).await.expect("read").expect("there");
+        let mut newer = seen.clone();
+        newer.data.insert("key".into(), b"other".to_vec());
+        newer.version = store.write_secret(&newer, false).await.expect("written");
+        let refused = store.delete_secret(&seen).await;
+        assert_eq!(refused, Err(StoreError::Conflict(secret.name.clone())));
+        store.delete_secret(&newer).await.expect("deleted");
+        store.delete_secret(&newer).await.expect("gone already");
         assert_eq!(store.secret(&secret.name).await, Ok(None));
     }
 }

@@ -11,6 +11,7 @@ mod directory;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 
 use crate::compile::objects::Objects;
@@ -46,7 +47,13 @@ pub struct StoredSecret {
     pub labels: BTreeMap<String, String>,
     /// `resourceVersion` it was read at; `None` for one that must not exist yet.
     pub version: Option<String>,
+    /// What others keep in the metadata, so that a write is one request.
+    pub rest: Rest,
 }
+
+/// What others keep in an object's metadata, as it was read.
+#[derive(Clone, Default, PartialEq)]
+pub struct Rest(Option<Box<ObjectMeta>>);
 
 impl std::fmt::Debug for StoredSecret {
     /// Never shows what it holds.
@@ -188,11 +195,11 @@ impl Store {
         }
     }
 
-    /// Deletes a Secret; one that is gone already is fine.
-    pub async fn delete_secret(&self, name: &ObjectName) -> Result<(), StoreError> {
+    /// Deletes a Secret, if nobody wrote it since this was read; one that is gone already is fine.
+    pub async fn delete_secret(&self, secret: &StoredSecret) -> Result<(), StoreError> {
         match self {
-            Self::Cluster(it) => it.delete_secret(name).await,
-            Self::Directory(it) => it.delete_secret(name).await,
+            Self::Cluster(it) => it.delete_secret(secret).await,
+            Self::Directory(it) => it.delete_secret(secret).await,
         }
     }
 

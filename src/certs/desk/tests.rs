@@ -15,10 +15,15 @@ use crate::store::{Directory, Store};
 
 const CA: &str = "https://ca.test/directory";
 const DAY: i64 = 86_400;
-const NOW: i64 = 1_800_000_000;
+pub(in crate::certs) const NOW: i64 = 1_800_000_000;
 
 /// A keeper with a CA that is never asked.
-fn keeper() -> Keeper {
+pub(in crate::certs) fn keeper() -> Keeper {
+    keeper_of(&Store::Directory(Directory::new([], "nowhere".into())))
+}
+
+/// Likewise, over this store.
+pub(in crate::certs) fn keeper_of(store: &Store) -> Keeper {
     let acme = AcmeOptions {
         directory: CA.to_owned(),
         trust: Some(Vec::new()),
@@ -30,8 +35,7 @@ fn keeper() -> Keeper {
     let wall = || Timestamp::from_second(NOW).unwrap_or_default();
     let metrics = Arc::new(Metrics::new(&Replica::default()).expect("names differ"));
     let acme = Acme::new(acme, Leadership::sole(), metrics, wall).expect("a CA");
-    let store = Store::Directory(Directory::new([], "nowhere".into()));
-    let (mut options, ..) = options(&store, Issuer::Acme(Box::new(acme)));
+    let (mut options, ..) = options(store, Issuer::Acme(Box::new(acme)));
     options.flags.budget = Budget::default();
     options.flags.settle = Duration::ZERO;
     Keeper::new(options)
@@ -42,7 +46,7 @@ fn name() -> ObjectName {
 }
 
 /// A pair for these names, begun at `begin`, for 90 days.
-fn pair(names: &[&str], begin: i64) -> Arc<Keypair> {
+pub(in crate::certs) fn pair(names: &[&str], begin: i64) -> Arc<Keypair> {
     let names: Vec<String> = names.iter().map(|it| (*it).to_owned()).collect();
     let mut params = rcgen::CertificateParams::new(names).expect("names");
     let since = |second| Duration::from_secs(u64::try_from(second).unwrap_or(0));
@@ -54,7 +58,11 @@ fn pair(names: &[&str], begin: i64) -> Arc<Keypair> {
     Arc::new(Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair"))
 }
 
-fn wanted(names: &[&str], held: Option<Arc<Keypair>>, marks: &[(&str, &str)]) -> Wanted {
+pub(in crate::certs) fn wanted(
+    names: &[&str],
+    held: Option<Arc<Keypair>>,
+    marks: &[(&str, &str)],
+) -> Wanted {
     let mut all: BTreeMap<Box<str>, Box<str>> =
         marks.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     if let Some(held) = &held {

@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use kube::Api;
-use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 
 use super::{Cluster, call, convert};
 use crate::compile::objects::MANAGER;
 use crate::model::name::ObjectName;
-use crate::store::{LeaseRecord, Notice, StoreError, StoredMap, StoredSecret};
+use crate::store::{LeaseRecord, Notice, Rest, StoreError, StoredMap, StoredSecret};
 
 impl Cluster {
     fn secrets(&self, name: &ObjectName) -> Api<core::Secret> {
@@ -48,17 +48,20 @@ impl Cluster {
         secret: &StoredSecret,
         rehearse: bool,
     ) -> Result<Option<String>, StoreError> {
-        let StoredSecret { name, kind, data, annotations, labels, version } = secret;
+        let StoredSecret { name, kind, data, annotations, labels, version, rest } = secret;
         let data = data.iter().map(|(name, value)| (name.clone(), ByteString(value.clone())));
         let params = PostParams { dry_run: rehearse, field_manager: Some(MANAGER.to_owned()) };
         let api = self.secrets(name);
-        let mut object = core::Secret {
+        let object = core::Secret {
+            // What others keep in the metadata stays. It is not read again: between asking whether this
+            // replica leads and the write there is nothing to wait for.
             metadata: ObjectMeta {
                 name: Some(name.name.to_string()),
                 namespace: Some(name.namespace.to_string()),
                 annotations: Some(annotations.clone()),
                 labels: Some(labels.clone()),
-                ..ObjectMeta::default()
+                resource_version: version.clone(),
+                ..rest.0.as_deref().cloned().unwrap_or_default()
             },
             type_: Some(kind.clone()),
             data: Some(data.collect()),
@@ -66,18 +69,7 @@ impl Cluster {
         };
         let written = match version {
             None => call(name, api.create(&params, &object)).await?,
-            Some(version) => {
-                // What others keep in the metadata stays.
-                let held = call(name, api.get(&name.name)).await?;
-                object.metadata = ObjectMeta {
-                    managed_fields: None,
-                    annotations: Some(annotations.clone()),
-                    labels: Some(labels.clone()),
-                    resource_version: Some(version.clone()),
-                    ..held.metadata
-                };
-                call(name, api.replace(&name.name, &params, &object)).await?
-            }
+            Some(_) => call(name, api.replace(&name.name, &params, &object)).await?,
         };
         Ok(written.metadata.resource_version)
     }
@@ -123,10 +115,12 @@ impl Cluster {
 
     pub(in crate::store) async fn delete_secret(
         &self,
-        name: &ObjectName,
+        secret: &StoredSecret,
     ) -> Result<(), StoreError> {
-        let api = self.secrets(name);
-        match call(name, api.delete(&name.name, &kube::api::DeleteParams::default())).await {
+        let StoredSecret { name, version, .. } = secret;
+        let preconditions = Preconditions { resource_version: version.clone(), uid: None };
+        let params = DeleteParams::default().preconditions(preconditions);
+        match call(name, self.secrets(name).delete(&name.name, &params)).await {
             Ok(_) | Err(StoreError::Gone(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -270,12 +264,42 @@ fn now() -> Timestamp {
 }
 
 fn stored(name: ObjectName, secret: core::Secret) -> StoredSecret {
+    let mut metadata = secret.metadata;
+    metadata.managed_fields = None;
     StoredSecret {
         name,
         kind: secret.type_.unwrap_or_default(),
         data: secret.data.unwrap_or_default().into_iter().map(|(k, v)| (k, v.0)).collect(),
-        annotations: secret.metadata.annotations.unwrap_or_default(),
-        labels: secret.metadata.labels.unwrap_or_default(),
-        version: secret.metadata.resource_version,
+        annotations: metadata.annotations.take().unwrap_or_default(),
+        labels: metadata.labels.take().unwrap_or_default(),
+        version: metadata.resource_version.take(),
+        rest: Rest(Some(Box::new(metadata))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written back says of the metadata what was read, without asking again.
+    #[test]
+    fn what_others_keep_in_the_metadata_is_kept() {
+        let metadata = ObjectMeta {
+            name: Some("tls".to_owned()),
+            finalizers: Some(vec!["theirs".to_owned()]),
+            annotations: Some([("team".to_owned(), "shop".to_owned())].into()),
+            managed_fields: Some(Vec::new()),
+            resource_version: Some("7".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let name = ObjectName::new("shop", "tls");
+        let found = stored(name, core::Secret { metadata, ..core::Secret::default() });
+        assert_eq!((found.version.as_deref(), found.annotations.len()), (Some("7"), 1));
+        let rest = found.rest.0.expect("metadata");
+        assert_eq!(rest.finalizers, Some(vec!["theirs".to_owned()]));
+        assert_eq!(
+            (rest.annotations, rest.managed_fields, rest.resource_version),
+            (None, None, None)
+        );
     }
 }
