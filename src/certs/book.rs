@@ -76,23 +76,46 @@ impl Book {
 
     /// Writes what changed. After an error it is in memory, and written next time.
     pub(super) async fn flush(&self) -> Result<(), Trouble> {
+        self.write(|_| true).await
+    }
+
+    /// Writes what changed, and fails only where that is what an order of this set is reckoned by: nobody
+    /// else's page holds it up.
+    pub(super) async fn flush_for(&self, key: &str) -> Result<(), Trouble> {
+        let needed = Ledger::pages_of(key);
+        self.write(|at| needed.contains(&at)).await
+    }
+
+    async fn write(&self, is_needed: impl Fn(usize) -> bool) -> Result<(), Trouble> {
         let mut maps = self.maps.lock().await;
         if !self.is_read() {
             return Err(Trouble::Deposed);
         }
-        let dirty: Vec<usize> = self.open().dirty().collect();
+        self.open().prune_daily();
+        let mut dirty: Vec<usize> = self.open().dirty().collect();
+        dirty.sort_by_key(|at| !is_needed(*at));
+        let mut result = Ok(());
         for at in dirty {
             let Some(map) = maps.get_mut(at) else { continue };
             let text = self.open().write(at);
             map.data.insert(ENTRY.to_owned(), text);
-            if let Err(error) = self.vault.write_map(map).await {
-                self.open().unwritten(at);
-                if matches!(error, Trouble::Store(StoreError::Conflict(_) | StoreError::Gone(_))) {
-                    self.shut();
-                }
+            let Err(error) = self.vault.write_map(map).await else { continue };
+            self.open().unwritten(at);
+            if matches!(error, Trouble::Store(StoreError::Conflict(_) | StoreError::Gone(_))) {
+                self.shut();
                 return Err(error);
             }
+            let refused = matches!(error, Trouble::Store(StoreError::Forbidden(_)));
+            if is_needed(at) {
+                result = result.and(Err(error));
+            } else {
+                tracing::warn!(%error, page = at, "a page of the ledger was not written and will be");
+            }
+            if !refused {
+                // Others would fare no better, each for as long.
+                break;
+            }
         }
-        Ok(())
+        result
     }
 }

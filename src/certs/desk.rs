@@ -252,7 +252,9 @@ impl Desk {
             }
         }
         let asked = due == Due::Asked;
-        let forced = asked && Marks(&wanted.marks).renew() == Some(true);
+        let forced = due.is_forced(Marks(&wanted.marks));
+        // What is held was had this way.
+        let known = due.is_renewal() || due == Due::Revoked;
         let rule = renewal_of(wanted, None).map_or(now, |it| it.at);
         let early = due == Due::AriWindow && now < rule;
         let names = wanted.names.clone();
@@ -274,10 +276,10 @@ impl Desk {
         let placed = keeper.book.open().reserved(&key).is_some();
         if public && wanted.self_check && !asked && !placed {
             let published = published(keeper, wanted);
-            if item.due.is_renewal() && self.sight(name, wanted).is_stale(now) {
+            if known && self.sight(name, wanted).is_stale(now) {
                 return Step::Do(Task::Look(State::Checking, String::new()));
             }
-            match self.sight(name, wanted).advice(item.due.is_renewal(), &published, now) {
+            match self.sight(name, wanted).advice(known, &published, now) {
                 Advice::Look => return Step::Do(Task::Look(State::Checking, String::new())),
                 Advice::Order => {}
                 Advice::Wait { until, why } => {

@@ -5,7 +5,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::ari::Window;
-use super::marks::Marks;
+use super::marks::{self, Marks};
 use crate::model::host::HostPattern;
 use crate::model::plan::Wanted;
 
@@ -27,6 +27,8 @@ pub enum Due {
     Elsewhere(String),
     #[error("somebody asked for a new one")]
     Asked,
+    #[error("it is revoked")]
+    Revoked,
     #[error("the CA asks for renewal at this time")]
     AriWindow,
     #[error("enough of the certificate's life is over")]
@@ -44,6 +46,15 @@ impl Due {
     /// Whether only time made it due.
     pub fn is_renewal(&self) -> bool {
         matches!(self, Self::AriWindow | Self::Expiring | Self::Backstop)
+    }
+
+    /// Whether a person may have it past the budget: who asks twice, and who must not show what is held.
+    pub(super) fn is_forced(&self, marks: Marks<'_>) -> bool {
+        match self {
+            Self::Asked => marks.renew() == Some(true),
+            Self::Revoked => true,
+            _ => false,
+        }
     }
 }
 
@@ -165,6 +176,9 @@ pub fn due(wanted: &Wanted, issuer: &str, window: Option<&Window>, now: i64) -> 
     if Marks(&wanted.marks).renew().is_some() {
         return Some(Due::Asked);
     }
+    if Marks(&wanted.marks).get(marks::REVOKED) == Some(&*held.id) {
+        return Some(Due::Revoked);
+    }
     let renewal = renewal(held.not_before, held.not_after, &held.id, window, wanted.issued_at);
     (renewal.at <= now).then_some(match renewal.source {
         Source::Ari => Due::AriWindow,
@@ -249,6 +263,7 @@ mod tests {
         let (begin, end) = (a.not_before, a.not_after);
         let at = renewal(begin, end, &a.id, None, None).at;
         let asked = BTreeMap::from([("renew".into(), "now".into())]);
+        let revoked = |id: &str| BTreeMap::from([("revoked".into(), id.into())]);
         let fine = wanted(&["a.test"], Some(a.clone()), Some("us"));
         for (wanted, now, expected) in [
             (Wanted { exists: false, ..wanted(&["a.test"], None, None) }, begin, Some(Due::Absent)),
@@ -264,6 +279,8 @@ mod tests {
                 Some(Due::Elsewhere("staging".into())),
             ),
             (Wanted { marks: asked, ..fine.clone() }, begin, Some(Due::Asked)),
+            (Wanted { marks: revoked(&a.id), ..fine.clone() }, begin, Some(Due::Revoked)),
+            (Wanted { marks: revoked("another"), ..fine.clone() }, begin, None),
             (fine.clone(), at - 1, None),
             (wanted(&["a.test"], Some(a.clone()), None), at - 1, None),
             (fine, at, Some(Due::Expiring)),

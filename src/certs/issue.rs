@@ -119,7 +119,7 @@ impl Keeper {
                 .map_err(|it| Trouble::Budget { text: it.text, until: it.until })?;
             ledger.reserve(ask.key, now);
         }
-        let flushed = self.book.flush().await;
+        let flushed = self.book.flush_for(ask.key).await;
         if flushed.is_err() {
             self.book.open().release(ask.key, now);
         }
@@ -128,7 +128,7 @@ impl Keeper {
 
     async fn note_issue(&self, ask: &Ask<'_>, again: bool) -> Result<(), Trouble> {
         self.book.open().issued(ask, again, self.now());
-        self.book.flush().await
+        self.book.flush_for(ask.key).await
     }
 
     /// Registers the account anew, with a CA that lost it: once a day.

@@ -29,6 +29,8 @@ pub(super) const RENEW: &str = "renew";
 pub(super) const ADOPT: &str = "adopt";
 /// Somebody asks to revoke it, and says why.
 pub(super) const REVOKE: &str = "revoke";
+/// What was revoked, by its [`CERT_ID`]: as long as that is what is held, another is due.
+pub(super) const REVOKED: &str = "revoked";
 
 /// The whole name of an annotation.
 pub(super) fn full(name: &str) -> String {

@@ -208,7 +208,7 @@ impl Keeper {
             Issuer::Local(_) => (None, None),
         };
         claims::adopt(secret);
-        for name in [marks::RENEW, marks::REVOKE, marks::ARI_WINDOW] {
+        for name in [marks::RENEW, marks::REVOKE, marks::REVOKED, marks::ARI_WINDOW] {
             secret.annotations.remove(&marks::full(name));
         }
         secret.annotations.insert(ISSUER.to_owned(), self.issuer.name().to_owned());
@@ -237,20 +237,25 @@ pub(super) fn is_final(trouble: &Trouble) -> bool {
 
 /// What is wanted, with the Secret as it is now.
 fn seen(secret: &StoredSecret, wanted: &Wanted) -> Wanted {
-    let entry = |name: &str| secret.data.get(name).map(Vec::as_slice);
     let all = secret.annotations.iter();
     let marks = all.filter_map(|(name, value)| {
         Some((name.strip_prefix(PREFIX)?.into(), value.as_str().into()))
     });
     Wanted {
         exists: secret.version.is_some(),
-        held: Keypair::parse(entry("tls.crt"), entry("tls.key")).ok().map(Arc::new),
+        held: held(secret).map(Arc::new),
         issuer: secret.annotations.get(ISSUER).cloned(),
         issued_at: secret.annotations.get(ISSUED_AT).and_then(|it| it.parse().ok()),
         marks: marks.collect(),
         marked: secret.annotations.contains_key(MANAGED),
         ..wanted.clone()
     }
+}
+
+/// The pair in a Secret as it is now.
+pub(super) fn held(secret: &StoredSecret) -> Option<Keypair> {
+    let entry = |name: &str| secret.data.get(name).map(Vec::as_slice);
+    Keypair::parse(entry("tls.crt"), entry("tls.key")).ok()
 }
 
 pub(super) fn fresh(name: &ObjectName) -> StoredSecret {

@@ -5,8 +5,8 @@
 //! the world may look different (hairpin NAT, split DNS), and the CA has the last word.
 //!
 //! The names are what tenants write. Nothing but the ports of HTTP and HTTPS is connected to, inside this
-//! network nothing but a challenge is asked for, a kilobyte is read at most, and nobody learns of it more
-//! than its status and whether it is ours.
+//! network nothing but the challenge itself is asked for, wherever a redirect leads, a kilobyte is read at
+//! most, and nobody learns of it more than its status and whether it is ours.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -244,11 +244,12 @@ impl Sight<'_> {
     /// Asks for the answer to a made-up token, and follows where that leads.
     async fn ask(&self, address: IpAddr) -> Result<Answer, Answer> {
         let token = token();
+        let challenge = format!("{PATH}{token}");
         let mut place = Place {
             secure: false,
             host: self.host.to_owned(),
             port: self.port,
-            path: format!("{PATH}{token}"),
+            path: challenge.clone(),
         };
         let mut address = address;
         for followed in 0..=REDIRECTS {
@@ -283,7 +284,8 @@ impl Sight<'_> {
                     };
                     address = *it;
                 }
-                if !is_public(address) && !next.path.starts_with(PATH) {
+                // A path may say one thing and come to another: `..`, `%2e`, a query.
+                if !is_public(address) && next.path != challenge {
                     return Ok(other("redirects to another path inside this network".into()));
                 }
                 place = next;
@@ -392,25 +394,33 @@ impl Place {
     }
 }
 
-/// Whether an address is one of the world's: what is asked for at others is never a tenant's choice.
+/// Whether an address is one of the world's (RFC 6890): what is asked for at others is never a tenant's
+/// choice.
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(it) => {
+            let [a, b, c, _] = it.octets();
             // RFC 6598: shared by providers, and by clusters.
-            let shared = it.octets()[0] == 100 && it.octets()[1] & 0xc0 == 64;
+            let shared = a == 100 && b & 0xc0 == 64;
+            // What protocols and benchmarks have for themselves, and what was never given out.
+            let special = a == 0 || (a, b, c) == (192, 0, 0) || (a == 198 && b & 0xfe == 18);
             !(shared
+                || special
+                || a >= 240
                 || it.is_private()
                 || it.is_loopback()
                 || it.is_link_local()
-                || it.is_unspecified()
-                || it.is_broadcast()
                 || it.is_multicast())
         }
         IpAddr::V6(it) => {
-            !(it.is_unique_local()
-                || it.is_loopback()
+            let segments = it.segments();
+            // RFC 6052 and 8215: IPv4, anybody's. RFC 3879: private to sites, once.
+            let four = segments[..2] == [0x64, 0xff9b] || segments[..6] == [0; 6];
+            let site = segments[0] & 0xffc0 == 0xfec0;
+            !(four
+                || site
+                || it.is_unique_local()
                 || it.is_unicast_link_local()
-                || it.is_unspecified()
                 || it.is_multicast())
         }
     }
@@ -477,6 +487,8 @@ impl ServerCertVerifier for Anybody {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -534,9 +546,12 @@ mod tests {
         assert_eq!(ours.seen, Seen::Ok, "{}", ours.text);
         assert_eq!(ours.addresses, ["127.0.0.1".parse::<IpAddr>().expect("an address")]);
 
-        let hop = |path: &str| match path.strip_suffix("?moved") {
-            Some(path) => answer(path, OURS),
-            None => reply(302, &format!("location: {path}?moved\r\n"), ""),
+        let first = AtomicBool::new(true);
+        let hop = move |path: &str| {
+            if first.swap(false, Ordering::Relaxed) {
+                return reply(302, &format!("location: {path}\r\n"), "");
+            }
+            answer(path, OURS)
         };
         let redirected = seen(hop).await;
         assert_eq!(redirected.seen, Seen::Ok, "{}", redirected.text);
@@ -574,6 +589,24 @@ mod tests {
         }
         let silent = seen(|_| String::new()).await;
         assert_eq!(silent.seen, Seen::Unreachable, "{}", silent.text);
+    }
+
+    /// Inside this network a redirect chooses nothing of what is asked for.
+    #[tokio::test]
+    async fn r_pre_3_no_detour_leads_to_another_path_inside_this_network() {
+        for detour in
+            ["/../../latest", "/%2e%2e/x", "/..;/x", "?restart=1", "?", "x", "/", "/../y?z", "%20"]
+        {
+            let asked = Arc::new(AtomicBool::new(false));
+            let again = asked.clone();
+            let look = seen(move |path| {
+                assert!(!again.swap(true, Ordering::Relaxed), "{path} is asked for");
+                reply(302, &format!("location: {path}{detour}\r\n"), "")
+            });
+            let look = look.await;
+            assert_eq!(look.seen, Seen::Foreign, "{detour}: {}", look.text);
+            assert!(look.text.contains("inside this network"), "{detour}: {}", look.text);
+        }
     }
 
     /// A host may be sent to HTTPS before it has a certificate that anybody trusts.
@@ -624,6 +657,24 @@ mod tests {
             ("100.128.0.1", true),
             ("169.254.169.254", false),
             ("127.0.0.1", false),
+            ("0.0.0.0", false),
+            ("0.1.2.3", false),
+            ("192.0.0.8", false),
+            ("192.0.1.1", true),
+            ("198.18.0.1", false),
+            ("198.19.255.255", false),
+            ("198.20.0.1", true),
+            ("239.1.1.1", false),
+            ("240.10.0.5", false),
+            ("255.255.255.255", false),
+            ("64:ff9b::a00:1", false),
+            ("64:ff9b:1::a00:1", false),
+            ("64:ff9c::1", true),
+            ("::10.0.0.1", false),
+            ("::", false),
+            ("fec0::1", false),
+            ("feff::1", false),
+            ("ff02::1", false),
             ("::1", false),
             ("::ffff:10.0.0.1", false),
             ("fd00::1", false),

@@ -264,6 +264,145 @@ async fn r_led_who_asks_beyond_the_budget_is_told_and_not_served_later() {
     assert!(matches!(keeper.obtain(&forced, doing).await, Ok(obtain::Got::Stored(_))));
 }
 
+/// Whatever comes of the first try: what is revoked is not what is to be shown.
+#[tokio::test]
+async fn what_was_revoked_stays_due_until_it_is_replaced() {
+    let mut house = House::new(INGRESS, async |_| {}).await;
+    house.standing(State::Ready).await;
+    house.tasks.abort_all();
+    let keeper = Keeper::new(options(&house.store, Issuer::Local(local())).0);
+    keeper.book.read(wall().as_second()).await.expect("read");
+    house.annotate("lockgate.dev/revoke", "keyCompromise").await;
+    let held = wanted_now(&house).await.held.expect("a pair");
+    keeper.revoke(&tls(), &held, "keyCompromise").await.expect("revoked");
+    let secret = house.secret().await.expect("a Secret");
+    assert_eq!(
+        (mark(&secret, marks::REVOKE), mark(&secret, marks::REVOKED), mark(&secret, marks::RENEW)),
+        (None, Some(&*held.id), None)
+    );
+    let item = async || {
+        let wanted = wanted_now(&house).await;
+        let due = due::due(&wanted, "local", None, wall().as_second()).expect("due");
+        assert_eq!(due, due::Due::Revoked);
+        let names = wanted.names.clone();
+        obtain::Item { name: tls(), names, wanted, due, window: None, early: false, forced: true }
+    };
+    let nobody = Issuer::Local(Local { validity: Duration::ZERO, ..local() });
+    let broken = Keeper::new(options(&house.store, nobody).0);
+    broken.book.read(wall().as_second()).await.expect("read");
+    let doing = doing::Work::default().begin(&tls());
+    broken.obtain(&item().await, doing).await.expect_err("nothing of use");
+    let doing = doing::Work::default().begin(&tls());
+    keeper.book.read(wall().as_second()).await.expect("read");
+    assert!(matches!(keeper.obtain(&item().await, doing).await, Ok(obtain::Got::Stored(_))));
+    let after = house.secret().await.expect("a Secret");
+    assert_eq!(mark(&after, marks::REVOKED), None);
+    assert_ne!(after.data["tls.key"], secret.data["tls.key"]);
+}
+
+/// Somebody took our mark away, or put another pair there, after the plan was made.
+#[tokio::test]
+async fn r_own_1_what_is_no_longer_ours_is_neither_revoked_nor_written() {
+    let mut house = House::new(INGRESS, async |_| {}).await;
+    house.standing(State::Ready).await;
+    house.tasks.abort_all();
+    let keeper = Keeper::new(options(&house.store, Issuer::Local(local())).0);
+    house.annotate("lockgate.dev/revoke", "superseded").await;
+    let held = wanted_now(&house).await.held.expect("a pair");
+    let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).expect("a pair");
+    let other = [("tls.crt", made.cert.pem()), ("tls.key", made.signing_key.serialize_pem())];
+    let mut theirs = house.secret().await.expect("a Secret");
+    theirs.data.extend(other.map(|(name, text)| (name.to_owned(), text.into_bytes())));
+    for (managed, expected) in [(true, "somebody else changed"), (false, "")] {
+        if !managed {
+            theirs.annotations.remove("lockgate.dev/managed");
+        }
+        house.store.write_secret(&theirs, false).await.expect("written");
+        theirs = house.secret().await.expect("a Secret");
+        let refused = keeper.revoke(&tls(), &held, "superseded").await.expect_err("not ours");
+        assert!(refused.to_string().contains(expected), "{refused}");
+        assert!(managed || refused == Trouble::Foreign, "{refused}");
+        if !managed {
+            keeper.take_mark_off(&tls(), marks::REVOKE).await;
+        }
+        assert_eq!(house.secret().await.as_ref(), Some(&theirs), "not written");
+    }
+}
+
+/// What a CA gave and will not do is not stored; that it was issued counts, and its key is not used again.
+#[tokio::test]
+async fn r_sto_2_what_will_not_do_is_counted_and_not_stored() {
+    let house = House::new("", async |_| {}).await;
+    let nobody = Issuer::Local(Local { validity: Duration::ZERO, ..local() });
+    let mut keeper = Keeper::new(options(&house.store, nobody).0);
+    let now = wall().as_second();
+    keeper.book = book::Book::new(keeper.vault.clone(), "lockgate", Budget::default());
+    keeper.book.read(now).await.expect("read");
+    let item = absent();
+    let doing = doing::Work::default().begin(&tls());
+    let refused = keeper.obtain(&item, doing).await.expect_err("it is over");
+    assert!(matches!(refused, Trouble::Unusable(_)), "{refused}");
+    assert_eq!(refused.class(), trouble::Class::B);
+    assert_eq!(house.secret().await, None, "not stored");
+    let place = place("lockgate", &tls());
+    assert_eq!(house.store.secret(&place).await.expect("a store"), None, "no key is left");
+    let key = ledger::key("local", &item.names);
+    let ledger = keeper.book.open();
+    let backoff = ledger.backoff(&key, "");
+    assert_eq!((backoff.class, backoff.failures), (Some(trouble::Class::B), 1));
+    assert!(ledger.admits(&item.ask(&key), false, now + 60).is_err(), "it counts as issued");
+}
+
+/// Whose a Secret is, is looked at once more before anything is asked or noted.
+#[tokio::test]
+async fn r_pre_2_a_secret_that_became_somebody_elses_costs_no_order() {
+    let house = House::new("", async |_| {}).await;
+    let theirs = StoredSecret {
+        name: tls(),
+        kind: "kubernetes.io/tls".to_owned(),
+        annotations: [("team".to_owned(), "shop".to_owned())].into(),
+        ..StoredSecret::default()
+    };
+    house.store.write_secret(&theirs, false).await.expect("written");
+    let before = house.secret().await;
+    let keeper = Keeper::new(options(&house.store, Issuer::Local(local())).0);
+    keeper.book.read(wall().as_second()).await.expect("read");
+    let item = absent();
+    let doing = doing::Work::default().begin(&tls());
+    let refused = keeper.obtain(&item, doing).await.expect_err("not ours");
+    assert_eq!(refused, Trouble::Foreign);
+    assert_eq!(house.secret().await, before, "not written");
+    let record = house.store.secret(&place("lockgate", &tls())).await.expect("a store");
+    assert_eq!(record, None);
+    let key = ledger::key("local", &item.names);
+    assert_eq!(keeper.book.open().reserved(&key), None);
+}
+
+/// A first certificate for a.test.
+fn absent() -> obtain::Item {
+    let names = std::collections::BTreeSet::from(["a.test".to_owned()]);
+    obtain::Item {
+        name: tls(),
+        wanted: crate::model::plan::Wanted {
+            names: names.clone(),
+            ingresses: [ObjectName::new("shop", "web")].into(),
+            exists: false,
+            held: None,
+            issuer: None,
+            issued_at: None,
+            marks: BTreeMap::new(),
+            marked: true,
+            self_check: true,
+            reuse_key: false,
+        },
+        names,
+        due: due::Due::Absent,
+        window: None,
+        early: false,
+        forced: false,
+    }
+}
+
 fn mark_of(annotations: &BTreeMap<String, String>) -> Option<&String> {
     annotations.get("lockgate.dev/renew")
 }

@@ -4,7 +4,7 @@ use super::ari::{Ari, Window};
 use super::claims::{self, Kept};
 use super::due;
 use super::marks::{self, Marks, moment};
-use super::obtain::{fresh, is_final};
+use super::obtain::{fresh, held, is_final};
 use super::record;
 use super::trouble::Trouble;
 use super::{Issuer, Keeper};
@@ -12,6 +12,7 @@ use crate::compile::objects::{ISSUED_AT, PREFIX};
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::{Plan, Wanted};
+use crate::store::StoreError;
 
 impl Keeper {
     /// Deletes the records of what is stored already; gives the Secrets of those that nobody wants.
@@ -63,13 +64,22 @@ impl Keeper {
         self.vault.write(&mut secret).await
     }
 
-    /// Revokes what a Secret holds, once; what is wanted is ordered anew.
+    /// Revokes what a Secret holds, once; from then on another is due, until it holds another.
     pub(super) async fn revoke(
         &self,
         name: &ObjectName,
         pair: &Keypair,
         reason: &str,
     ) -> Result<(), Trouble> {
+        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
+        if !claims::is_ours(&secret) {
+            return Err(Trouble::Foreign);
+        }
+        let asked = secret.annotations.contains_key(&marks::full(marks::REVOKE));
+        if !asked || held(&secret).is_none_or(|it| it.id != pair.id) {
+            // What somebody wanted revoked is not what is there: they, or we, are to look again.
+            return Err(Trouble::Store(StoreError::Conflict(name.clone())));
+        }
         if let (Issuer::Acme(acme), Some(leaf)) = (&self.issuer, pair.chain.first()) {
             match acme.revoke(&self.vault, leaf, reason).await {
                 // Asked once and refused for good is done, too: its owner is told.
@@ -80,9 +90,8 @@ impl Keeper {
                 other => other?,
             }
         }
-        let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
         secret.annotations.remove(&marks::full(marks::REVOKE));
-        secret.annotations.insert(marks::full(marks::RENEW), "now".to_owned());
+        secret.annotations.insert(marks::full(marks::REVOKED), pair.id.clone());
         self.vault.write(&mut secret).await
     }
 
@@ -141,6 +150,9 @@ impl Keeper {
     pub(super) async fn take_mark_off(&self, name: &ObjectName, mark: &str) {
         let taken = async {
             let Some(mut secret) = self.vault.secret(name).await? else { return Ok(()) };
+            if !claims::is_ours(&secret) {
+                return Ok(());
+            }
             match secret.annotations.remove(&marks::full(mark)) {
                 Some(_) => self.vault.write(&mut secret).await,
                 None => Ok(()),

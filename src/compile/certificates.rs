@@ -74,8 +74,6 @@ pub(super) fn add(
     for it in ours {
         show(it, objects, plan, problems);
     }
-    // What we are to fill will be of the type that is listed.
-    plan.unlisted.retain(|it| !plan.wanted.contains_key(it));
 }
 
 /// Gives the hosts of an Ingress with `tls` entries their certificates. They come from the namespace that
@@ -213,7 +211,11 @@ fn want(
             continue;
         }
         let found = objects.secrets.get(&name);
-        let names = match found.and_then(|it| not_ours(it)) {
+        if found.is_none_or(|it| !it.is_listed()) {
+            // Not listed is not the same as not there: it may be of another type.
+            plan.unlisted.insert(name.clone());
+        }
+        let names = match unfit(&name, found.map(|it| &**it), policy) {
             Some(why) => {
                 let text = format!("Secret {name} is only read, never written: {why}");
                 Err(("SecretNotManaged", text))
@@ -278,6 +280,26 @@ fn asks(ingress: &Ingress, policy: &Policy) -> bool {
     let others = CERT_MANAGER.iter().any(|it| marked(it));
     let lego = ingress.annotations.get(TLS_ACME).is_some_and(|it| it.eq_ignore_ascii_case("true"));
     if others { policy.adopt_cert_manager } else { lego }
+}
+
+/// Why a certificate cannot be written into a Secret.
+fn unfit(name: &ObjectName, found: Option<&Secret>, policy: &Policy) -> Option<&'static str> {
+    if is_own(name, policy) {
+        return Some("Lockgate keeps keys of its own there; name another");
+    }
+    let found = found?;
+    if !found.is_listed() {
+        return Some(
+            "it is not of type kubernetes.io/tls, and a type cannot be changed; delete it, or name another",
+        );
+    }
+    not_ours(found)
+}
+
+/// Whether we keep something else under this name, which a certificate would destroy.
+fn is_own(name: &ObjectName, policy: &Policy) -> bool {
+    let ours = *name.name == *"lockgate-local-ca" || name.name.starts_with("lockgate-order-");
+    *name == policy.account || (name.namespace == policy.account.namespace && ours)
 }
 
 /// Why a Secret is not ours to write; one that kube-lego filled is.
@@ -358,4 +380,78 @@ fn takes_challenges(host: &crate::model::plan::Host) -> bool {
         PathPattern::Prefix(path) => is_challenge_path(path),
         PathPattern::Exact(_) => false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn annotations(all: &[(&str, &str)]) -> BTreeMap<Box<str>, Box<str>> {
+        all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    }
+
+    /// A public CA is not asked for what it cannot give.
+    #[test]
+    fn r_ord_3_what_no_public_ca_gives_is_not_ordered() {
+        for (host, expected) in [
+            ("a.test", true),
+            ("xn--bcher-kva.example", true),
+            ("a.local.example", true),
+            ("1.2.3.4a", true),
+            ("*.a.test", false),
+            ("", false),
+            ("intranet", false),
+            ("a.local", false),
+            ("a.internal", false),
+            ("a.localhost", false),
+            ("router.localdomain", false),
+            ("a.invalid", false),
+            ("10.0.0.1", false),
+        ] {
+            let host: HostPattern = host.parse().expect("a host");
+            assert_eq!(is_issuable(&host), expected, "{host}");
+        }
+    }
+
+    /// kube-lego's annotation is a request to us, unless the same Ingress asks cert-manager by name.
+    #[test]
+    fn r_own_2_an_ingress_asks_us_or_cert_manager() {
+        let (lego, cluster) = ((TLS_ACME, "true"), ("cert-manager.io/cluster-issuer", "le"));
+        let issuer = ("cert-manager.io/issuer", "le");
+        for (own, usual, adopting) in [
+            (&[][..], false, false),
+            (&[lego], true, true),
+            (&[(TLS_ACME, "True")], true, true),
+            (&[(TLS_ACME, "false")], false, false),
+            (&[(TLS_ACME, "yes")], false, false),
+            (&[cluster], false, true),
+            (&[issuer], false, true),
+            (&[lego, cluster], false, true),
+            (&[lego, issuer], false, true),
+            (&[lego, ("cert-manager.io/issuer", "")], true, true),
+        ] {
+            let ingress = Ingress { annotations: annotations(own), ..Ingress::default() };
+            for (adopt_cert_manager, expected) in [(false, usual), (true, adopting)] {
+                let policy = Policy { adopt_cert_manager, ..Policy::default() };
+                assert_eq!(asks(&ingress, &policy), expected, "{own:?} {adopt_cert_manager}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_we_keep_for_ourselves_is_no_place_for_a_certificate() {
+        for (namespace, name, expected) in [
+            ("lockgate", "lockgate-acme-account", true),
+            ("lockgate", "lockgate-local-ca", true),
+            ("lockgate", "lockgate-order-0011223344556677", true),
+            ("lockgate", "lockgate-tls", false),
+            ("shop", "lockgate-local-ca", false),
+            ("shop", "lockgate-order-0011223344556677", false),
+        ] {
+            let found = unfit(&ObjectName::new(namespace, name), None, &Policy::default());
+            assert_eq!(found.is_some(), expected, "{namespace}/{name}");
+        }
+    }
 }

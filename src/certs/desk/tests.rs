@@ -146,6 +146,10 @@ fn what_is_next_is_what_the_secret_calls_for() {
         ),
         (Wanted { marked: false, ..fine.clone() }, "adopt"),
         (wanted(&["a.test"], Some(young.clone()), &[("adopt", "true")]), "adopt"),
+        (
+            wanted(&["a.test"], Some(young.clone()), &[("revoked", young.id.as_str())]),
+            "order a.test Renewal",
+        ),
         (wanted(&["a.test"], Some(young), &[("revoke", "superseded")]), "revoke"),
     ] {
         assert_eq!(step(&mut desk(&wanted), &keeper, &wanted, NOW), expected, "{wanted:?}");
@@ -263,6 +267,26 @@ fn r_led_what_the_ca_wants_early_leaves_something_for_what_cannot_wait() {
     assert_eq!(step(&mut desk, &keeper, &wanted, NOW), "order a.test Renewal");
     keeper.book.open().issued(&ask, false, NOW - 4 * DAY);
     assert_eq!(step(&mut desk, &keeper, &wanted, NOW), "Backoff", "the third is kept");
+}
+
+/// Revoked within the hour, with all of the budget spent but what a person may have, and then refused.
+#[test]
+fn what_was_revoked_is_replaced_past_the_budget_but_not_past_its_back_off() {
+    let keeper = keeper();
+    let held = pair(&["a.test"], NOW);
+    let revoked = wanted(&["a.test"], Some(held.clone()), &[("revoked", held.id.as_str())]);
+    let key = ledger::key(CA, &revoked.names);
+    let ask = Ask { key: &key, names: &revoked.names, first: false, forced: false, early: false };
+    for _ in 0..3 {
+        keeper.book.open().issued(&ask, false, NOW - 60);
+    }
+    let mut desk = desk(&revoked);
+    assert_eq!(step(&mut desk, &keeper, &revoked, NOW), "order a.test Renewal");
+    failed(&keeper, &revoked, Class::B, &["a.test"], NOW + 600);
+    assert_eq!(step(&mut desk, &keeper, &revoked, NOW), "Backoff");
+    assert_eq!(step(&mut desk, &keeper, &revoked, NOW + 600), "order a.test Renewal", "still");
+    keeper.book.open().issued(&ask, false, NOW);
+    assert_eq!(step(&mut desk, &keeper, &revoked, NOW + 600), "Blocked", "one more, not two");
 }
 
 fn failed(keeper: &Keeper, wanted: &Wanted, class: Class, bad: &[&str], until: i64) {

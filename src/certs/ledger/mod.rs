@@ -118,6 +118,10 @@ pub(super) struct Ledger {
     budget: Budget,
     pages: Vec<Page>,
     dirty: [bool; PAGES],
+    /// The time as it was last given.
+    now: i64,
+    /// When all pages were last pruned.
+    pruned: i64,
 }
 
 /// By what a set of names is found, whatever their order.
@@ -151,7 +155,8 @@ fn seconds(time: Duration) -> i64 {
 
 impl Ledger {
     pub(super) fn new(budget: Budget) -> Self {
-        Self { budget, pages: vec![Page::default(); PAGES], dirty: [false; PAGES] }
+        let pages = vec![Page::default(); PAGES];
+        Self { budget, pages, dirty: [false; PAGES], now: 0, pruned: 0 }
     }
 
     /// Notes that an order is about to be placed.
@@ -220,6 +225,13 @@ impl Ledger {
 
     /// All is well with a set: its failures are forgotten.
     pub(super) fn settled(&mut self, key: &str, now: i64) {
+        let clean = |it: &Set| {
+            it.failures == 0 && it.class.is_none() && it.until == 0 && it.error.is_empty()
+        };
+        if self.set(key).is_none_or(clean) {
+            // Nothing is to be written for it.
+            return;
+        }
         let set = self.set_mut(key, now);
         (set.failures, set.class, set.until) = (0, None, 0);
         set.error.clear();
@@ -233,7 +245,7 @@ impl Ledger {
         set.class = Some(failure.class);
         set.until = failure.until;
         set.error = shortened(failure.error);
-        set.bad = failure.bad.iter().take(10).cloned().collect();
+        set.bad = few(failure.bad);
         failure.spec.clone_into(&mut set.spec);
         if failure.class == Class::B {
             for name in failure.bad {
@@ -307,10 +319,28 @@ impl Ledger {
 
     /// Forgets what says nothing any more, and moves what lies in the future to `now`: a clock was ahead.
     pub(super) fn prune(&mut self, now: i64) {
-        let kept = DAYS.max(seconds(self.budget.span)).max(seconds(self.budget.gap));
+        (self.now, self.pruned) = (now, now);
+        let kept = self.kept();
         for (at, page) in self.pages.iter_mut().enumerate() {
             self.dirty[at] |= page.prune(now, kept);
         }
+    }
+
+    /// Prunes once a day what a leader keeps that never reads it anew.
+    pub(super) fn prune_daily(&mut self) {
+        if (self.now - self.pruned).abs() >= 86_400 {
+            self.prune(self.now);
+        }
+    }
+
+    /// How long what was issued is remembered, in seconds.
+    fn kept(&self) -> i64 {
+        DAYS.max(seconds(self.budget.span)).max(seconds(self.budget.gap))
+    }
+
+    /// The pages that an order of this set is reckoned by.
+    pub(super) fn pages_of(key: &str) -> [usize; 2] {
+        [FRONT, place(key)]
     }
 
     /// Which pages are to be written.
@@ -320,8 +350,12 @@ impl Ledger {
 
     /// A page as it is written down; it counts as written.
     pub(super) fn write(&mut self, at: usize) -> String {
+        let kept = self.kept();
+        if self.now != 0 {
+            self.pages[at].prune(self.now, kept);
+        }
         self.dirty[at] = false;
-        serde_json::to_string(&self.pages[at]).unwrap_or_default()
+        self.pages[at].write()
     }
 
     /// A page was not written after all.
@@ -331,7 +365,7 @@ impl Ledger {
 
     /// Takes a page as it was written down; one that cannot be read says nothing.
     pub(super) fn read(&mut self, at: usize, text: &str) {
-        self.pages[at] = serde_json::from_str(text).unwrap_or_else(|error| {
+        self.pages[at] = Page::read(text).unwrap_or_else(|error| {
             tracing::error!(%error, page = at, "a page of the ledger cannot be read and is begun anew");
             Page::default()
         });
@@ -345,6 +379,8 @@ impl Ledger {
     fn set_mut(&mut self, key: &str, now: i64) -> &mut Set {
         let at = place(key);
         self.dirty[at] = true;
+        self.now = now;
+        self.pages[at].make_room(key);
         let set = self.pages[at].sets.entry(key.to_owned()).or_default();
         set.seen = now;
         set
@@ -360,6 +396,21 @@ impl Ledger {
 fn shortened(text: &str) -> String {
     const MOST: usize = 200;
     text.chars().take(MOST).collect()
+}
+
+/// As many names as are kept.
+fn few(names: &[String]) -> Vec<String> {
+    const MOST: usize = 10;
+    // One is kept at least: no name of a host has more than 253.
+    const BYTES: usize = 300;
+    let mut left = BYTES;
+    let mut kept = Vec::new();
+    for name in names.iter().take(MOST) {
+        let Some(rest) = left.checked_sub(name.len()) else { break };
+        left = rest;
+        kept.push(name.clone());
+    }
+    kept
 }
 
 fn duration(seconds: i64) -> String {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::certs::trouble::Class;
 
@@ -15,9 +17,11 @@ const DOMAINS: usize = 300;
 const LIMITS: usize = 300;
 const ACCOUNTS: usize = 10;
 
+/// Largest page that is written, in bytes: a ConfigMap holds 1 MiB, names and the rest included.
+const LARGEST: usize = 900_000;
+
 /// One ConfigMap's worth.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Page {
     /// By [`key`](super::key).
     pub(super) sets: BTreeMap<String, Set>,
@@ -39,8 +43,7 @@ pub(super) struct Page {
 }
 
 /// What is remembered of one set of names.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Set {
     /// When certificates were issued.
     pub(super) issued: Vec<i64>,
@@ -78,9 +81,102 @@ pub(super) fn newest(times: &mut Vec<i64>, now: i64, most: usize) {
     times.drain(..surplus);
 }
 
+impl Set {
+    /// Whether nothing was ever issued: to forget it costs a wait, and no certificate.
+    fn only_failed(&self) -> bool {
+        self.issued.is_empty() && self.open.is_none()
+    }
+
+    fn read(value: Value) -> Self {
+        let Value::Object(mut parts) = value else { return Self::default() };
+        let issued: Vec<Value> = part(&mut parts, "issued");
+        Self {
+            issued: issued.iter().filter_map(Value::as_i64).collect(),
+            open: part(&mut parts, "open"),
+            failures: part(&mut parts, "failures"),
+            class: part(&mut parts, "class"),
+            until: part(&mut parts, "until"),
+            error: part(&mut parts, "error"),
+            spec: part(&mut parts, "spec"),
+            bad: part(&mut parts, "bad"),
+            subset: part(&mut parts, "subset"),
+            seen: part(&mut parts, "seen"),
+        }
+    }
+}
+
+/// A part of what was written down; one that this version cannot read says nothing.
+fn part<T: DeserializeOwned + Default>(parts: &mut Map<String, Value>, name: &str) -> T {
+    let found = parts.remove(name).and_then(|it| serde_json::from_value(it).ok());
+    found.unwrap_or_default()
+}
+
 impl Page {
+    /// Reads a page part by part: what another version wrote must not cost what everybody understands.
+    pub(super) fn read(text: &str) -> Result<Self, serde_json::Error> {
+        let mut parts: Map<String, Value> = serde_json::from_str(text)?;
+        let sets: Map<String, Value> = part(&mut parts, "sets");
+        Ok(Self {
+            sets: sets.into_iter().map(|(key, it)| (key, Set::read(it))).collect(),
+            names: part(&mut parts, "names"),
+            domains: part(&mut parts, "domains"),
+            orders: part(&mut parts, "orders"),
+            limits: part(&mut parts, "limits"),
+            accounts: part(&mut parts, "accounts"),
+        })
+    }
+
+    /// As it is written down, and no larger than a ConfigMap holds.
+    pub(super) fn write(&mut self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        let surplus = text.len().saturating_sub(LARGEST);
+        if surplus == 0 {
+            return text;
+        }
+        self.shed(surplus);
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Gives up so many bytes: sets that only failed, the oldest first, and then all texts.
+    fn shed(&mut self, mut surplus: usize) {
+        let failed = self.sets.iter().filter(|(_, it)| it.only_failed());
+        let mut failed: Vec<(i64, String)> =
+            failed.map(|(key, it)| (it.seen, key.clone())).collect();
+        failed.sort_unstable();
+        for (_, key) in failed {
+            if surplus == 0 {
+                return;
+            }
+            let gone = self.sets.remove(&key);
+            let text = serde_json::to_string(&gone).unwrap_or_default();
+            surplus = surplus.saturating_sub(text.len() + key.len());
+        }
+        if surplus > 0 {
+            for set in self.sets.values_mut() {
+                set.error.clear();
+                set.bad.clear();
+            }
+        }
+    }
+
     /// Whether it has no room for another set.
     pub(super) fn is_full(&self, key: &str) -> bool {
+        self.is_crowded(key) && !self.sets.values().any(Set::only_failed)
+    }
+
+    /// Makes room for a set, if one that only failed can go for it.
+    pub(super) fn make_room(&mut self, key: &str) {
+        if !self.is_crowded(key) {
+            return;
+        }
+        let failed = self.sets.iter().filter(|(_, it)| it.only_failed());
+        let oldest = failed.min_by_key(|(_, it)| it.seen).map(|(key, _)| key.clone());
+        if let Some(oldest) = oldest {
+            self.sets.remove(&oldest);
+        }
+    }
+
+    fn is_crowded(&self, key: &str) -> bool {
         self.sets.len() >= SETS && !self.sets.contains_key(key)
     }
 
@@ -127,11 +223,13 @@ impl Page {
 
 /// Drops the oldest until there are no more than `most`.
 fn bound<V>(map: &mut BTreeMap<String, V>, most: usize, age: impl Fn(&V) -> i64) {
-    if map.len() <= most {
+    let surplus = map.len().saturating_sub(most);
+    if surplus == 0 {
         return;
     }
-    let mut ages: Vec<i64> = map.values().map(&age).collect();
-    ages.sort_unstable();
-    let oldest = ages[ages.len() - most];
-    map.retain(|_, it| age(it) >= oldest);
+    let mut all: Vec<(i64, String)> = map.iter().map(|(key, it)| (age(it), key.clone())).collect();
+    all.sort_unstable();
+    for (_, key) in &all[..surplus] {
+        map.remove(key);
+    }
 }

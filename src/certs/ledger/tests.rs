@@ -207,6 +207,106 @@ fn r_led_the_ledger_is_bounded() {
     assert!((0..PAGES).all(|at| ledger.write(at).len() < 100), "and forgets");
 }
 
+/// Whatever failures say, and however the sets were chosen: what was issued is not crowded out.
+#[test]
+fn r_led_a_page_never_outgrows_its_config_map() {
+    let now = 1_800_000_000;
+    let mut ledger = Ledger::new(Budget::default());
+    let bad: Vec<String> = (0..10).map(|at| format!("{at}{}.test", "x".repeat(240))).collect();
+    // Each of these takes six bytes in JSON.
+    let error = "\u{1}".repeat(5_000);
+    let class = Class::B;
+    let failure = Failure { class, attempt: true, until: now, error: &error, bad: &bad, spec: "" };
+    let good = names(&["good.test"]);
+    let good = (key("ca", &good), good);
+    assert_eq!(issue(&mut ledger, &ask(&good.0, &good.1), now), Ok(()));
+    let at = place(&good.0);
+    let keys = (0..).map(|it| key("ca", &names(&[&format!("{it}.test")])));
+    let keys: Vec<String> = keys.filter(|it| place(it) == at).take(1_200).collect();
+    for (key, second) in keys.iter().zip(0..) {
+        ledger.failed(key, &failure, now + second);
+        assert!(ledger.pages[at].sets.len() <= 1_000);
+    }
+    let text = ledger.write(at);
+    assert!((600_000..=900_000).contains(&text.len()), "{} bytes", text.len());
+    let last = &keys[keys.len() - 1];
+    for ledger in [&ledger, &reread(&mut ledger.clone())] {
+        assert_eq!(ledger.backoff(&keys[0], "").class, None, "the oldest failure goes first");
+        assert_eq!(ledger.backoff(last, "").bad.len(), 1);
+        let ask = ask(&good.0, &good.1);
+        assert!(ledger.admits(&ask, false, now + 60).is_err(), "issued is issued");
+    }
+}
+
+/// One who leads for a year never reads the ledger anew.
+#[test]
+fn r_led_the_ledger_is_bounded_while_one_leads() {
+    let mut ledger = Ledger::new(Budget::default());
+    let begin = 1_800_000_000;
+    ledger.prune(begin);
+    for day in 0..60 {
+        let now = begin + day * DAY;
+        for at in 0..50 {
+            let bad = [format!("{at}.{day}.test")];
+            let key = key("ca", &names(&[&bad[0]]));
+            let class = Class::B;
+            let failure =
+                Failure { class, attempt: true, until: 0, error: "", bad: &bad, spec: "" };
+            ledger.failed(&key, &failure, now);
+            ledger.limit(&Scope::Name(bad[0].clone()), now + HOUR);
+        }
+        ledger.prune_daily();
+        let dirty: Vec<usize> = ledger.dirty().collect();
+        dirty.into_iter().for_each(|at| drop(ledger.write(at)));
+    }
+    let count = |of: fn(&Page) -> usize| ledger.pages.iter().map(of).sum::<usize>();
+    assert_eq!(count(|it| it.sets.len()), 14 * 50, "two weeks");
+    assert_eq!((count(|it| it.names.len()), count(|it| it.limits.len())), (50, 50), "an hour");
+}
+
+/// What another version wrote, or somebody by hand, costs that part, and no budget.
+#[test]
+fn r_led_what_cannot_be_read_says_nothing_of_the_rest() {
+    let names = names(&["a.test"]);
+    let key = key("ca", &names);
+    let now = 1_800_000_000;
+    for (part, admitted) in [
+        (r#""issued":[NOW],"class":"B""#, false),
+        (r#""issued":[NOW],"class":"Z","until":"never""#, false),
+        (r#""issued":["x",NOW],"bad":7,"added":{}"#, false),
+        (r#""open":NOW,"error":null"#, false),
+        (r#""issued":[],"class":"Z""#, true),
+    ] {
+        let set = part.replace("NOW", &now.to_string());
+        let text = format!(r#"{{"sets":{{"x":7,"{key}":{{{set}}}}},"orders":[],"later":1}}"#);
+        let mut ledger = Ledger::new(Budget::default());
+        ledger.read(place(&key), &text);
+        let found = ledger.admits(&ask(&key, &names), false, now + 60).is_ok();
+        assert_eq!(found, admitted, "{text}");
+    }
+}
+
+#[test]
+fn r_led_nothing_is_written_for_what_is_well() {
+    let names = names(&["a.test"]);
+    let key = key("ca", &names);
+    let mut ledger = Ledger::new(Budget::default());
+    let now = 1_800_000_000;
+    ledger.settled(&key, now);
+    assert_eq!(ledger.dirty().count(), 0, "never heard of");
+    let bad = ["a.test".to_owned()];
+    let class = Class::B;
+    let failure = Failure { class, attempt: true, until: now, error: "no", bad: &bad, spec: "" };
+    ledger.failed(&key, &failure, now);
+    let mut ledger = reread(&mut ledger);
+    ledger.settled(&key, now);
+    assert_eq!(ledger.dirty().collect::<Vec<_>>(), [place(&key)]);
+    assert_eq!(ledger.backoff(&key, ""), Backoff::default());
+    let mut ledger = reread(&mut ledger);
+    ledger.settled(&key, now);
+    assert_eq!(ledger.dirty().count(), 0, "well already");
+}
+
 /// What can happen to one set of names.
 #[derive(Clone, Debug)]
 enum Step {
