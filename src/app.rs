@@ -22,6 +22,7 @@ use crate::certs::{
     self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperFlags, KeeperOptions, Local,
 };
 use crate::compile::config::LastSeen;
+use crate::compile::objects::Objects;
 use crate::compile::{IssuerKind, Policy, compile};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
@@ -307,10 +308,7 @@ impl Compiler {
                 );
                 plan
             };
-            let unanswerable = self.policy.issuer == IssuerKind::Acme
-                && plan.thumbprint.is_none()
-                && !objects.unreadable.contains(&Kind::Secret);
-            if !unanswerable {
+            if is_answering(&self.policy, &plan, &objects) {
                 self.ready.send_replace(true);
             }
             self.compiled.send_replace(Compiled {
@@ -325,6 +323,13 @@ impl Compiler {
             });
         }
     }
+}
+
+/// Whether challenges are answered here, as far as they ever will be: no replica is ready before.
+fn is_answering(policy: &Policy, plan: &Plan, objects: &Objects) -> bool {
+    policy.issuer != IssuerKind::Acme
+        || plan.thumbprint.is_some()
+        || objects.unreadable.contains(&Kind::Secret)
 }
 
 /// How requests are counted; the bounds of a histogram have to grow.
@@ -504,5 +509,31 @@ fn addresses(args: &Serve) -> Addresses {
         _ if !given.is_empty() => Addresses::Given(given),
         Some(service) => Addresses::Service(service.clone()),
         None => Addresses::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CA may ask any replica, so one that cannot answer gets no traffic.
+    #[test]
+    fn r_tok_4_a_replica_is_ready_once_it_answers_challenges() {
+        use IssuerKind::{Acme, Local};
+        for (issuer, thumbprint, unreadable, expected) in [
+            (Acme, None, false, false),
+            (Acme, Some("thumb"), false, true),
+            // Nothing will come of waiting for what may not be read.
+            (Acme, None, true, true),
+            (Local, None, false, true),
+            (IssuerKind::None, None, false, true),
+        ] {
+            let policy = Policy { issuer, ..Policy::default() };
+            let plan = Plan { thumbprint: thumbprint.map(Into::into), ..Plan::default() };
+            let kinds = unreadable.then_some(Kind::Secret);
+            let objects = Objects { unreadable: kinds.into_iter().collect(), ..Objects::default() };
+            let found = is_answering(&policy, &plan, &objects);
+            assert_eq!(found, expected, "{issuer:?} {thumbprint:?} {unreadable}");
+        }
     }
 }

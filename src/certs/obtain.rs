@@ -50,6 +50,19 @@ impl Item {
         self.names != self.wanted.names
     }
 
+    /// What comes after a failure, for people: what was asked for is tried once.
+    pub(super) fn next_try(&self, trouble: &Trouble, pause: i64) -> String {
+        if self.is_answered(trouble) {
+            return "ask again for another try".to_owned();
+        }
+        format!("next try in {pause} s")
+    }
+
+    /// Whether a failure is the answer to who asked.
+    fn is_answered(&self, trouble: &Trouble) -> bool {
+        self.due == Due::Asked && is_final(trouble)
+    }
+
     /// As the ledger hears of it.
     pub(super) fn ask<'a>(&'a self, key: &'a str) -> Ask<'a> {
         let Self { names, due, early, forced, .. } = self;
@@ -76,7 +89,7 @@ impl Keeper {
         if let Err(error) = self.book.flush().await {
             tracing::warn!(%error, "the ledger was not written and will be");
         }
-        if item.due == Due::Asked && result.as_ref().is_err_and(is_final) {
+        if result.as_ref().is_err_and(|it| item.is_answered(it)) {
             // Who asked was told how it went, and may ask again.
             self.take_mark_off(&item.name, marks::RENEW).await;
         }

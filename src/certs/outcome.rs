@@ -153,8 +153,8 @@ impl Office {
         }
         tracing::warn!(secret = %name, %trouble, retry_in = pause, "no certificate");
         if trouble.concerns_owner() {
-            let mut text =
-                format!("no certificate for Secret {name}: {trouble}; next try in {pause} s");
+            let next = item.next_try(trouble, pause);
+            let mut text = format!("no certificate for Secret {name}: {trouble}; {next}");
             if let Trouble::Limited(limited) = trouble
                 && let Some(page) = &limited.page
             {

@@ -256,6 +256,10 @@ async fn r_led_who_asks_beyond_the_budget_is_told_and_not_served_later() {
     let doing = doing::Work::default().begin(&tls());
     let refused = keeper.obtain(&item, doing).await.expect_err("too soon");
     assert!(matches!(refused, Trouble::Budget { .. }), "{refused}");
+    assert_eq!(item.next_try(&refused, 7), "ask again for another try");
+    let due = due::Due::Revoked;
+    let revoked = obtain::Item { due, ..item.clone() };
+    assert_eq!(revoked.next_try(&refused, 7), "next try in 7 s", "it stays due");
     let after = vault.secret(&tls()).await.expect("a store").expect("a Secret");
     assert_eq!((after.data, mark_of(&after.annotations)), (before.data, None));
     let doing = doing::Work::default().begin(&tls());
@@ -553,9 +557,15 @@ async fn r_fly_what_was_left_behind_is_tidied_up() {
     let chain = String::from_utf8(held.data["tls.crt"].clone()).expect("PEM");
     record.keep_chain(&vault, &chain).await.expect("kept");
     let (options, ..) = options(&house.store, Issuer::Local(local()));
+    // Versions before the ledger named records otherwise.
+    let earlier = ObjectName::new("lockgate", "lockgate-order-0011223344556677");
+    let claim = Claim { holder: "an earlier version", ..claim(&names) };
+    Record::claim(&vault, earlier.clone(), &claim).await.expect("it");
     let plan = Plan { wanted: [(tls(), wanted_now(&house).await)].into(), ..Plan::default() };
     assert_eq!(Keeper::new(options).tidy(&plan).await, Ok(Vec::new()));
-    assert_eq!(house.store.secret(&place).await.expect("a store"), None);
+    for gone in [place, earlier] {
+        assert_eq!(house.store.secret(&gone).await.expect("a store"), None, "{gone}");
+    }
 }
 
 async fn wanted_now(house: &House) -> crate::model::plan::Wanted {
@@ -612,6 +622,38 @@ async fn r_led_the_ledger_outlives_its_writer_and_has_one() {
     assert!(!second.is_read(), "and nothing goes on before it was read anew");
     second.read(now).await.expect("read");
     second.flush().await.expect("nothing to write");
+}
+
+/// A page that cannot be written, whoever filled it, stops neither other orders nor what was issued.
+#[tokio::test]
+async fn r_led_a_page_that_cannot_be_written_stops_nobody_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = directory.path().join("issued");
+    let store = Store::Directory(Directory::new([directory.path().to_owned()], write.clone()));
+    let vault = Vault::new(store, Leadership::sole());
+    let book = book::Book::new(vault.clone(), "lockgate", Budget::default());
+    let now = 1_800_000_000;
+    book.read(now).await.expect("read");
+    let keys = (0..).map(|it| ledger::key("ca", &[format!("{it}.test")].into()));
+    let page = |it: &String| ledger::Ledger::pages_of(it)[1];
+    let mut keys = keys.filter(|it| page(it) != 0);
+    let broken = keys.next().expect("a key");
+    let good = keys.find(|it| page(it) > page(&broken)).expect("another");
+    let place = write.join(format!(".lockgate.lockgate-acme-ledger-{}.configmap", page(&broken)));
+    std::fs::create_dir_all(&place).expect("made");
+    book.open().reserve(&broken, now);
+    book.open().reserve(&good, now);
+    assert_eq!(book.flush_for(&good).await, Ok(()));
+    assert!(
+        book.flush_for(&broken).await.is_err() && book.flush().await.is_err() && book.is_read()
+    );
+    let next = book::Book::new(vault.clone(), "lockgate", Budget::default());
+    std::fs::remove_dir(&place).expect("gone");
+    next.read(now).await.expect("read");
+    assert_eq!(next.open().reserved(&good), Some(now));
+    assert_eq!(book.flush().await, Ok(()), "what was left is written");
+    next.read(now).await.expect("read");
+    assert_eq!(next.open().reserved(&broken), Some(now));
 }
 
 #[test]

@@ -20,6 +20,14 @@ impl Keeper {
         let mut orphans = Vec::new();
         for found in self.vault.secrets(&self.namespace, record::PREFIX).await? {
             let Some(subject) = record::subject(&found) else { continue };
+            if found.name != record::place(&self.namespace, &subject) {
+                // An earlier version's, which looked for it there: nobody takes it up any more.
+                if claims::is_ours(&found) {
+                    tracing::info!(secret = %subject, "an earlier version's record of an order is deleted");
+                    self.vault.delete(&found.name).await?;
+                }
+                continue;
+            }
             let Some(wanted) = plan.wanted.get(&subject) else {
                 orphans.push(subject);
                 continue;

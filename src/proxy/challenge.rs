@@ -47,7 +47,64 @@ fn is_token(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::model::host::HostPattern;
+    use crate::model::keypair::Keypair;
+    use crate::model::name::ObjectName;
+    use crate::model::path::PathPattern;
+    use crate::model::plan::{Host, Plan, Route, Target};
+
+    /// As it is answered to anybody who asks for it: our hosts, and those that nobody here knows.
+    #[test]
+    fn r_tok_1_a_challenge_is_answered_for_whoever_may_have_it() {
+        let made = rcgen::generate_simple_self_signed(["x".to_owned()]).expect("a certificate");
+        let (crt, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let pair = Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair");
+        let path = PathPattern::Prefix("/".into());
+        let host = |acme| {
+            let (name, options) = (ObjectName::default(), Arc::default());
+            let route = Route::new(name, &HostPattern::Any, "/", Target::Nothing, options);
+            let paths = [(path.clone(), Arc::new(route))].into();
+            Host { acme, paths, ..Host::new(ObjectName::default()) }
+        };
+        let hosts = [("ours.test", true), ("theirs.test", false)];
+        let hosts = hosts.map(|(it, acme)| (it.parse().expect("a host"), host(acme)));
+        let plan = |thumbprint| Plan { hosts: hosts.clone().into(), thumbprint, ..Plan::default() };
+        let live = |thumbprint| {
+            let empty = Live::empty(pair.certified().expect("a key"));
+            Live::next(Arc::new(plan(thumbprint)), &empty)
+        };
+        let (with, without) = (live(Some("thumb".into())), live(None));
+        let good = format!("{PREFIX}abcdefghijklmnop");
+        let (get, other) = (Method::GET, format!("{PREFIX}abc"));
+        for (method, host, path, expected) in [
+            (&get, "ours.test", &good, true),
+            (&Method::HEAD, "ours.test", &good, true),
+            (&get, "nobody.test", &good, true),
+            (&get, "192.0.2.1", &good, true),
+            (&get, "theirs.test", &good, false),
+            (&Method::POST, "ours.test", &good, false),
+            (&Method::OPTIONS, "ours.test", &good, false),
+            (&get, "ours.test", &other, false),
+            (&get, "ours.test", &format!("{good}/"), false),
+            (&get, "ours.test", &format!("/x{good}"), false),
+        ] {
+            assert!(answer(&without, method, host, path).is_none(), "without an account");
+            let reply = answer(&with, method, host, path);
+            assert_eq!(reply.is_some(), expected, "{method} {host} {path}");
+            let Some(reply) = reply else { continue };
+            assert_eq!(reply.status(), 200);
+            for (name, value) in [
+                ("content-type", "application/octet-stream"),
+                ("x-content-type-options", "nosniff"),
+                ("cache-control", "no-store"),
+            ] {
+                assert_eq!(reply.headers()[name], value, "{name}");
+            }
+        }
+    }
 
     #[test]
     fn a_solver_has_the_path_of_one_challenge() {
@@ -65,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_base64url_of_a_sane_length() {
+    fn r_tok_1_a_token_is_base64url_of_a_sane_length() {
         for (text, expected) in [
             ("abcdefghijklmnop", true),
             ("abcdefghijklmno", false),
