@@ -15,7 +15,7 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::hmac;
 use http::{HeaderName, HeaderValue};
 use rustls::pki_types::ServerName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::transport::{Tls, Transport};
 use crate::model::guard::Judge;
@@ -35,6 +35,8 @@ const MOST_WAITING: usize = 128;
 const MOST_OF_NAMESPACE: usize = 64;
 const MOST_OF_INGRESS: usize = 32;
 const MOST_OF_CLIENT: usize = 16;
+/// Most that come with one password at a time; they are checked one after the other, and counted above as one.
+const MOST_OF_PASSWORD: usize = 128;
 /// Places to count in, for each of these kinds; who shares one with somebody else shares its bound.
 const COUNTED: usize = 4096;
 
@@ -47,6 +49,8 @@ pub struct Verdicts {
     pub judged: Cache<Judged>,
     hashing: Arc<Semaphore>,
     waiting: Waiting,
+    /// Passwords that are being checked, by their tags.
+    alone: Box<[Semaphore]>,
     tls: Tls,
     epoch: Instant,
     /// In which [`PAUSE`] since then the last complaint was.
@@ -86,6 +90,7 @@ impl Default for Verdicts {
             judged: Cache::default(),
             hashing: Arc::new(Semaphore::new((cores / 2).max(1))),
             waiting: Waiting::default(),
+            alone: std::iter::repeat_with(|| Semaphore::new(1)).take(COUNTED).collect(),
             tls: Tls::new(&tls, false),
             epoch: Instant::now(),
             told: AtomicU64::new(0),
@@ -94,10 +99,17 @@ impl Default for Verdicts {
 }
 
 impl Verdicts {
+    /// Waits for others who come with the same password: they may find out that it is right. `None` when too
+    /// many do.
+    pub async fn alone(&self, password: Tag) -> Option<SemaphorePermit<'_>> {
+        let _waiting = Place::take(self.waiting.passwords.of(&password), MOST_OF_PASSWORD)?;
+        self.alone[password.place(COUNTED)].acquire().await.ok()
+    }
+
     /// A turn to check a password, which may take seconds of a core; `None` when too many wait.
     pub async fn turn(&self, asker: Asker<'_>) -> Option<OwnedSemaphorePermit> {
         let [namespace, ingress, client] = asker.tags(&self.passwords);
-        let Waiting { all, namespaces, ingresses, clients } = &self.waiting;
+        let Waiting { all, namespaces, ingresses, clients, .. } = &self.waiting;
         let _waiting = [
             Place::take(clients.of(&client), MOST_OF_CLIENT)?,
             Place::take(ingresses.of(&ingress), MOST_OF_INGRESS)?,
@@ -176,6 +188,7 @@ struct Waiting {
     namespaces: Counts,
     ingresses: Counts,
     clients: Counts,
+    passwords: Counts,
 }
 
 /// Counts, each found by a tag.
@@ -190,7 +203,7 @@ impl Default for Counts {
 
 impl Counts {
     fn of(&self, tag: &Tag) -> &AtomicUsize {
-        &self.0[usize::try_from(tag.number() % COUNTED as u64).unwrap_or_default()]
+        &self.0[tag.place(COUNTED)]
     }
 }
 
@@ -229,6 +242,11 @@ struct Entry<T> {
 }
 
 impl Tag {
+    /// One of so many places.
+    fn place(&self, places: usize) -> usize {
+        usize::try_from(self.number() % places as u64).unwrap_or_default()
+    }
+
     fn number(&self) -> u64 {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&self.0[..8]);
@@ -285,7 +303,7 @@ impl<T> Cache<T> {
     }
 
     fn places(&self, tag: &Tag) -> [&ArcSwapOption<Entry<T>>; 2] {
-        let place = usize::try_from(tag.number() % PLACES as u64).unwrap_or_default();
+        let place = tag.place(PLACES);
         [&self.places[place], &self.places[place ^ 1]]
     }
 }
@@ -386,6 +404,22 @@ mod tests {
         turns.clear();
         drop(waiting);
         assert!(verdicts.turn(late).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn those_with_one_password_come_one_by_one() {
+        let verdicts = Verdicts::default();
+        let tag = verdicts.tag(b"hash", b"secret");
+        let first = verdicts.alone(tag).await.expect("the first");
+        let mut waiting: Vec<_> =
+            (0..MOST_OF_PASSWORD).map(|_| Box::pin(verdicts.alone(tag))).collect();
+        for it in &mut waiting {
+            assert!(futures_util::poll!(it).is_pending());
+        }
+        assert!(verdicts.alone(tag).await.is_none());
+        drop(first);
+        assert!(futures_util::poll!(&mut waiting[0]).is_ready());
+        assert!(futures_util::poll!(&mut waiting[1]).is_ready());
     }
 
     #[test]

@@ -61,11 +61,12 @@ async fn is_right(
     if verdicts.knows(tag, Instant::now()) {
         return Ok(true);
     }
-    let turn = verdicts.turn(asker).await.ok_or(Failure::Overloaded)?;
+    let _alone = verdicts.alone(tag).await.ok_or(Failure::Overloaded)?;
     // Somebody with the same password may have been first.
     if verdicts.knows(tag, Instant::now()) {
         return Ok(true);
     }
+    let turn = verdicts.turn(asker).await.ok_or(Failure::Overloaded)?;
     let hash = hash.clone();
     let checked = tokio::task::spawn_blocking(move || {
         let _turn = turn;
