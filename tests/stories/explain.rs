@@ -117,6 +117,13 @@ const RULES: &[Rules<'_>] = &[
         "",
     ),
     ("empty", "empty.test", &[("/", "none")], &[], ""),
+    (
+        "shut",
+        "shut.test",
+        &[("/", "none")],
+        &[("auth-type", "basic"), ("auth-secret", "users")],
+        "",
+    ),
     ("stand-in", "stand.test", &[("/", "none")], &[("default-backend", "api")], ""),
     (
         "snippets",
@@ -224,6 +231,7 @@ async fn what_is_foreseen_is_what_is_answered() {
         ("GET", "http://a.test/c", &[("x-new", "always")], "", "new /c"),
         ("GET", "http://a.test/c", &[("x-new", "never")], "", "web /c"),
         ("GET", "http://empty.test/", &[], "", "503"),
+        ("GET", "http://shut.test/", &[], "", "503"),
         ("GET", "http://stand.test/x", &[], "", "api /x"),
         ("GET", "http://snippet.test/secret/x", &[], "", "403"),
         ("GET", "http://snippet.test/", &[], "", "web /"),

@@ -173,6 +173,10 @@ fn decide(
     if let Some(answer) = redirect::to_https(view, &head.uri) {
         return told.own("to HTTPS", words::why_https(live, route), &answer);
     }
+    if let Some(balancer) = way.balancer.as_deref().filter(|it| it.is_empty()) {
+        told.say("backend", backend::name(view, balancer));
+        return nobody(told, balancer);
+    }
     told.steps.extend(words::limits(way, view.peer.address.ip(), settings));
     if let Err(failure) = snippet::check(view) {
         return told.fail("snippet", "a snippet's deny is about this client", &failure);
@@ -220,8 +224,7 @@ fn decide(
     }
     told.steps.extend(backend::mirror(view));
     if balancer.is_empty() {
-        let what = format!("no endpoint of Service {} is ready", balancer.id.service);
-        return told.fail("endpoints", &what, &Failure::NoEndpoint);
+        return nobody(told, balancer);
     }
     told.say("endpoints", backend::endpoints(view, balancer, &head.headers));
     told.say("towards them", backend::transport(view));
@@ -233,6 +236,11 @@ fn decide(
     told.say("body", backend::body(&way.route.options));
     told.steps.extend(backend::answers(view, &extras));
     to(balancer, None)
+}
+
+fn nobody(told: &mut Told, balancer: &Balancer) -> Answer {
+    let what = format!("no endpoint of Service {} is ready", balancer.id.service);
+    told.fail("endpoints", &what, &Failure::NoEndpoint)
 }
 
 /// Who of Service and canary takes the request.
