@@ -186,6 +186,16 @@ impl Keeper {
         trouble.pause(failures, super::spread(&key, failures), left, now)
     }
 
+    /// How long an item waits whose failure was noted, in seconds.
+    pub(super) fn wait(&self, item: &Item, trouble: &Trouble, now: i64) -> i64 {
+        let key = ledger::key(self.issuer.name(), &item.names);
+        let until = self.book.open().backoff(&key, &self.spec()).until;
+        if matches!(trouble.class(), Class::F | Class::H) || until <= now {
+            return self.pause(item, trouble, now);
+        }
+        until - now
+    }
+
     /// What is asked beside the names: when it changes, what was refused is asked again.
     pub(super) fn spec(&self) -> String {
         match &self.issuer {

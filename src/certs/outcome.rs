@@ -146,7 +146,7 @@ impl Office {
         let class = trouble.class();
         let pause = match trouble {
             Trouble::Down { .. } => self.desk.breaker.until().map_or(30, |it| it - now),
-            _ => self.keeper.pause(item, trouble, now),
+            _ => self.keeper.wait(item, trouble, now),
         };
         if !matches!(class, Class::H) {
             self.keeper.metrics.orders.with_label_values(&["failed"]).inc();
