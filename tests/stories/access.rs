@@ -336,7 +336,7 @@ impl Nginx {
         let (dir, port) = (files.path().display(), free_port());
         std::fs::write(files.path().join("passwords"), "ann:{PLAIN}secret\n").unwrap();
         let config = format!(
-            "daemon off; user root; worker_processes 1; pid {dir}/pid; error_log {dir}/error.log;\n\
+            "daemon off; user root; master_process off; pid {dir}/pid; error_log {dir}/error.log;\n\
              events {{}}\nhttp {{ access_log off; client_body_temp_path {dir}/body; \
              proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi; \
              uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
