@@ -1,14 +1,11 @@
 //! The body of an answer on its way to the client.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::ahead::AheadBody;
 use super::compress::CodedBody;
@@ -16,6 +13,7 @@ use super::headers::clean;
 use super::patience::Patience;
 use super::pool::Lease;
 use super::rate::{Pace, PacedBody};
+use super::wire::Torn;
 
 /// Up to how many bytes an answer's body counts as small.
 const SMALL: u64 = 16 << 10;
@@ -38,12 +36,11 @@ pub(super) enum ReplyBody {
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
     /// What came together with the head.
-    first: Option<hyper::Result<Frame<Bytes>>>,
-    incoming: Incoming,
+    first: Option<Result<Frame<Bytes>, CutOff>>,
     lease: Lease,
     ended: bool,
     /// How it broke off, which is told once what came before has left.
-    cut: Option<hyper::Error>,
+    cut: Option<CutOff>,
     patience: Patience,
 }
 
@@ -52,7 +49,10 @@ pub(super) struct UpstreamBody {
 pub(super) enum CutOff {
     /// The connection broke or its framing did.
     #[error("the upstream's answer broke off: {0}")]
-    Broken(#[from] hyper::Error),
+    Broken(hyper::Error),
+    /// The same over HTTP/1.1.
+    #[error("the upstream's answer broke off: {0}")]
+    Torn(Torn),
     /// Nothing came for `proxy-read-timeout`.
     #[error("the upstream's answer came too slowly")]
     Slow,
@@ -68,24 +68,20 @@ impl ReplyBody {
 
     /// The body of an endpoint's answer. A small one that came together with its head is taken at once:
     /// head and body then leave in one write, and the connection is free for the next request.
-    pub(super) fn upstream(mut incoming: Incoming, mut lease: Lease, patience: Duration) -> Self {
+    pub(super) fn upstream(mut lease: Lease, patience: Duration) -> Self {
         let mut first = None;
-        if incoming.size_hint().exact().is_some_and(|it| (1..=SMALL).contains(&it)) {
-            first = incoming.frame().now_or_never().flatten();
+        if lease.size_hint().exact().is_some_and(|it| (1..=SMALL).contains(&it))
+            && let Poll::Ready(frame) = lease.poll_frame(&mut Context::from_waker(Waker::noop()))
+        {
+            first = frame;
         }
-        let ended = incoming.is_end_stream();
+        let ended = lease.is_end_stream();
         if ended && let Some(Ok(frame)) = first {
             lease.give_back();
             return Self::Own(frame.into_data().ok());
         }
-        let body = UpstreamBody {
-            first,
-            incoming,
-            lease,
-            ended,
-            cut: None,
-            patience: Patience::new(patience),
-        };
+        let body =
+            UpstreamBody { first, lease, ended, cut: None, patience: Patience::new(patience) };
         Self::Upstream(Box::new(body))
     }
 
@@ -131,7 +127,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(text) => text.is_none(),
-            Self::Upstream(body) => body.first.is_none() && body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.first.is_none() && body.lease.is_end_stream(),
             Self::Ahead(body) => body.is_end_stream(),
             Self::Coded(body) => body.is_end_stream(),
             Self::Paced(body) => body.is_end_stream(),
@@ -146,11 +142,11 @@ impl Body for ReplyBody {
             Self::Coded(_) => SizeHint::default(),
             Self::Paced(body) => body.size_hint(),
             Self::Upstream(body) => match &body.first {
-                None => body.incoming.size_hint(),
+                None => body.lease.size_hint(),
                 // Asked before anything is sent: the length is still the whole one.
                 Some(first) => {
                     let taken = first.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-                    let left = body.incoming.size_hint().exact().unwrap_or_default();
+                    let left = body.lease.size_hint().exact().unwrap_or_default();
                     SizeHint::with_exact(left + taken as u64)
                 }
             },
@@ -161,25 +157,19 @@ impl Body for ReplyBody {
 impl UpstreamBody {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         if let Some(cut) = self.cut.take() {
-            return Poll::Ready(Some(Err(cut.into())));
+            return Poll::Ready(Some(Err(cut)));
         }
         if let Some(first) = self.first.take() {
             return self.pass(cx, Some(first));
         }
-        let mut polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        if polled.is_pending() {
-            // Now the connection knows that more is wanted.
-            self.lease.drive(cx);
-            polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        }
-        match polled {
+        match self.lease.poll_frame(cx) {
             Poll::Pending => self.patience.poll(cx).map(|()| Some(Err(CutOff::Slow))),
             Poll::Ready(frame) => {
                 self.patience.rest();
-                // Trailers end it, too; hyper asks for nothing after them.
+                // Trailers end it, too; nothing is asked for after them.
                 self.ended = match &frame {
                     None => true,
-                    Some(Ok(frame)) => frame.is_trailers() || self.incoming.is_end_stream(),
+                    Some(Ok(frame)) => frame.is_trailers() || self.lease.is_end_stream(),
                     Some(Err(_)) => false,
                 };
                 self.pass(cx, frame)
@@ -190,7 +180,7 @@ impl UpstreamBody {
     fn pass(
         &mut self,
         cx: &Context<'_>,
-        frame: Option<hyper::Result<Frame<Bytes>>>,
+        frame: Option<Result<Frame<Bytes>, CutOff>>,
     ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         match frame {
             None => Poll::Ready(None),

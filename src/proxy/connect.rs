@@ -5,23 +5,21 @@ use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::LocalBoxFuture;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connection::Local;
 use super::reply::Failure;
 use super::upload::RequestBody;
+use super::wire::Stream;
 use crate::live::transport::Transport;
 
 /// Most requests at once on one connection of HTTP/2; an endpoint may allow fewer.
@@ -31,11 +29,8 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// After how long without a sign of life an endpoint's machine is asked for one.
 const SILENT: Duration = Duration::from_secs(15);
 
-/// A connection of HTTP/1.1: what takes requests, and what has to be driven for them to be answered.
-pub(super) async fn h1(
-    address: SocketAddr,
-    transport: &Transport,
-) -> Result<(http1::SendRequest<RequestBody>, LocalBoxFuture<'static, ()>), Failure> {
+/// What HTTP/1.1 can be spoken over.
+pub(super) async fn h1(address: SocketAddr, transport: &Transport) -> Result<Stream, Failure> {
     connect_h1(address, transport).await.map_err(|error| failure(address, &error))
 }
 
@@ -60,115 +55,13 @@ fn failure(address: SocketAddr, error: &io::Error) -> Failure {
     }
 }
 
-async fn connect_h1(
-    address: SocketAddr,
-    transport: &Transport,
-) -> io::Result<(http1::SendRequest<RequestBody>, LocalBoxFuture<'static, ()>)> {
+async fn connect_h1(address: SocketAddr, transport: &Transport) -> io::Result<Stream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let stream = Heard { stream, deaf: false, ended: false };
-    match &transport.tls {
-        None => handshake_h1(address, stream).await,
-        Some(tls) => {
-            let connector = TlsConnector::from(tls.config.clone());
-            handshake_h1(address, connector.connect(tls.name.clone(), stream).await?).await
-        }
-    }
-}
-
-async fn handshake_h1<T>(
-    address: SocketAddr,
-    stream: T,
-) -> io::Result<(http1::SendRequest<RequestBody>, LocalBoxFuture<'static, ()>)>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let ended = async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tell_end(address, &error);
-        }
-    };
-    Ok((sender, ended.boxed_local()))
-}
-
-/// A connection to an endpoint whose answer counts even when the request cannot be written any more: an
-/// endpoint that answers before it has read a body may close at once, and hyper would see the failed write
-/// before the answer that came first. After a failed write nothing is written, and reading says how it ends;
-/// it always does, because such a socket is dead.
-struct Heard {
-    stream: TcpStream,
-    /// Whether the endpoint takes no more.
-    deaf: bool,
-    /// Whether there is nothing more to hear.
-    ended: bool,
-}
-
-impl Heard {
-    fn unless_deaf<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = written {
-            tracing::debug!(%error, "an endpoint takes no more of a request");
-            self.deaf = true;
-            return self.nothing();
-        }
-        written
-    }
-
-    fn nothing<T>(&self) -> Poll<io::Result<T>> {
-        if self.ended { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) } else { Poll::Pending }
-    }
-}
-
-impl AsyncRead for Heard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buf));
-        self.ended = read.is_err() || buf.filled().len() == before;
-        Poll::Ready(read)
-    }
-}
-
-impl AsyncWrite for Heard {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.deaf {
-            return self.nothing();
-        }
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.unless_deaf(written)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.deaf {
-            return self.nothing();
-        }
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.unless_deaf(written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    let Some(tls) = &transport.tls else { return Ok(Stream::Plain(stream)) };
+    let connector = TlsConnector::from(tls.config.clone());
+    let stream = connector.connect(tls.name.clone(), stream).await?;
+    Ok(Stream::Tls(Box::new(stream)))
 }
 
 async fn connect_h2(

@@ -8,11 +8,10 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, request, response};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tokio::time::{Instant, sleep_until};
 
 use super::Visit;
@@ -28,6 +27,7 @@ use super::rewrite;
 use super::snippet;
 use super::upgrade::{self, Switch};
 use super::upload::{Progress, RequestBody};
+use super::wire::{AnswerHead, Torn};
 use crate::live::balance::{Balancer, Endpoint};
 use crate::live::transport::Transport;
 use crate::model::options::Options;
@@ -202,7 +202,7 @@ impl Outbound<'_> {
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
         client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {
-            // hyper writes no length for a body that is not there; the client did.
+            // No length is written for a body that is not there; the client did.
             head.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let target = asked.outbound(&head.uri);
@@ -219,9 +219,6 @@ impl Outbound<'_> {
                 if let Some(said) = self.connection() {
                     head.headers.append(CONNECTION, said.clone());
                 }
-            }
-            if head.method != Method::HEAD && body.has_unknown_length() {
-                head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
             head.uri = target.into();
             head.version = Version::HTTP_11;
@@ -288,17 +285,17 @@ impl Outbound<'_> {
             };
             self.visit.trace.sent_at.set(Some(sent_at));
             let failed = match self.exchange(&mut sender, outgoing, sent_at).await {
-                Ok(answer) => {
+                Ok((answer, incoming)) => {
                     if let Some(endpoint) = endpoint {
                         self.balancer.answered(endpoint, sent_at.into_std());
                     }
                     outgoing.progress.answered.set(true);
-                    self.visit.trace.status.set(Some(answer.status()));
+                    self.visit.trace.status.set(Some(answer.status));
                     let again = outgoing.repeatable && outgoing.progress.is_whole();
-                    if again && on.status(answer.status().as_u16()) && more() {
+                    if again && on.status(answer.status.as_u16()) && more() {
                         return Err(Missed::Next(Failure::Broken));
                     }
-                    let mut lease = Lease::new(sender, outgoing.progress.clone());
+                    let mut lease = Lease::new(sender, incoming, outgoing.progress.clone());
                     if !outgoing.progress.done.get() {
                         // The answer came first: its client need not take it for the rest to go on.
                         lease.detach();
@@ -341,59 +338,60 @@ impl Outbound<'_> {
         }
     }
 
-    /// Sends the request and waits for the head of the answer.
+    /// Sends the request and waits for the head of the answer; of HTTP/2 the body comes beside it.
     async fn exchange(
         &self,
         sender: &mut Sender,
         outgoing: &Outgoing,
         sent_at: Instant,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let mut request = Request::new(RequestBody::new(outgoing.progress.clone()));
-        *request.method_mut() = outgoing.head.method.clone();
-        *request.uri_mut() = outgoing.head.uri.clone();
-        *request.version_mut() = outgoing.head.version;
-        request.headers_mut().clone_from(&outgoing.head.headers);
+    ) -> Result<(AnswerHead, Option<Incoming>), Unanswered> {
+        let Outgoing { head, progress, .. } = outgoing;
+        let body = RequestBody::new(progress.clone());
         match sender {
             Sender::H1(line) => {
-                let mut sent = pin!(line.send(request));
-                let sent = poll_fn(|cx| {
-                    line.drive(cx);
-                    sent.as_mut().poll(cx)
-                });
-                self.wait(sent, sent_at, &outgoing.progress).await
+                line.begin(head, body);
+                let answered = poll_fn(|cx| line.poll_head(cx));
+                let head = self.wait(answered, sent_at, progress).await?;
+                Ok((head.map_err(|torn| Unanswered::torn(torn, progress))?, None))
             }
             Sender::H2(stream) => {
+                let mut request = Request::new(body);
+                *request.method_mut() = head.method.clone();
+                *request.uri_mut() = head.uri.clone();
+                *request.version_mut() = head.version;
+                request.headers_mut().clone_from(&head.headers);
                 let sent = stream.sender.try_send_request(request);
-                Box::pin(self.wait(sent, sent_at, &outgoing.progress)).await
+                let answer = Box::pin(self.wait(sent, sent_at, progress)).await?;
+                let answer = answer.map_err(|mut error| match error.take_message() {
+                    Some(_) => Unanswered::NotSent,
+                    None => match progress.fault.get() {
+                        Some(fault) => Unanswered::Failed(Failure::Body(fault)),
+                        None => Unanswered::of(error.error()),
+                    },
+                })?;
+                let (response::Parts { status, headers, .. }, body) = answer.into_parts();
+                Ok((AnswerHead { status, headers }, Some(body)))
             }
         }
     }
 
     /// Waits for the head of the answer with nginx's two patiences: one between two writes, one from the last
     /// write to the answer. While the client is slow nobody else is.
-    async fn wait(
+    async fn wait<T>(
         &self,
-        sent: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
+        answer: impl Future<Output = T>,
         sent_at: Instant,
         progress: &Progress,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    ) -> Result<T, Unanswered> {
         progress.moved.set(sent_at);
-        let mut answer = pin!(sent);
+        let mut answer = pin!(answer);
         let Options { read_timeout, send_timeout, .. } = *self.options();
         let look = read_timeout.min(send_timeout);
         let mut timer = pin!(sleep_until(sent_at + look));
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answer => {
-                    return answer.map_err(|mut error| match error.take_message() {
-                        Some(_) => Unanswered::NotSent,
-                        None => match progress.fault.get() {
-                            Some(fault) => Unanswered::Failed(Failure::Body(fault)),
-                            None => Unanswered::of(error.error()),
-                        },
-                    });
-                }
+                answer = &mut answer => return Ok(answer),
                 () = &mut timer => {
                     let now = Instant::now();
                     let patience = if progress.done.get() { read_timeout } else { send_timeout };
@@ -413,37 +411,35 @@ impl Outbound<'_> {
     /// Turns the endpoint's answer into ours.
     fn answer(
         &self,
-        mut answer: Response<Incoming>,
+        AnswerHead { status, mut headers }: AnswerHead,
         lease: Lease,
         websocket: Option<Switch>,
     ) -> Result<Response<ReplyBody>, Failure> {
         let idle = self.options().read_timeout;
-        let switching = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let upstream = switching.then(|| hyper::upgrade::on(&mut answer));
+        let switching = status == StatusCode::SWITCHING_PROTOCOLS;
         // Nobody switches without being asked, and only to what was asked for.
         let allowed = match &websocket {
             Some(switch) if switching => {
-                headers::wants_websocket(answer.headers()) && switch.is_accepted(answer.headers())
+                headers::wants_websocket(&headers) && switch.is_accepted(&headers)
             }
-            Some(switch) => switch.may_refuse(answer.status()),
+            Some(switch) => switch.may_refuse(status),
             None => !switching,
         };
         if !allowed {
             return Err(Failure::Broken);
         }
-        let (mut head, body) = answer.into_parts();
-        headers::to_client(&mut head.headers, self.visit.settings)
+        headers::to_client(&mut headers, self.visit.settings)
             .map_err(|headers::BadFraming| Failure::Broken)?;
-        head.version = Version::default();
-        head.extensions.clear();
-        if let (Some(websocket), Some(upstream)) = (websocket, upstream) {
-            lease.release();
+        let (mut head, ()) = Response::new(()).into_parts();
+        (head.status, head.headers) = (status, headers);
+        if let Some(websocket) = websocket.filter(|_| switching) {
+            let endpoint = lease.switched().ok_or(Failure::Broken)?;
             head.headers.remove(CONTENT_LENGTH);
-            let tunnel = websocket.join(upstream, idle, &mut head);
+            let tunnel = websocket.join(endpoint, idle, &mut head);
             self.visit.trace.tunnel.replace(Some(tunnel));
             return Ok(Response::from_parts(head, ReplyBody::empty()));
         }
-        Ok(Response::from_parts(head, ReplyBody::upstream(body, lease, idle)))
+        Ok(Response::from_parts(head, ReplyBody::upstream(lease, idle)))
     }
 }
 
@@ -474,6 +470,20 @@ enum Unanswered {
 }
 
 impl Unanswered {
+    /// Of HTTP/1.1.
+    fn torn(torn: Torn, progress: &Progress) -> Self {
+        match (progress.fault.get(), torn) {
+            (Some(fault), _) | (None, Torn::Upload(fault)) => Self::Failed(Failure::Body(fault)),
+            (None, Torn::NotSent) => Self::NotSent,
+            (None, Torn::Lost) => Self::Lost,
+            (None, Torn::Invalid(why)) => {
+                tracing::debug!(why, "an endpoint's answer is no HTTP");
+                Self::Invalid
+            }
+        }
+    }
+
+    /// Of HTTP/2.
     fn of(error: &hyper::Error) -> Self {
         let source = error.source();
         if let Some(h2) = source.and_then(|it| it.downcast_ref::<h2::Error>()) {

@@ -46,6 +46,7 @@ mod snippet;
 mod tls;
 mod upgrade;
 mod upload;
+mod wire;
 mod worker;
 
 use std::cell::RefCell;

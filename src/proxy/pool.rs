@@ -5,21 +5,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
-use http::{Request, Response};
+use http::request;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::http2;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
+use super::body::CutOff;
 use super::connect;
 use super::reply::Failure;
 use super::upload::{Progress, RequestBody};
+use super::wire::{self, AnswerHead, Switched, Torn, Wire};
 use crate::live::transport::Transport;
 use crate::model::client_tls::Upstream;
 
@@ -70,11 +75,11 @@ struct Idle {
     since: Option<Instant>,
 }
 
-/// A connection of HTTP/1.1. Whoever uses it drives it: it has no task of its own to wake, and between two
-/// requests nobody does.
+/// A connection of HTTP/1.1 and where it waits between two requests.
 pub(super) struct Line {
-    sender: http1::SendRequest<RequestBody>,
-    connection: Driven,
+    wire: Rc<RefCell<Wire>>,
+    /// Sends the rest of a request's body, for as long as somebody has the line.
+    task: Option<AbortHandle>,
     shelf: Rc<Shelf>,
     keeping: Rc<Keeping>,
     made: Instant,
@@ -82,56 +87,28 @@ pub(super) struct Line {
     used: u32,
 }
 
-/// Who drives a connection.
-enum Driven {
-    /// Whoever has the line.
-    Here(LocalBoxFuture<'static, ()>),
-    /// A task, for as long as somebody has the line.
-    There(AbortHandle),
-    /// Nobody: it has ended, or goes on without the line.
-    Gone,
-}
-
 impl Line {
-    /// Hands a request over; it is sent, and answered, while the line is driven.
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<>
-    {
+    /// Begins a request; it is sent while its answer is waited for.
+    pub(super) fn begin(&mut self, head: &request::Parts, body: RequestBody) {
         self.used = self.used.saturating_add(1);
-        self.sender.try_send_request(request)
+        self.wire.borrow_mut().begin(head, body);
     }
 
-    /// Goes on with whatever there is to write and to read.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Driven::Here(connection) = &mut self.connection
-            && connection.poll_unpin(cx).is_ready()
-        {
-            self.connection = Driven::Gone;
-        }
+    /// Waits for the head of the answer.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Torn>> {
+        self.wire.borrow_mut().poll_head(cx)
     }
 
-    /// Has a task drive it, so that a request's body goes on whether or not anybody asks for more of the
-    /// answer; it ends with the answer.
+    /// Has a task send the rest of the request's body, whether or not anybody asks for more of the answer.
     fn detach(&mut self) {
-        if let Driven::Here(connection) = std::mem::replace(&mut self.connection, Driven::Gone) {
-            let task = tokio::task::spawn_local(connection);
-            self.connection = Driven::There(task.abort_handle());
-        }
-    }
-
-    /// Has a task drive it to its end: it became something else.
-    fn release(&mut self) {
-        if let Driven::Here(connection) = std::mem::replace(&mut self.connection, Driven::Gone) {
-            tokio::task::spawn_local(connection);
+        if !self.wire.borrow().is_sent() {
+            self.task = Some(wire::detach(&self.wire));
         }
     }
 
     /// Whether another request can be sent, as far as one can see.
     fn is_ready(&mut self) -> bool {
-        self.drive(&mut Context::from_waker(Waker::noop()));
-        matches!(self.connection, Driven::Here(_)) && self.sender.is_ready()
+        self.wire.borrow_mut().is_free()
     }
 
     /// Whether it is not too old, as of the last look at the clock.
@@ -144,7 +121,8 @@ impl Line {
         let mut idle = shelf.0.borrow_mut();
         let limits = self.keeping.limits.get();
         let fresh = self.used < limits.requests && self.is_young(limits.age);
-        if matches!(self.connection, Driven::Here(_)) && idle.len() < limits.idle && fresh {
+        if idle.len() < limits.idle && fresh && self.wire.borrow().is_done() {
+            self.wire.borrow_mut().rest();
             idle.push(Idle { line: self, since: None });
         }
     }
@@ -152,7 +130,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if let Driven::There(task) = &self.connection {
+        if let Some(task) = &self.task {
             task.abort();
         }
     }
@@ -211,9 +189,12 @@ impl Shared {
     }
 }
 
-/// A connection that is answering; goes back to the pool when the answer was read to its end.
+/// An endpoint's answer as it comes, and the connection it comes by, which goes back to the pool when it was
+/// read to its end.
 pub(super) struct Lease {
     sender: Option<Sender>,
+    /// The body, of HTTP/2.
+    incoming: Option<Incoming>,
     progress: Rc<Progress>,
 }
 
@@ -270,11 +251,11 @@ impl Pool {
         patience: Duration,
     ) -> Result<Sender, Failure> {
         if !transport.h2 {
-            let (sender, connection) = connect::h1(destination.address, transport).await?;
+            let wire = Wire::new(connect::h1(destination.address, transport).await?);
+            let wire = Rc::new(RefCell::new(wire));
             let shelf = self.shelves.borrow_mut().entry(destination).or_default().clone();
-            let connection = Driven::Here(connection);
             let (keeping, made) = (self.keeping.clone(), Instant::now());
-            return Ok(Sender::H1(Line { sender, connection, shelf, keeping, made, used: 0 }));
+            return Ok(Sender::H1(Line { wire, task: None, shelf, keeping, made, used: 0 }));
         }
         // Whoever comes while one is made waits for that one; it may turn out to be full.
         loop {
@@ -351,28 +332,54 @@ impl Pool {
 }
 
 impl Lease {
-    pub(super) fn new(sender: Sender, progress: Rc<Progress>) -> Self {
-        Self { sender: Some(sender), progress }
+    pub(super) fn new(sender: Sender, incoming: Option<Incoming>, progress: Rc<Progress>) -> Self {
+        Self { sender: Some(sender), incoming, progress }
     }
 
-    /// Goes on with the answer.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(Sender::H1(line)) = &mut self.sender {
-            line.drive(cx);
+    /// The next piece of the answer; the request goes on meanwhile.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
+        match (&mut self.sender, &mut self.incoming) {
+            (Some(Sender::H1(line)), _) => {
+                line.wire.borrow_mut().poll_piece(cx).map_err(CutOff::Torn)
+            }
+            (_, Some(incoming)) => Pin::new(incoming).poll_frame(cx).map_err(CutOff::Broken),
+            _ => Poll::Ready(None),
         }
     }
 
-    /// Lets the connection go on by itself until the answer is over.
+    /// Whether all of the answer was taken.
+    pub(super) fn is_end_stream(&self) -> bool {
+        match (&self.sender, &self.incoming) {
+            (Some(Sender::H1(line)), _) => line.wire.borrow().is_over(),
+            (_, incoming) => incoming.as_ref().is_none_or(Body::is_end_stream),
+        }
+    }
+
+    /// How long what is to come is.
+    pub(super) fn size_hint(&self) -> SizeHint {
+        match (&self.sender, &self.incoming) {
+            (Some(Sender::H1(line)), _) => {
+                line.wire.borrow().left().map_or_else(SizeHint::new, SizeHint::with_exact)
+            }
+            (_, incoming) => incoming.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint),
+        }
+    }
+
+    /// Lets the request go on by itself until the answer is over.
     pub(super) fn detach(&mut self) {
         if let Some(Sender::H1(line)) = &mut self.sender {
             line.detach();
         }
     }
 
-    /// Lets the connection go on by itself for good.
-    pub(super) fn release(mut self) {
-        if let Some(Sender::H1(line)) = &mut self.sender {
-            line.release();
+    /// The connection as what it became.
+    pub(super) fn switched(self) -> Option<Switched> {
+        match &self.sender {
+            Some(Sender::H1(line)) => Some(Switched::new(line.wire.clone())),
+            _ => None,
         }
     }
 

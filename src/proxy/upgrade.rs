@@ -26,6 +26,7 @@ use super::frames::Frames;
 use super::headers;
 use super::io::Meter;
 use super::upload::PIECE;
+use super::wire::Switched;
 
 /// How much is carried at a time, in bytes.
 const CHUNK: usize = 16 << 10;
@@ -75,7 +76,7 @@ impl Switch {
     /// Writes the client's answer from the endpoint's, whose fields are clean, and joins the two.
     pub(super) fn join(
         self,
-        upstream: OnUpgrade,
+        upstream: Switched,
         idle: Duration,
         head: &mut response::Parts,
     ) -> Tunnel {
@@ -111,7 +112,7 @@ fn accept(key: &str) -> String {
 /// A WebSocket, both of whose sides are about to have switched.
 pub(super) struct Tunnel {
     client: OnUpgrade,
-    upstream: OnUpgrade,
+    upstream: Switched,
     idle: Duration,
 }
 
@@ -131,13 +132,13 @@ impl Tunnel {
         meter: &Meter,
         leaving: impl Future<Output = ()>,
     ) {
-        let (Ok(client), Ok(upstream)) = (self.client.await, self.upstream.await) else { return };
+        let Ok(client) = self.client.await else { return };
         let moved = Cell::new(Instant::now());
         let goodbye = Cell::new(false);
         // Whether one direction has ended, or is told to.
         let half = Cell::new(false);
         let mut client = TokioIo::new(client);
-        let mut upstream = TokioIo::new(upstream);
+        let mut upstream = self.upstream;
         let mut up = Direction::new(&TO_UPSTREAM, &moved, &carried.received, meter);
         let mut down = Direction::new(&TO_CLIENT, &moved, &carried.sent, meter);
         // Both directions are one future, as both need both sides.

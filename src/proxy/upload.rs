@@ -31,7 +31,7 @@ const EARNED: Duration = Duration::from_millis(100);
 /// and TLS's record.
 pub(super) const PIECE: u64 = 512;
 
-/// A request's body and how far it has got; shared between [`RequestBody`], which hyper's client drives,
+/// A request's body and how far it has got; shared between [`RequestBody`], which whoever sends it drives,
 /// and the request, which waits for the answer and may have to send it again.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -259,11 +259,6 @@ impl RequestBody {
     /// Gives back what it was made from, for another try.
     pub(super) fn into_progress(self) -> Rc<Progress> {
         self.progress
-    }
-
-    /// Whether its end is known only when it is there.
-    pub(super) fn has_unknown_length(&self) -> bool {
-        !self.is_end_stream() && self.size_hint().exact().is_none()
     }
 }
 

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +15,8 @@ use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, EXPIRES, HOST, HeaderName, SET_COOKIE, VARY, WWW_AUTHENTICATE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderValue, Method, Request, StatusCode, Version, request};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout};
 
@@ -37,6 +35,7 @@ use crate::proxy::phrase;
 use crate::proxy::pool::{Destination, Lease, Sender};
 use crate::proxy::reply::Failure;
 use crate::proxy::upload::{Progress, RequestBody};
+use crate::proxy::wire::AnswerHead;
 
 /// Longest wait for a connection (ingress-nginx's `proxy-connect-timeout`).
 const CONNECT: Duration = Duration::from_secs(5);
@@ -121,13 +120,13 @@ fn consider(judged: &Judged, visit: &Visit<'_>) -> Result<Opinion, Failure> {
     }
 }
 
-fn judged(judge: &Arc<Judge>, answer: &Response<()>) -> Judged {
-    let fields = answer.headers();
+fn judged(judge: &Arc<Judge>, answer: &AnswerHead) -> Judged {
+    let fields = &answer.headers;
     let all = |name: &HeaderName| fields.get_all(name).iter().cloned().collect::<Vec<_>>();
     let granted = judge.response_headers.iter();
     Judged {
         judge: judge.clone(),
-        status: answer.status().as_u16(),
+        status: answer.status.as_u16(),
         granted: granted
             .flat_map(|name| all(name).into_iter().map(move |it| (name.clone(), it)))
             .collect(),
@@ -139,8 +138,8 @@ fn judged(judge: &Arc<Judge>, answer: &Response<()>) -> Judged {
 /// For how long an answer is remembered, at most for `time`: not at all where it says so, sets a cookie, or
 /// is for certain requests only (nginx's `proxy_cache`; of `Vary` and `Expires` that looks further into what
 /// they say).
-fn remembered(answer: &Response<()>, time: Duration) -> Option<Duration> {
-    let fields = answer.headers();
+fn remembered(answer: &AnswerHead, time: Duration) -> Option<Duration> {
+    let fields = &answer.headers;
     let size: usize = fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if [SET_COOKIE, VARY, EXPIRES].iter().any(|it| fields.contains_key(it))
         || size > MOST_REMEMBERED
@@ -229,7 +228,7 @@ impl Question {
     }
 
     /// Asks at one address after the other until one answers.
-    async fn ask(&self, visit: &Visit<'_>) -> Result<Response<()>, Failure> {
+    async fn ask(&self, visit: &Visit<'_>) -> Result<AnswerHead, Failure> {
         let worker = &visit.link.worker;
         let host = self.authority.host.trim_matches(['[', ']']);
         let port = self.authority.port.unwrap_or(if self.https { 443 } else { 80 });
@@ -259,7 +258,7 @@ impl Question {
         address: SocketAddr,
         transport: &Transport,
         visit: &Visit<'_>,
-    ) -> Option<Response<()>> {
+    ) -> Option<AnswerHead> {
         let pool = &visit.link.worker.pool;
         let destination = Destination { address, transport: transport.id };
         let mut pooled = pool.take(destination, false);
@@ -272,19 +271,16 @@ impl Question {
             let Sender::H1(mut line) = sender else { return None };
             let progress = Progress::held(Instant::now(), None, &visit.link.meter);
             let body = RequestBody::new(progress.clone());
-            let mut sent = pin!(line.send(Request::from_parts(self.head.clone(), body)));
-            let answered = poll_fn(|cx| {
-                line.drive(cx);
-                sent.as_mut().poll(cx)
-            });
-            match answered.await {
+            line.begin(&self.head, body);
+            match poll_fn(|cx| line.poll_head(cx)).await {
                 Ok(answer) => {
-                    let lease = Lease::new(Sender::H1(line), progress);
-                    return Some(without_body(answer, lease));
+                    return Some(without_body(
+                        answer,
+                        Lease::new(Sender::H1(line), None, progress),
+                    ));
                 }
                 Err(_) if !fresh => {}
                 Err(error) => {
-                    let error = error.into_error();
                     tracing::debug!(%address, %error, "the judge's answer broke off");
                     return None;
                 }
@@ -305,12 +301,11 @@ fn unjudged(visit: &Visit<'_>, why: &dyn Display) -> Failure {
 }
 
 /// Throws an answer's body away, beside the request where it is not there yet.
-fn without_body(answer: Response<Incoming>, lease: Lease) -> Response<()> {
-    let (mut head, body) = answer.into_parts();
+fn without_body(mut head: AnswerHead, lease: Lease) -> AnswerHead {
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         head.status = StatusCode::BAD_GATEWAY;
     }
-    let mut body = ReplyBody::upstream(body, lease, DRAINED);
+    let mut body = ReplyBody::upstream(lease, DRAINED);
     if !matches!(body, ReplyBody::Own(_)) {
         tokio::task::spawn_local(async move {
             let drained = async {
@@ -324,7 +319,7 @@ fn without_body(answer: Response<Incoming>, lease: Lease) -> Response<()> {
             let _ = timeout(DRAINED, drained).await;
         });
     }
-    Response::from_parts(head, ())
+    head
 }
 
 /// `$scheme://$http_host$request_uri`, of the canonical request.
@@ -340,6 +335,8 @@ fn method(method: &Method) -> &Method {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]
@@ -356,16 +353,16 @@ mod tests {
             (&[("vary", "cookie")], None),
             (&[("expires", "0")], None),
         ] {
-            let mut answer = Response::new(());
+            let mut answer = AnswerHead { status: StatusCode::OK, headers: HeaderMap::new() };
             for (name, value) in fields {
-                answer.headers_mut().append(*name, HeaderValue::from_static(value));
+                answer.headers.append(*name, HeaderValue::from_static(value));
             }
             let found = remembered(&answer, five).map(|it| it.as_secs());
             assert_eq!(found, expected, "{fields:?}");
         }
-        let mut large = Response::new(());
+        let mut large = AnswerHead { status: StatusCode::OK, headers: HeaderMap::new() };
         let value = HeaderValue::try_from("x".repeat(MOST_REMEMBERED)).expect("a value");
-        large.headers_mut().insert("x-large", value);
+        large.headers.insert("x-large", value);
         assert_eq!(remembered(&large, five), None);
     }
 }

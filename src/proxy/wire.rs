@@ -1,0 +1,524 @@
+//! A connection of HTTP/1.1 to an endpoint: one request at a time, and its answer.
+//!
+//! Whoever waits for the answer drives both; a connection has no task of its own, and nothing stands between
+//! it and the socket but two buffers. Answers are read strictly (RFC 9112): endpoints may be hostile, too.
+
+mod chunked;
+mod message;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, Method, request};
+use http_body::{Body, Frame};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio_rustls::client::TlsStream;
+use tokio_util::io::poll_read_buf;
+
+use super::upload::{Fault, RequestBody};
+use message::{Ending, Framing};
+
+pub(super) use message::AnswerHead;
+
+/// Longest head of an answer, in bytes.
+const LONGEST_HEAD: usize = 64 << 10;
+/// Up to how much is read at once at first, and when there is much, in bytes.
+const FIRST_READ: usize = 4 << 10;
+const MOST_READ: usize = 64 << 10;
+
+/// Why there is no answer, or no more of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(super) enum Torn {
+    /// The endpoint saw nothing of the request.
+    #[error("the connection was closed before the request")]
+    NotSent,
+    /// The connection ended before the answer did.
+    #[error("the connection ended too early")]
+    Lost,
+    /// What came is no HTTP.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The request's body broke off.
+    #[error("{0}")]
+    Upload(#[from] Fault),
+}
+
+impl Torn {
+    fn of(error: &io::Error) -> Self {
+        tracing::debug!(%error, "a connection to an endpoint broke");
+        match error.kind() {
+            // What TLS says of bytes that came is about those; all else is about the connection.
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Self::Invalid("TLS broke"),
+            _ => Self::Lost,
+        }
+    }
+}
+
+/// What bytes go over.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection; requests follow each other on it.
+pub(super) struct Wire {
+    stream: Stream,
+    /// What came and nobody took yet.
+    input: BytesMut,
+    /// How much of a head that is not whole was looked through for its end.
+    seen: usize,
+    /// Up to how much is read next.
+    room: usize,
+    /// What is to be written: this, then a piece of the body, then what follows that.
+    output: BytesMut,
+    piece: Bytes,
+    tail: &'static [u8],
+    /// What of the request's body is still to come.
+    upload: Option<Upload>,
+    /// Whether all that was written is on its way.
+    flushed: bool,
+    /// Whether nothing of the request was written yet.
+    untouched: bool,
+    /// Whether the endpoint takes no more. What it says still counts: it may answer before it has read a body,
+    /// and close at once.
+    deaf: bool,
+    /// How the request's body broke off.
+    fault: Option<Fault>,
+    method: Method,
+    answer: Answer,
+    /// Whether the connection carries another request after this answer.
+    lasts: bool,
+    /// Whether a task of its own sends the request's body.
+    detached: bool,
+    /// Who waits for the answer then.
+    reader: Option<Waker>,
+}
+
+struct Upload {
+    body: RequestBody,
+    framing: Framing,
+    announced: Vec<HeaderName>,
+}
+
+/// Where the answer is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Answer {
+    Head,
+    Body(Ending),
+    Over,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            seen: 0,
+            room: FIRST_READ,
+            output: BytesMut::new(),
+            piece: Bytes::new(),
+            tail: b"",
+            upload: None,
+            flushed: true,
+            untouched: true,
+            deaf: false,
+            fault: None,
+            method: Method::GET,
+            answer: Answer::Over,
+            lasts: true,
+            detached: false,
+            reader: None,
+        }
+    }
+
+    /// Begins a request; nothing else may be under way. The head's fields are written as they are, and one
+    /// that frames the body.
+    pub(super) fn begin(&mut self, head: &request::Parts, body: RequestBody) {
+        let framing = match body.size_hint().exact() {
+            _ if body.is_end_stream() => Framing::None,
+            Some(length) => Framing::Length(length),
+            None => Framing::Chunked,
+        };
+        message::write(head, framing, &mut self.output);
+        self.upload = (framing != Framing::None).then(|| Upload {
+            body,
+            framing,
+            announced: message::announced(&head.headers),
+        });
+        self.method = head.method.clone();
+        self.answer = Answer::Head;
+        (self.flushed, self.untouched) = (false, true);
+    }
+
+    /// Goes on with the request and waits for its answer.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Torn>> {
+        loop {
+            self.go_on(cx)?;
+            if let Some(end) = message::end(&self.input, self.seen) {
+                let head = self.input.split_to(end).freeze();
+                self.seen = 0;
+                let Some((head, ending, lasts)) = message::read(&head, &self.method)? else {
+                    continue;
+                };
+                self.lasts &= lasts;
+                self.answer = match ending {
+                    Ending::Length(0) => Answer::Over,
+                    ending => Answer::Body(ending),
+                };
+                return Poll::Ready(Ok(head));
+            }
+            let begun =
+                self.seen > 0 || self.input.is_empty() || message::is_beginning(&self.input);
+            if !begun || self.input.len() >= LONGEST_HEAD {
+                return Poll::Ready(Err(Torn::Invalid("no head of an answer")));
+            }
+            self.seen = self.input.len();
+            match ready!(self.poll_more(cx)) {
+                Ok(0) if self.untouched => return Poll::Ready(Err(Torn::NotSent)),
+                Ok(0) => return Poll::Ready(Err(Torn::Lost)),
+                Ok(_) => {}
+                Err(_) if self.untouched => return Poll::Ready(Err(Torn::NotSent)),
+                Err(error) => return Poll::Ready(Err(Torn::of(&error))),
+            }
+        }
+    }
+
+    /// The next piece of the answer's body; goes on with the request meanwhile.
+    pub(super) fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Torn>>> {
+        loop {
+            if let Err(torn) = self.go_on(cx) {
+                return Poll::Ready(Some(Err(torn)));
+            }
+            match self.taken() {
+                Ok(None) if self.is_over() => return Poll::Ready(None),
+                Ok(None) => {}
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Err(torn) => return Poll::Ready(Some(Err(torn))),
+            }
+            let torn = match ready!(self.poll_more(cx)) {
+                Ok(0) if self.answer == Answer::Body(Ending::Close) => {
+                    self.answer = Answer::Over;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => Torn::Lost,
+                Ok(_) => continue,
+                Err(error) => Torn::of(&error),
+            };
+            self.lasts = false;
+            return Poll::Ready(Some(Err(torn)));
+        }
+    }
+
+    /// What there is of the answer's body.
+    fn taken(&mut self) -> Result<Option<Frame<Bytes>>, Torn> {
+        let frame = match &mut self.answer {
+            Answer::Body(Ending::Length(left)) if !self.input.is_empty() => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                *left -= taken as u64;
+                let frame = Frame::data(self.input.split_to(taken).freeze());
+                if *left == 0 {
+                    self.answer = Answer::Over;
+                }
+                Some(frame)
+            }
+            Answer::Body(Ending::Close) if !self.input.is_empty() => {
+                Some(Frame::data(self.input.split().freeze()))
+            }
+            Answer::Body(Ending::Chunked(chunked)) => {
+                let frame = chunked.next(&mut self.input).inspect_err(|_| self.lasts = false)?;
+                if chunked.is_over(&mut self.input) {
+                    self.answer = Answer::Over;
+                }
+                frame
+            }
+            _ => None,
+        };
+        Ok(frame)
+    }
+
+    /// Whether all of the answer was taken.
+    pub(super) fn is_over(&self) -> bool {
+        self.answer == Answer::Over
+    }
+
+    /// How much of the answer's body is to come, where that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        match self.answer {
+            Answer::Body(Ending::Length(left)) => Some(left),
+            Answer::Over => Some(0),
+            Answer::Head | Answer::Body(_) => None,
+        }
+    }
+
+    /// Whether all of the request is on its way.
+    pub(super) fn is_sent(&self) -> bool {
+        self.flushed
+    }
+
+    /// Whether the exchange is over and another may follow on this connection.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_over() && self.flushed && self.lasts && self.input.is_empty()
+    }
+
+    /// Whether it is done, and the endpoint has neither left nor said anything unasked since.
+    pub(super) fn is_free(&mut self) -> bool {
+        let mut byte = [0];
+        let cx = &mut Context::from_waker(Waker::noop());
+        self.is_done()
+            && Pin::new(&mut self.stream).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+
+    /// Frees what an idle connection does not need.
+    pub(super) fn rest(&mut self) {
+        (self.input, self.output, self.room) = (BytesMut::new(), BytesMut::new(), FIRST_READ);
+        (self.detached, self.reader) = (false, None);
+    }
+
+    fn go_on(&mut self, cx: &mut Context<'_>) -> Result<(), Torn> {
+        if !self.flushed && !self.detached {
+            let _pending = self.poll_upload(cx);
+        } else if self.detached {
+            self.reader = Some(cx.waker().clone());
+        }
+        self.fault.map_or(Ok(()), |it| Err(it.into()))
+    }
+
+    /// Sends what there is of the request; ready when that was all.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(self.poll_request(cx)) {
+            Ok(()) => {}
+            Err(Unsent::Deaf(error)) => {
+                tracing::debug!(%error, "an endpoint takes no more of a request");
+                (self.deaf, self.lasts) = (true, false);
+            }
+            Err(Unsent::Broken(fault)) => {
+                (self.fault, self.lasts) = (Some(fault), false);
+            }
+        }
+        self.upload = None;
+        (self.output, self.piece, self.tail) = (BytesMut::new(), Bytes::new(), b"");
+        self.flushed = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        loop {
+            ready!(self.poll_write_out(cx))?;
+            let Some(Upload { body, framing, announced }) = &mut self.upload else {
+                return Pin::new(&mut self.stream).poll_flush(cx).map_err(Unsent::Deaf);
+            };
+            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+                return Poll::Pending;
+            };
+            let ended = match frame.transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) => {
+                    match framing {
+                        _ if data.is_empty() => continue,
+                        Framing::Chunked => {
+                            message::write_chunk_size(data.len(), &mut self.output);
+                            self.tail = b"\r\n";
+                        }
+                        Framing::Length(left) => {
+                            *left = left.checked_sub(data.len() as u64).ok_or(Fault::Broken)?;
+                        }
+                        Framing::None => return Poll::Ready(Err(Fault::Broken.into())),
+                    }
+                    self.piece = data;
+                    continue;
+                }
+                Some(Err(trailers)) => trailers.into_trailers().unwrap_or_default(),
+                None => HeaderMap::new(),
+            };
+            match framing {
+                Framing::Chunked => message::write_end(&ended, announced, &mut self.output),
+                Framing::Length(1..) => return Poll::Ready(Err(Fault::Broken.into())),
+                Framing::Length(0) | Framing::None => {}
+            }
+            self.upload = None;
+        }
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let stream = Pin::new(&mut self.stream);
+            let written = match (&*self.output, &*self.piece) {
+                ([], []) if self.tail.is_empty() => return Poll::Ready(Ok(())),
+                (output, []) if self.tail.is_empty() => stream.poll_write(cx, output),
+                (output, piece) => {
+                    let parts = [output, piece, self.tail].map(IoSlice::new);
+                    stream.poll_write_vectored(cx, &parts)
+                }
+            };
+            let mut written = ready!(written)?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.untouched = false;
+            let mut take = |length: usize| {
+                let taken = written.min(length);
+                written -= taken;
+                taken
+            };
+            self.output.advance(take(self.output.len()));
+            self.piece.advance(take(self.piece.len()));
+            self.tail = &self.tail[take(self.tail.len())..];
+        }
+    }
+
+    /// Reads what there is; how many bytes.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = match self.answer {
+            // What follows nobody asked for.
+            Answer::Body(Ending::Length(left)) => {
+                usize::try_from(left).unwrap_or(MOST_READ).clamp(1, MOST_READ)
+            }
+            _ => self.room,
+        };
+        // Pieces that were taken may still hold the buffer: what is left of it is used up first.
+        if self.input.capacity() - self.input.len() < room.min(FIRST_READ) {
+            self.input.reserve(room);
+        }
+        let space = self.input.capacity() - self.input.len();
+        let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
+        if read == space {
+            self.room = (self.room * 4).min(MOST_READ);
+        }
+        Poll::Ready(Ok(read))
+    }
+}
+
+/// Why the rest of a request is not sent.
+enum Unsent {
+    Deaf(io::Error),
+    Broken(Fault),
+}
+
+impl From<io::Error> for Unsent {
+    fn from(error: io::Error) -> Self {
+        Self::Deaf(error)
+    }
+}
+
+impl From<Fault> for Unsent {
+    fn from(fault: Fault) -> Self {
+        Self::Broken(fault)
+    }
+}
+
+/// A connection that became something else, both ways.
+pub(super) struct Switched(Rc<RefCell<Wire>>);
+
+impl Switched {
+    /// After an answer with status 101.
+    pub(super) fn new(wire: Rc<RefCell<Wire>>) -> Self {
+        Self(wire)
+    }
+}
+
+impl AsyncRead for Switched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut wire = self.0.borrow_mut();
+        if wire.input.is_empty() {
+            return Pin::new(&mut wire.stream).poll_read(cx, buf);
+        }
+        // What came together with the answer.
+        let taken = wire.input.len().min(buf.remaining());
+        buf.put_slice(&wire.input.split_to(taken));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Switched {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Sends the rest of a request's body beside whoever reads the answer.
+pub(super) fn detach(wire: &Rc<RefCell<Wire>>) -> AbortHandle {
+    wire.borrow_mut().detached = true;
+    let wire = wire.clone();
+    let sent = poll_fn(move |cx| wire.borrow_mut().poll_upload(cx));
+    tokio::task::spawn_local(sent).abort_handle()
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
