@@ -61,45 +61,60 @@ pub(super) async fn begin(
     socket.count(of_address);
     let link = Link::new(&worker, peer, &meter);
     let registered = worker.register(&link);
-    if peer.tls {
-        let Some(handshake) = worker.limits().handshake() else {
-            return dropped("handshakes");
-        };
-        let accepted = greeted(&link, timeout(HANDSHAKE, tls::accept(&worker, socket))).await;
-        drop(handshake);
-        let Some(accepted) = accepted else { return dropped("shed") };
-        match accepted {
-            Ok(Ok(Begun::Ours(Tls { stream, protocol, policy, shown }))) => {
-                link.policy.set(policy);
-                if let Some(shown) = shown {
-                    // The link is new: nothing is there yet.
-                    let _ = link.shown.set(shown);
-                }
-                Some((registered, Stream::Tls(stream), protocol))
+    if peer.tls { secured(registered, socket).await } else { plain(registered, socket).await }
+}
+
+/// The same of a connection to the port of HTTPS, from its handshake on.
+async fn secured(registered: Registered, socket: Socket) -> Option<(Registered, Stream, Protocol)> {
+    let link = &registered.link;
+    let Link { worker, peer, .. } = &**link;
+    let Some(handshake) = worker.limits().handshake() else {
+        worker.dropped("handshakes");
+        return None;
+    };
+    let accepted = greeted(link, timeout(HANDSHAKE, tls::accept(worker, socket))).await;
+    drop(handshake);
+    let reason = match accepted {
+        Some(Ok(Ok(Begun::Ours(Tls { stream, protocol, policy, shown })))) => {
+            link.policy.set(policy);
+            if let Some(shown) = shown {
+                // The link is new: nothing is there yet.
+                let _ = link.shown.set(shown);
             }
-            Ok(Ok(Begun::Through(socket, seen, way))) => {
-                passthrough::hand_on(&link, socket, seen, way);
-                None
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(client = %peer.address, %error, "no TLS handshake");
-                dropped("handshake")
-            }
-            Err(_) => dropped("handshake_timeout"),
+            return Some((registered, Stream::Tls(stream), protocol));
         }
-    } else {
-        // Without TLS nothing says which protocol it is but the preface of HTTP/2 (RFC 9113 section 3.4).
-        let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        let Some(first) = greeted(&link, timeout(worker.settings().head, first)).await else {
-            return dropped("shed");
-        };
-        match first {
-            Ok(Ok(true)) => Some((registered, Stream::Plain(socket), Protocol::H2)),
-            Ok(Ok(false)) => Some((registered, Stream::Plain(socket), Protocol::H1)),
-            Ok(Err(_)) => None,
-            Err(_) => dropped("silent"),
+        Some(Ok(Ok(Begun::Through(socket, seen, way)))) => {
+            passthrough::hand_on(link, socket, seen, way);
+            return None;
         }
-    }
+        Some(Ok(Err(error))) => {
+            tracing::debug!(client = %peer.address, %error, "no TLS handshake");
+            "handshake"
+        }
+        Some(Err(_)) => "handshake_timeout",
+        None => "shed",
+    };
+    worker.dropped(reason);
+    None
+}
+
+/// The same of one to the port of HTTP: nothing says which protocol it is but the preface of HTTP/2 (RFC 9113
+/// section 3.4).
+async fn plain(
+    registered: Registered,
+    mut socket: Socket,
+) -> Option<(Registered, Stream, Protocol)> {
+    let Link { worker, .. } = &*registered.link;
+    let first = socket.begins_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    let reason = match greeted(&registered.link, timeout(worker.settings().head, first)).await {
+        Some(Ok(Ok(true))) => return Some((registered, Stream::Plain(socket), Protocol::H2)),
+        Some(Ok(Ok(false))) => return Some((registered, Stream::Plain(socket), Protocol::H1)),
+        Some(Ok(Err(_))) => return None,
+        Some(Err(_)) => "silent",
+        None => "shed",
+    };
+    worker.dropped(reason);
+    None
 }
 
 /// How long the PROXY header may take that a connection must begin with; `None` where none is expected.
