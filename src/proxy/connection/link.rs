@@ -42,7 +42,7 @@ pub(in crate::proxy) struct Link {
     pub(super) answered: Cell<bool>,
     /// Whether it is to end in favour of another.
     pub(super) shed: Cell<bool>,
-    /// How many answers its client gave up.
+    /// How many requests its client gave up before the head of an answer.
     pub(super) given_up: Cell<u32>,
     /// Whether it is to end after what is under way.
     pub(super) finishes: Cell<bool>,
@@ -158,7 +158,7 @@ impl Link {
         true
     }
 
-    /// A request is over; `given_up` when that was before its answer was.
+    /// A request is over; `given_up` when its client left before the head of an answer.
     pub(in crate::proxy) fn end_request(&self, now: Instant, given_up: bool) {
         self.under_way.set(self.under_way.get().saturating_sub(1));
         self.worker.end_request();

@@ -20,7 +20,7 @@ pub(super) const AGE_H2: Duration = Duration::from_secs(3600);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How long a write may wait for the client.
 pub(super) const STALLED: Duration = Duration::from_secs(60);
-/// How many answers of one HTTP/2 connection may be given up by the client before it is asked to make a
+/// How many requests of one HTTP/2 connection may be given up by the client before it is asked to make a
 /// new one; half as many again are an attack (CVE-2023-44487, paced).
 const MOST_GIVEN_UP: u32 = 100;
 /// How long a connection without any request yet may wait for its first while we drain.
