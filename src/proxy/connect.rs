@@ -10,13 +10,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::client::conn::http2;
+use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::connection::Local;
 use super::reply::Failure;
 use super::upload::RequestBody;
 use super::wire::Stream;
@@ -124,4 +124,14 @@ where
 fn tell_end(address: SocketAddr, error: &hyper::Error) {
     let cause = error.source().map(tracing::field::display);
     tracing::debug!(%address, %error, cause, "connection to an endpoint ended");
+}
+
+/// Runs what belongs to an HTTP/2 connection on the worker that has it.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output: 'static> + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
 }

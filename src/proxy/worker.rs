@@ -4,13 +4,15 @@
 //! atomics. Each has its own listening sockets (`SO_REUSEPORT`), its own connections to endpoints, its
 //! own log buffer and its own meters.
 
+mod seen;
+
 use std::cell::{Cell, Ref, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::HeaderValue;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
@@ -26,10 +28,12 @@ use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
 use super::{Phase, Ports};
+use crate::live::Current;
 use crate::live::limit::{Limits, Open};
-use crate::live::{Current, Live, WayId};
-use crate::metrics::{Metrics, Refused, RequestMeters};
+use crate::metrics::{Metrics, Refused};
 use crate::model::client_tls::Connections;
+
+pub(super) use seen::Seen;
 
 /// How often the log is handed on, meters are added up and old connections are let go.
 const TICK: Duration = Duration::from_millis(100);
@@ -41,13 +45,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Most requests under way on one worker, as many as ingress-nginx allows connections
 /// (`max-worker-connections`). More wait for something that does not come.
 const MOST_REQUESTS: usize = 16_384;
-/// Among how many connections one is chosen that ends in favour of another.
+/// Among how many connections at most one is looked for that may end in favour of another.
 const SHED_AMONG: usize = 64;
-/// How long such a one has been idle at least: longer than a client in use pauses, or shakes hands.
+/// How long that one has been idle at least: longer than a client in use pauses, or a handshake takes.
 const SHED_AFTER: Duration = Duration::from_secs(1);
 /// How many idle connections end when there are no files left.
 const SHED_FOR_FILES: usize = 8;
-/// Too many open files, of this process and of the system: errno(3).
+/// Too many open files, of this process and of the system: errno(3), as Linux numbers them.
 const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 
@@ -86,98 +90,6 @@ pub(super) struct Worker {
     short: Cell<bool>,
     tunnels: Cell<usize>,
     refused: Refused,
-}
-
-/// A [`Live`] as one worker sees it, with the meters of its routes.
-///
-/// Requests count references to this, not to the `Live`, whose counter all cores would share.
-pub(super) struct Seen {
-    pub(super) live: Arc<Live>,
-    meters: RefCell<foldhash::HashMap<Counted, Rc<Meters>>>,
-    /// Which of them counted something since the last tick.
-    counted: RefCell<Vec<Rc<Meters>>>,
-}
-
-/// The way, and whether its canary took the request.
-type Counted = ((Option<WayId>, bool), Method, StatusCode);
-
-/// The meters of one kind of request.
-struct Meters {
-    request: RequestMeters,
-    /// Whether they counted something since the last tick.
-    counted: Cell<bool>,
-}
-
-impl Seen {
-    fn new(live: Arc<Live>) -> Rc<Self> {
-        Rc::new(Self { live, meters: RefCell::default(), counted: RefCell::default() })
-    }
-
-    /// Counts a request; making its meters, the first time, takes a lock.
-    pub(super) fn count(
-        &self,
-        worker: &Worker,
-        way: (Option<WayId>, bool),
-        method: &Method,
-        status: StatusCode,
-        count: impl FnOnce(&RequestMeters),
-    ) {
-        let key = (way, known(method), status);
-        let mut meters = self.meters.borrow_mut();
-        let meters = meters.entry(key.clone()).or_insert_with(|| {
-            let (way, canary) = (way.0.map(|it| self.live.way(it)), way.1);
-            let canary = way.and_then(|it| it.canary.as_ref()).filter(|_| canary);
-            let route = way.map(|it| &it.route);
-            let service = way.and_then(|it| it.balancer.as_ref());
-            let labels = [
-                status.as_str(),
-                key.1.as_str(),
-                route.map_or("", |it| &it.path),
-                route.map_or("", |it| &it.ingress.namespace),
-                route.map_or("", |it| &it.ingress.name),
-                service.map_or("", |it| &it.id.service.name),
-                canary.map_or("", |it| &it.name),
-                // What a client asked for in vain is no label.
-                route.map_or("_unmatched", |it| &it.host),
-            ];
-            let ingress = route.map(|it| it.ingress.clone()).unwrap_or_default();
-            let request = worker.shared.metrics.request(&ingress, labels.map(str::to_owned));
-            Rc::new(Meters { request, counted: Cell::new(false) })
-        });
-        count(&meters.request);
-        if !meters.counted.replace(true) {
-            self.counted.borrow_mut().push(meters.clone());
-        }
-    }
-
-    fn flush(&self) {
-        for meters in self.counted.borrow_mut().drain(..) {
-            meters.counted.set(false);
-            meters.request.flush();
-        }
-    }
-}
-
-impl Drop for Seen {
-    fn drop(&mut self) {
-        self.flush();
-    }
-}
-
-/// Methods are labels only when they are well known: others come from requests without bound.
-fn known(method: &Method) -> Method {
-    let known = matches!(
-        *method,
-        Method::GET
-            | Method::POST
-            | Method::HEAD
-            | Method::PUT
-            | Method::DELETE
-            | Method::PATCH
-            | Method::OPTIONS
-            | Method::TRACE
-    );
-    if known { method.clone() } else { Method::CONNECT }
 }
 
 /// Runs a worker on this thread until every connection has ended after the phase became
@@ -329,6 +241,14 @@ impl Worker {
         }
     }
 
+    /// Hands on what there is of the access log.
+    fn flush_log(&self) {
+        let mut lines = self.lines.borrow_mut();
+        if !lines.is_empty() {
+            self.shared.sink.write(&mut lines, &self.shared.metrics);
+        }
+    }
+
     /// Counts a connection that we ended.
     pub(super) fn dropped(&self, reason: &str) {
         self.shared.metrics.dropped.with_label_values(&[reason]).inc();
@@ -372,10 +292,12 @@ impl Worker {
 
     /// Whether a new request is more than can be served; counts it if so.
     pub(super) fn is_overloaded(&self) -> bool {
-        let refused = match () {
-            () if self.is_short() => &self.refused.memory,
-            () if self.under_way.get() > MOST_REQUESTS => &self.refused.overload,
-            () => return false,
+        let refused = if self.is_short() {
+            &self.refused.memory
+        } else if self.under_way.get() > MOST_REQUESTS {
+            &self.refused.overload
+        } else {
+            return false;
         };
         refused.inc();
         true
@@ -436,12 +358,12 @@ impl Worker {
     }
 
     /// Notes a connection until the guard is dropped.
-    pub(super) fn register(self: &Rc<Self>, link: &Rc<Link>) -> Registered {
+    pub(super) fn register(&self, link: &Rc<Link>) -> Registered {
         let mut links = self.links.borrow_mut();
         link.place.set(links.len());
         links.push(link.clone());
         self.shared.metrics.connections.inc();
-        Registered { worker: self.clone(), link: link.clone() }
+        Registered { link: link.clone() }
     }
 
     /// Follows the phase until it is time to close.
@@ -471,6 +393,7 @@ impl Worker {
         }
     }
 
+    /// What each tick does.
     fn flush(&self) {
         self.clock.borrow_mut().set((self.shared.wall)());
         // Lets an old `Live` go even when no request asks for the new one.
@@ -479,41 +402,33 @@ impl Worker {
         self.pool.limit(seen.live.plan.settings.connections.upstream);
         self.pool.tidy();
         let short = self.is_short();
-        if short && !self.short.replace(short) {
+        if !self.short.replace(short) && short {
             self.wake_all();
         }
-        self.short.set(short);
-        let mut lines = self.lines.borrow_mut();
-        if !lines.is_empty() {
-            self.shared.sink.write(&mut lines, &self.shared.metrics);
-        }
+        self.flush_log();
     }
 }
 
 impl Drop for Worker {
     /// Requests that were cut at the very end have written their lines by now.
     fn drop(&mut self) {
-        let mut lines = self.lines.borrow_mut();
-        if !lines.is_empty() {
-            self.shared.sink.write(&mut lines, &self.shared.metrics);
-        }
+        self.flush_log();
     }
 }
 
 /// Keeps a connection noted.
 pub(super) struct Registered {
-    worker: Rc<Worker>,
     pub(super) link: Rc<Link>,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut links = self.worker.links.borrow_mut();
-        let place = self.link.place.get();
+        let Link { worker, place, .. } = &*self.link;
+        let (mut links, place) = (worker.links.borrow_mut(), place.get());
         links.swap_remove(place);
         if let Some(moved) = links.get(place) {
             moved.place.set(place);
         }
-        self.worker.shared.metrics.connections.dec();
+        worker.shared.metrics.connections.dec();
     }
 }

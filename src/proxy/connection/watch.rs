@@ -6,9 +6,25 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use super::{
-    AGE_H2, FAREWELL, FIRST_H2, FIRST_WHILE_DRAINING, FLOOD, Link, MOST_GIVEN_UP, SECOND, STALLED,
-};
+use super::budget::Budget;
+use super::link::Link;
+
+/// How long an HTTP/2 connection may be without its first stream, or even its preface (nginx's
+/// `client_header_timeout`).
+const FIRST_H2: Duration = Duration::from_secs(60);
+/// How old an HTTP/2 connection gets, give or take a tenth, so that clients find new replicas (nginx's
+/// `keepalive_time`). Those made together do not end together.
+pub(super) const AGE_H2: Duration = Duration::from_secs(3600);
+/// How long an HTTP/2 connection without a stream may stay once it was asked to go; one of HTTP/1, after its
+/// patience for the next request.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a write may wait for the client.
+pub(super) const STALLED: Duration = Duration::from_secs(60);
+/// How many requests of one HTTP/2 connection may be given up by the client before it is asked to make a
+/// new one; half as many again are an attack (CVE-2023-44487, paced).
+const MOST_GIVEN_UP: u32 = 100;
+/// How long a connection without any request yet may wait for its first while we drain.
+const FIRST_WHILE_DRAINING: Duration = Duration::from_secs(5);
 
 /// Watches a connection's deadlines and the worker's end.
 pub(super) struct Watch<'a> {
@@ -24,8 +40,7 @@ pub(super) struct Watch<'a> {
     patient: Instant,
     /// When an HTTP/2 connection is old.
     old: Option<Instant>,
-    /// Up to when time has paid for what was read.
-    paid: Instant,
+    budget: Budget,
 }
 
 pub(super) enum Verdict {
@@ -51,17 +66,17 @@ impl<'a> Watch<'a> {
             draining: None,
             patient: now,
             old: head.is_none().then(|| now + link.worker.jitter(AGE_H2)),
-            paid: now,
+            budget: Budget::new(now),
         }
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Verdict {
         let link = self.link;
         link.note(cx.waker());
-        if self.is_flooded() {
+        if self.is_h2() && self.budget.is_spent(&link.meter) {
             return Verdict::Cut("flood");
         }
-        if let Some(reason) = self.shed() {
+        if let Some(reason) = self.why_shed() {
             return Verdict::Shed(reason);
         }
         if link.worker.is_draining() {
@@ -70,7 +85,7 @@ impl<'a> Watch<'a> {
         if self.finishing.is_none() && self.is_to_go() {
             return self.finish();
         }
-        if self.head.is_none() && link.given_up.get() > MOST_GIVEN_UP {
+        if self.is_h2() && link.given_up.get() > MOST_GIVEN_UP {
             if link.given_up.get() > MOST_GIVEN_UP + MOST_GIVEN_UP / 2 {
                 return Verdict::Cut("resets");
             }
@@ -96,6 +111,10 @@ impl<'a> Watch<'a> {
         }
     }
 
+    fn is_h2(&self) -> bool {
+        self.head.is_none()
+    }
+
     fn finish(&mut self) -> Verdict {
         if self.finishing.is_some() {
             return Verdict::Cut("idle");
@@ -104,21 +123,8 @@ impl<'a> Watch<'a> {
         Verdict::Finish
     }
 
-    /// Whether far more was read than anything came of. Time pays, too, but it is looked at only then.
-    fn is_flooded(&mut self) -> bool {
-        let meter = &self.link.meter;
-        if self.head.is_some() || meter.unpaid() <= FLOOD {
-            return false;
-        }
-        let now = Instant::now();
-        let passed = u64::try_from((now - self.paid).as_millis()).unwrap_or(u64::MAX);
-        meter.pay(passed.saturating_mul(SECOND) / 1000);
-        self.paid = now;
-        meter.unpaid() > FLOOD
-    }
-
     /// Why it is to give way now, while nothing is under way.
-    pub(super) fn shed(&self) -> Option<&'static str> {
+    pub(super) fn why_shed(&self) -> Option<&'static str> {
         let asked = self.link.shed.take();
         if !self.link.is_quiet() {
             return None;
@@ -134,22 +140,18 @@ impl<'a> Watch<'a> {
     /// GOAWAY for it.
     fn is_to_go(&self) -> bool {
         let Link { worker, used, answered, finishes, .. } = self.link;
-        let leaves = self.head.is_none() && worker.is_leaving() && answered.get();
+        let leaves = self.is_h2() && worker.is_leaving() && answered.get();
         leaves || finishes.get() || self.draining.is_some() && used.get()
     }
 
     /// The next deadline and what happens then.
     fn deadline(&mut self) -> Option<(Instant, Verdict)> {
-        let next = self.silence();
+        let silence = self.silence();
         let old = self.old.filter(|_| self.finishing.is_none()).map(|it| (it, Verdict::Finish));
-        match (next, old) {
-            (Some(next), Some(old)) if old.0 < next.0 => Some(old),
-            (None, old) => old,
-            (next, _) => next,
-        }
+        silence.into_iter().chain(old).min_by_key(|(at, _)| *at)
     }
 
-    /// The same, of what the client does not do.
+    /// The deadline of what the client is to do next.
     fn silence(&mut self) -> Option<(Instant, Verdict)> {
         let Link { meter, under_way, idle_since, used, .. } = self.link;
         if let Some(since) = meter.stalled_since() {
@@ -157,7 +159,7 @@ impl<'a> Watch<'a> {
         }
         if under_way.get() > 0 {
             // Of HTTP/1.1 the socket tells; of HTTP/2 a window may be closed while the socket is not.
-            return self.head.is_none().then(|| self.waiting());
+            return self.is_h2().then(|| self.waiting());
         }
         if let Some(since) = self.draining
             && self.finishing.is_none()
