@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::harness::backend::{Answer, Backend, RawBackend};
-use crate::harness::client::{Call, Connection, Reply};
+use crate::harness::client::{Call, Reply};
 use crate::harness::endpoint::{Authority, Endpoint, Speech};
 use crate::harness::lockgate::{
     Lockgate, Start, backend, endpoints as slices, ingress, ingress_class, secret, service,
@@ -32,26 +32,14 @@ fn host(name: &str, annotations: &[(&str, &str)]) -> String {
 
 /// An Ingress for a path of `NAME.test` that leads to a Service.
 fn host_of(name: &str, service: &str, path: &str, annotations: &[(&str, &str)]) -> String {
-    let named: Vec<(String, &str)> = OPEN
-        .iter()
-        .filter(|open| annotations.iter().all(|it| it.0 != open.0))
-        .chain(annotations)
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let named: Vec<(&str, &str)> = named.iter().map(|it| (&*it.0, it.1)).collect();
+    let open = OPEN.iter().filter(|open| annotations.iter().all(|it| it.0 != open.0));
+    let all: Vec<(&str, &str)> = open.chain(annotations).copied().collect();
     let ingress_name = if path == "/" { name.to_owned() } else { format!("{name}-{service}") };
-    ingress(&ingress_name, &format!("{name}.test"), &[(path, "Prefix", service, 80)], &named)
+    ingress(&ingress_name, &format!("{name}.test"), &[(path, "Prefix", service, 80)], &all)
 }
 
 fn manifests(objects: &[String]) -> Start {
     Lockgate::with_manifests(ingress_class() + &objects.concat())
-}
-
-/// The two protocols of clients, each with a connection to `NAME.test`.
-async fn clients(lockgate: &Lockgate, name: &str) -> [(&'static str, Connection); 2] {
-    let h1 = lockgate.client().connect(&format!("http://{name}.test/")).await.unwrap();
-    let h2 = lockgate.tls_client().http2().connect(&format!("https://{name}.test/")).await;
-    [("HTTP/1.1", h1), ("HTTP/2", h2.unwrap())]
 }
 
 /// The four ways to speak to endpoints, with the annotation for each.
@@ -80,7 +68,7 @@ async fn protocols_of_clients_and_endpoints_mix() {
     let lockgate = before(&endpoints).await;
     for (name, _, endpoint) in &endpoints {
         let version = if name.starts_with("h2") { "HTTP/2.0" } else { "HTTP/1.1" };
-        for (client, mut connection) in clients(&lockgate, name).await {
+        for (client, mut connection) in lockgate.connections(name).await {
             let case = format!("{client} to {name}");
             let url = |path: &str| format!("http://{name}.test{path}");
             let reply = connection.get(&url("/a%20b?c=d")).await.unwrap();
@@ -139,7 +127,7 @@ async fn early_answers_reach_who_still_sends() {
     let lockgate = before(&endpoints).await;
     for (name, _, _) in &endpoints {
         for status in [401, 413] {
-            for (client, mut connection) in clients(&lockgate, name).await {
+            for (client, mut connection) in lockgate.connections(name).await {
                 let case = format!("{client} to {name}: {status}");
                 let url = format!("http://{name}.test/early/{status}");
                 for body in [1_000, 4_000_000] {
@@ -160,7 +148,7 @@ async fn answers_that_break_off_are_seen_to() {
     let lockgate = before(&endpoints).await;
     for (name, _, _) in &endpoints {
         for path in ["/cut", "/cut/sized"] {
-            for (client, mut connection) in clients(&lockgate, name).await {
+            for (client, mut connection) in lockgate.connections(name).await {
                 let url = format!("http://{name}.test{path}");
                 let begun = connection.begin(Call::get(&url)).await.unwrap();
                 assert_eq!(begun.status(), 200);
@@ -178,7 +166,7 @@ async fn endpoints_notice_that_a_client_left() {
     let lockgate = before(&endpoints).await;
     for (name, _, endpoint) in &endpoints {
         for path in ["/deaf", "/sleepy-body"] {
-            for (client, mut connection) in clients(&lockgate, name).await {
+            for (client, mut connection) in lockgate.connections(name).await {
                 let url = format!("http://{name}.test{path}");
                 let asking = tokio::spawn(async move {
                     let begun = connection.begin(Call::get(&url)).await;
@@ -189,7 +177,7 @@ async fn endpoints_notice_that_a_client_left() {
                 endpoint.holds(0).await;
                 let _ = client;
             }
-            let mut connection = clients(&lockgate, name).await.into_iter().next().unwrap().1;
+            let mut connection = lockgate.connections(name).await.into_iter().next().unwrap().1;
             assert_eq!(connection.get("/").await.unwrap().status, 200, "{name} after {path}");
         }
     }
@@ -201,7 +189,7 @@ async fn server_sent_events_arrive_at_once() {
     let endpoints = endpoints().await;
     let lockgate = before(&endpoints).await;
     for (name, _, endpoint) in &endpoints {
-        for (client, mut connection) in clients(&lockgate, name).await {
+        for (client, mut connection) in lockgate.connections(name).await {
             let call = Call::get(&format!("http://{name}.test/events"));
             let reply = connection.begin(call.header("accept", "text/event-stream")).await.unwrap();
             assert_eq!(reply.headers()["content-type"], "text/event-stream");
