@@ -325,6 +325,16 @@ async fn outcome(client: &Client, path: &str, fields: &[(&str, &str)]) -> String
     format!("{:?}", (answer, cookies.collect::<Vec<_>>(), upstream))
 }
 
+/// What asks the judge, in nginx's words; `always` hands its cookies on with errors, too.
+fn asking(always: &str) -> String {
+    format!(
+        "auth_request /_auth; auth_request_set $c $upstream_http_set_cookie; \
+         add_header Set-Cookie $c {always}; \
+         auth_request_set $u $upstream_http_x_name; \
+         proxy_set_header X-Name $u;"
+    )
+}
+
 /// The same requests to nginx and to us get the same answers, and the backend sees the same of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_lets_the_same_pass() {
@@ -346,15 +356,7 @@ async fn nginx_lets_the_same_pass() {
     let user = ("auth-response-headers", "X-Name");
     let signin = ("auth-signin", "http://auth.test/start?rd=here");
     let always = ("auth-always-set-cookie", "true");
-    let asks = |always: &str| {
-        format!(
-            "auth_request /_auth; auth_request_set $c $upstream_http_set_cookie; \
-             add_header Set-Cookie $c {always}; \
-             auth_request_set $u $upstream_http_x_name; \
-             proxy_set_header X-Name $u;"
-        )
-    };
-    let (usual, with_errors) = (asks(""), asks("always"));
+    let (usual, with_errors) = (asking(""), asking("always"));
     let signs_in = "error_page 401 = @signin;";
     let mut servers = format!(
         "location = /_auth {{ internal; proxy_pass_request_body off; \
