@@ -9,6 +9,7 @@ mod cert;
 mod certificates;
 mod challenge;
 mod check;
+mod choosing;
 mod cluster;
 mod coding;
 mod crash;
