@@ -4,8 +4,6 @@
 //! account and no more. Its thumbprint stands beside it: every replica reads it there and can answer
 //! challenges.
 
-use std::collections::BTreeMap;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
@@ -13,11 +11,11 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
+use super::claims;
 use super::trouble::Trouble;
 use super::vault::Vault;
-use crate::compile::objects::{MANAGED, MANAGER};
 use crate::model::name::ObjectName;
-use crate::store::{StoreError, StoredSecret};
+use crate::store::StoredSecret;
 
 const KEY: &str = "key.der";
 const THUMBPRINT: &str = "thumbprint";
@@ -48,26 +46,11 @@ pub(super) async fn load(vault: &Vault, name: &ObjectName) -> Result<Stored, Tro
         .map_err(|_| Trouble::Key("none could be made".to_owned()))?;
     let made = made.as_ref().to_vec();
     let data = [(KEY, made.clone()), (THUMBPRINT, thumbprint(&made)?.into_bytes())];
-    let mut secret = StoredSecret {
-        name: name.clone(),
-        kind: "Opaque".to_owned(),
-        data: BTreeMap::from(data.map(|(name, value)| (name.to_owned(), value))),
-        annotations: BTreeMap::from([(MANAGED.to_owned(), "v1".to_owned())]),
-        labels: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())]),
-        ..StoredSecret::default()
-    };
-    match vault.write(&mut secret).await {
-        Ok(()) => {
-            tracing::info!(secret = %name, "ACME account key made");
-            Ok(Stored(secret))
-        }
-        // Somebody was faster; theirs is as good.
-        Err(Trouble::Store(StoreError::Conflict(_))) => match vault.secret(name).await? {
-            Some(found) => Ok(Stored(found)),
-            None => Err(Trouble::Store(StoreError::Conflict(name.clone()))),
-        },
-        Err(error) => Err(error),
+    let mut secret = claims::own(name.clone(), data);
+    if vault.write_first(&mut secret).await? {
+        tracing::info!(secret = %name, "ACME account key made");
     }
+    Ok(Stored(secret))
 }
 
 impl Stored {
@@ -149,7 +132,7 @@ mod tests {
     fn r_acc_the_address_is_no_part_of_the_account() {
         let data = [(DIRECTORY, "https://ca"), (URL, "https://ca/1"), (CONTACT, "me@a.test")];
         let data = data.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
-        let secret = StoredSecret { data: BTreeMap::from(data), ..StoredSecret::default() };
+        let secret = StoredSecret { data: data.into(), ..StoredSecret::default() };
         let stored = Stored(secret);
         assert_eq!(stored.url("https://ca"), Some("https://ca/1"));
         assert_eq!(stored.url("https://staging"), None);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::due::uncovered;
 use super::marks::{self, Marks};
-use crate::compile::objects::{MANAGED, TLS_ACME};
+use crate::compile::objects::{MANAGED, MANAGER, TLS_ACME};
 use crate::model::keypair::Keypair;
+use crate::model::name::ObjectName;
 use crate::model::plan::Wanted;
 use crate::store::StoredSecret;
 
@@ -57,12 +58,34 @@ pub(super) fn is_ours(secret: &StoredSecret) -> bool {
     !others && (secret.annotations.contains_key(MANAGED) || truth(TLS_ACME))
 }
 
+/// A Secret that is ours from the start, for nobody else to write.
+pub(super) fn own<const N: usize>(name: ObjectName, data: [(&str, Vec<u8>); N]) -> StoredSecret {
+    StoredSecret {
+        name,
+        kind: "Opaque".to_owned(),
+        data: data.map(|(entry, value)| (entry.to_owned(), value)).into(),
+        annotations: [managed()].into(),
+        labels: [labelled()].into(),
+        ..StoredSecret::default()
+    }
+}
+
+/// Our mark.
+pub(super) fn managed() -> (String, String) {
+    (MANAGED.to_owned(), "v1".to_owned())
+}
+
+/// The label that says who keeps an object.
+pub(super) fn labelled() -> (String, String) {
+    ("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())
+}
+
 /// Makes a Secret that was handed over ours: the pair stays, the marks of others go.
 pub(super) fn adopt(secret: &mut StoredSecret) {
     secret.annotations.retain(|name, _| !name.starts_with(CERT_MANAGER));
     secret.labels.remove(CERT_MANAGER_LABEL);
     secret.annotations.remove(&marks::full(marks::ADOPT));
-    secret.annotations.insert(MANAGED.to_owned(), "v1".to_owned());
+    secret.annotations.extend([managed()]);
 }
 
 /// What a Secret holds, if it is what we put there.
@@ -112,32 +135,13 @@ fn is_good(kept: &Kept, wanted: &Wanted, issuer: &str, now: i64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    fn pair(name: &str) -> Arc<Keypair> {
-        let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
-        let (crt, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        Arc::new(Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair"))
-    }
+    use crate::certs::due::tests::{held as pair, wanted as wanted_of};
 
     fn wanted(pair: &Arc<Keypair>) -> Wanted {
-        Wanted {
-            names: BTreeSet::from(["a.test".to_owned()]),
-            ingresses: BTreeSet::new(),
-            exists: true,
-            held: Some(pair.clone()),
-            issuer: Some("ca".to_owned()),
-            issued_at: None,
-            marks: BTreeMap::from([
-                (marks::CERT_ID.into(), pair.id.as_str().into()),
-                ("issuer".into(), "ca".into()),
-            ]),
-            marked: true,
-            self_check: true,
-            reuse_key: false,
-        }
+        let marks = [(marks::CERT_ID, pair.id.as_str()), ("issuer", "ca")];
+        let marks = marks.map(|(name, value)| (name.into(), value.into())).into();
+        Wanted { marks, ..wanted_of(&["a.test"], Some(pair.clone()), Some("ca")) }
     }
 
     fn secret(annotations: &[(&str, &str)]) -> StoredSecret {
@@ -184,7 +188,7 @@ mod tests {
         let gone = Wanted { exists: false, held: None, marks: BTreeMap::new(), ..good.clone() };
         let broken = Wanted { held: None, ..good.clone() };
         let other = Wanted { held: Some(theirs), ..good.clone() };
-        let more = BTreeSet::from(["a.test".to_owned(), "b.test".to_owned()]);
+        let more = ["a.test".to_owned(), "b.test".to_owned()].into();
         let war = Fight { restored: Some(now - 10), recreated: None };
         let peace = Fight { restored: Some(now - TRUCE), recreated: None };
         let deleted = Fight { restored: None, recreated: Some(now - 10) };

@@ -223,7 +223,7 @@ pub(super) fn share(text: &str, whole: i64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
@@ -232,13 +232,17 @@ mod tests {
     use super::*;
     use crate::model::keypair::Keypair;
 
-    fn held(name: &str) -> Arc<Keypair> {
+    pub(in crate::certs) fn held(name: &str) -> Arc<Keypair> {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
         let (crt, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         Arc::new(Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair"))
     }
 
-    fn wanted(names: &[&str], held: Option<Arc<Keypair>>, issuer: Option<&str>) -> Wanted {
+    pub(in crate::certs) fn wanted(
+        names: &[&str],
+        held: Option<Arc<Keypair>>,
+        issuer: Option<&str>,
+    ) -> Wanted {
         Wanted {
             names: names.iter().map(|it| (*it).to_owned()).collect(),
             ingresses: BTreeSet::new(),

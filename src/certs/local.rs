@@ -12,11 +12,11 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateSigningRequestDer;
 
+use super::claims;
 use super::trouble::Trouble;
 use super::vault::Vault;
-use crate::compile::objects::MANAGED;
 use crate::model::name::ObjectName;
-use crate::store::{StoreError, StoredSecret};
+use crate::store::StoredSecret;
 
 /// How long the CA itself lasts.
 const LIFE: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -67,19 +67,11 @@ impl Local {
             name: self.secret.clone(),
             kind: "kubernetes.io/tls".to_owned(),
             data: BTreeMap::from(data),
-            annotations: BTreeMap::from([(MANAGED.to_owned(), "v1".to_owned())]),
+            annotations: [claims::managed()].into(),
             ..StoredSecret::default()
         };
-        match vault.write(&mut secret).await {
-            // Somebody was faster; theirs is the CA.
-            Err(Trouble::Store(StoreError::Conflict(name))) => {
-                match vault.secret(&self.secret).await? {
-                    Some(secret) => read(&secret),
-                    None => Err(StoreError::Conflict(name).into()),
-                }
-            }
-            other => other.map(|()| (certificate, key)),
-        }
+        vault.write_first(&mut secret).await?;
+        read(&secret)
     }
 }
 

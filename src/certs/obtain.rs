@@ -13,7 +13,7 @@ use super::record::{self, Claim, Record};
 use super::standing::State;
 use super::trouble::{Class, Trouble};
 use super::{Issuer, Keeper, chain};
-use crate::compile::objects::{ISSUED_AT, ISSUER, MANAGED, MANAGER, PREFIX};
+use crate::compile::objects::{ISSUED_AT, ISSUER, MANAGED, PREFIX};
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::Wanted;
@@ -216,7 +216,7 @@ impl Keeper {
         for entry in ["tls.crt", "tls.key"] {
             draft.data.entry(entry.to_owned()).or_insert_with(|| b"rehearsal".to_vec());
         }
-        draft.annotations.insert(MANAGED.to_owned(), "v1".to_owned());
+        draft.annotations.extend([claims::managed()]);
         // Or nothing changes, and nothing is checked.
         draft.annotations.insert(ISSUED_AT.to_owned(), self.now().to_string());
         self.vault.rehearse(&draft).await
@@ -285,7 +285,7 @@ pub(super) fn fresh(name: &ObjectName) -> StoredSecret {
     StoredSecret {
         name: name.clone(),
         kind: "kubernetes.io/tls".to_owned(),
-        labels: [("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned())].into(),
+        labels: [claims::labelled()].into(),
         ..StoredSecret::default()
     }
 }

@@ -4,16 +4,15 @@
 //! the certificate where it could not be written. Whoever takes it up claims it with a write that fails if
 //! anybody else did: of two leaders one stops.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 
-use super::marks;
 use super::trouble::Trouble;
 use super::vault::Vault;
-use crate::compile::objects::{MANAGED, MANAGER};
+use super::{claims, marks};
 use crate::model::name::ObjectName;
 use crate::store::StoredSecret;
 
@@ -106,18 +105,7 @@ impl Record {
             ("secret", claim.secret.to_string().into_bytes()),
         ];
         let (version, rest) = found.map(|it| (it.version, it.rest)).unwrap_or_default();
-        Ok(Self(StoredSecret {
-            name: place,
-            kind: "Opaque".to_owned(),
-            data: BTreeMap::from(data.map(|(name, value)| (name.to_owned(), value))),
-            annotations: BTreeMap::from([(MANAGED.to_owned(), "v1".to_owned())]),
-            labels: BTreeMap::from([(
-                "app.kubernetes.io/managed-by".to_owned(),
-                MANAGER.to_owned(),
-            )]),
-            version,
-            rest,
-        }))
+        Ok(Self(StoredSecret { version, rest, ..claims::own(place, data) }))
     }
 
     pub(super) fn name(&self) -> &ObjectName {

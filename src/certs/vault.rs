@@ -7,7 +7,7 @@
 use super::trouble::Trouble;
 use crate::lease::Leadership;
 use crate::model::name::ObjectName;
-use crate::store::{Store, StoredMap, StoredSecret};
+use crate::store::{Store, StoreError, StoredMap, StoredSecret};
 
 /// A store with a guard.
 #[derive(Clone, Debug)]
@@ -50,6 +50,19 @@ impl Vault {
         self.guard()?;
         secret.version = self.store.write_secret(secret, false).await?;
         Ok(())
+    }
+
+    /// Writes a Secret that is new, unless somebody was faster: then it becomes theirs. Says whether it was
+    /// written.
+    pub(super) async fn write_first(&self, secret: &mut StoredSecret) -> Result<bool, Trouble> {
+        match self.write(secret).await {
+            Err(Trouble::Store(StoreError::Conflict(name))) => {
+                let theirs = self.secret(&secret.name).await?;
+                *secret = theirs.ok_or(StoreError::Conflict(name))?;
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
     }
 
     /// Has the store check a write without doing it.

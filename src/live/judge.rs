@@ -11,24 +11,14 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::crypto::{
-    CryptoProvider, verify_tls12_signature, verify_tls13_signature,
-    verify_tls13_signature_with_raw_key,
-};
-use rustls::pki_types::{
-    CertificateDer, SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
-};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{CertificateError, Error, RootCertStore};
 use x509_parser::oid_registry::{OID_PKCS1_SHA1WITHRSA, OID_SHA1_WITH_RSA};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
+use super::verify;
 use crate::model::client_tls::{Demand, Verify, holds};
 
 /// What is wrong with a certificate, in OpenSSL's words, which applications know from nginx.
@@ -185,16 +175,9 @@ impl Judge {
     }
 }
 
+/// Whether it is good now, in OpenSSL's words.
 fn validity(certificate: &X509Certificate<'_>, now: UnixTime) -> Result<(), Flaw> {
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    let validity = certificate.validity();
-    if now < validity.not_before.timestamp() {
-        return Err(Flaw::Early);
-    }
-    if now > validity.not_after.timestamp() {
-        return Err(Flaw::Expired);
-    }
-    Ok(())
+    verify::validity(certificate, now).map_err(|it| flaw(&it, certificate))
 }
 
 fn flaw(error: &Error, certificate: &X509Certificate<'_>) -> Flaw {
@@ -216,123 +199,5 @@ fn flaw(error: &Error, certificate: &X509Certificate<'_>) -> Flaw {
             Flaw::Purpose
         }
         _ => Flaw::Broken,
-    }
-}
-
-/// Asks for a certificate and takes any, or none; that its key is the client's is checked.
-#[derive(Debug)]
-pub(super) struct Anybody {
-    /// Whose certificates clients are asked for.
-    hints: Vec<DistinguishedName>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl Anybody {
-    /// Most bytes of names that clients are told, which come with every handshake.
-    const HINTS: usize = 8 << 10;
-
-    pub(super) fn new(demand: &Demand) -> Arc<Self> {
-        let parse = |it: &CertificateDer<'_>| {
-            let (_, certificate) = X509Certificate::from_der(it).ok()?;
-            Some(DistinguishedName::from(certificate.subject().as_raw().to_vec()))
-        };
-        let mut hints: Vec<_> = demand.authorities.0.iter().filter_map(parse).collect();
-        // Without any name clients choose by themselves.
-        if hints.iter().map(|it| it.as_ref().len()).sum::<usize>() > Self::HINTS {
-            hints.clear();
-        }
-        let provider: CryptoProvider = rustls::crypto::aws_lc_rs::default_provider();
-        Arc::new(Self { hints, algorithms: provider.signature_verification_algorithms })
-    }
-}
-
-impl Anybody {
-    /// What webpki does for certificates that it can read.
-    fn verify_by_key(
-        &self,
-        message: &[u8],
-        certificate: &X509Certificate<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let bad = || Error::from(CertificateError::BadSignature);
-        let key = certificate.public_key();
-        let algorithm = contents(key.raw).and_then(contents).ok_or_else(bad)?;
-        let mut known = self.algorithms.mapping.iter();
-        let (_, known) = known.find(|(it, _)| *it == signed.scheme).ok_or_else(bad)?;
-        let fitting = known.iter().filter(|it| it.public_key_alg_id().as_ref() == algorithm);
-        let data = &key.subject_public_key.data;
-        let is_good = |it: &dyn SignatureVerificationAlgorithm| {
-            it.verify_signature(data, message, signed.signature()).is_ok()
-        };
-        let found = { fitting }.any(|it| is_good(*it));
-        found.then(HandshakeSignatureValid::assertion).ok_or_else(bad)
-    }
-}
-
-/// A certificate, if it is of version 1.
-fn old<'a>(certificate: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    (parsed.version() == X509Version::V1).then_some(parsed)
-}
-
-/// What is in the first element of some DER (X.690 section 8.1).
-fn contents(der: &[u8]) -> Option<&[u8]> {
-    let (&length, rest) = der.get(1..)?.split_first()?;
-    let (length, rest) = match length {
-        0..=0x7f => (usize::from(length), rest),
-        0x81 => (usize::from(*rest.first()?), &rest[1..]),
-        0x82 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), &rest[2..]),
-        _ => return None,
-    };
-    rest.get(..length)
-}
-
-impl ClientCertVerifier for Anybody {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match old(certificate) {
-            Some(old) => self.verify_by_key(message, &old, signed),
-            None => verify_tls12_signature(message, certificate, signed, &self.algorithms),
-        }
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        match old(certificate) {
-            Some(old) => {
-                let key = SubjectPublicKeyInfoDer::from(old.public_key().raw);
-                verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
-            }
-            None => verify_tls13_signature(message, certificate, signed, &self.algorithms),
-        }
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
     }
 }

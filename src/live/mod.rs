@@ -19,6 +19,7 @@ mod sticky;
 pub mod table;
 mod tickets;
 pub mod transport;
+pub mod verify;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

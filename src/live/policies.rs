@@ -19,8 +19,9 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
 
 use super::Live;
-use super::judge::{Anybody, Judge};
+use super::judge::Judge;
 use super::tickets::Tickets;
+use super::verify::AnyClient;
 use crate::model::client_tls::{Demand, HostTls, TlsSettings};
 
 /// Most sessions in memory where clients get no tickets; ingress-nginx's 10 MB hold four times as many.
@@ -140,7 +141,7 @@ fn asking(
     settings: &TlsSettings,
     resolver: &Arc<Resolver>,
 ) -> Policy {
-    let config = begin(settings).map(|it| it.with_client_cert_verifier(Anybody::new(demand)));
+    let config = begin(settings).map(|it| it.with_client_cert_verifier(AnyClient::new(demand)));
     let config = config.map(|it| it.with_cert_resolver(resolver.clone()));
     let config = config.and_then(|it| finish(it, settings, false));
     Policy { id, config, judge: Some(Arc::new(Judge::new(demand.clone()))) }

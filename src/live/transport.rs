@@ -3,20 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
-use x509_parser::parse_x509_certificate;
 
+use super::verify::{AnyServer, Verified};
 use crate::model::plan::Route;
-use crate::model::upstream::{Authorities, UpstreamTls};
+use crate::model::upstream::UpstreamTls;
 
 /// A way to speak to an endpoint. Connections of one transport are shared by all routes that have it.
 #[derive(Clone, Debug)]
@@ -112,18 +106,11 @@ impl Tls {
         let config = ClientConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&versions)
             .expect("a version of TLS is spoken");
+        let config = config.dangerous();
         let config = match &tls.authorities {
-            None => {
-                config.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider)))
-            }
+            None => config.with_custom_certificate_verifier(AnyServer::with_key(&provider)),
             Some(authorities) => {
-                let mut roots = RootCertStore::empty();
-                roots.add_parsable_certificates(authorities.0.iter().cloned());
-                let roots = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
-                // Fails for no roots at all, and there is one.
-                let webpki = roots.build().expect("an authority is trusted");
-                let verifier = Verified { webpki, authorities: authorities.clone() };
-                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+                config.with_custom_certificate_verifier(Verified::new(authorities, provider))
             }
         };
         let shown = tls.client.as_ref().and_then(|it| it.certified().ok());
@@ -136,107 +123,5 @@ impl Tls {
         config.enable_sni = tls.server_name;
         config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
         Self { config: Arc::new(config), name: tls.name.clone() }
-    }
-}
-
-/// Looks at certificates as webpki does, and takes one that is itself among the trusted, as OpenSSL and so
-/// nginx do. What `openssl req -x509` makes is an authority, which webpki takes for no server's certificate;
-/// name and time are checked of such a one, too.
-#[derive(Debug)]
-struct Verified {
-    webpki: Arc<WebPkiServerVerifier>,
-    authorities: Arc<Authorities>,
-}
-
-impl ServerCertVerifier for Verified {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let checked = self.webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now);
-        let Err(Error::InvalidCertificate(CertificateError::Other(_))) = &checked else {
-            return checked;
-        };
-        if !self.authorities.0.contains(end_entity) {
-            return checked;
-        }
-        verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
-        let (_, parsed) = parse_x509_certificate(end_entity)
-            .map_err(|_| Error::from(CertificateError::BadEncoding))?;
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        if now < parsed.validity().not_before.timestamp() {
-            return Err(CertificateError::NotValidYet.into());
-        }
-        if now > parsed.validity().not_after.timestamp() {
-            return Err(CertificateError::Expired.into());
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.webpki.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.webpki.supported_verify_schemes()
-    }
-}
-
-/// Looks at no certificate (`proxy-ssl-verify: off`, the default); signatures are checked still.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -28,7 +28,7 @@ pub const ASK: (&str, &str) = ("kubernetes.io/tls-acme", "true");
 /// The whole of a host goes to `web`.
 pub const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
 
-/// Between two handshakes of [`Handshakes`].
+/// Between two handshakes of [`Handshakes`]: its pace, as nothing is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A CA, the proxy before it, and a backend.

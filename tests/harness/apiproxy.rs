@@ -220,7 +220,7 @@ impl Faults {
         self.change(|state| state.stalls.push(filter.to_owned()));
     }
 
-    /// Holds each matching request for a while before it goes on.
+    /// Plays a slow server: holds each matching request for so long before it goes on.
     pub fn delay(&self, filter: &str, time: Duration) {
         self.change(|state| state.delays.push((filter.to_owned(), time)));
     }
@@ -310,13 +310,13 @@ impl Faults {
 
     /// Lets a request suffer what is due to it; returns the answer it gets instead, if any.
     async fn suffer(&self, target: &Target) -> Option<Response<Body>> {
-        let delay = {
+        let scripted = {
             let state = lock(&self.0.state);
             let mut delays = state.delays.iter();
             delays.find(|(filter, _)| target.matches(filter)).map(|(_, time)| *time)
         };
-        if let Some(time) = delay {
-            tokio::time::sleep(time).await;
+        if let Some(delay) = scripted {
+            tokio::time::sleep(delay).await;
         }
         self.until_unstalled(target).await;
         let mut state = lock(&self.0.state);
@@ -409,6 +409,8 @@ struct Proxy {
 }
 
 /// Tries for a while: until a child being started runs its program, it holds the old listener too.
+///
+/// This is `eventually` by hand, as the future of an async closure is not `Send`.
 async fn listen(port: u16) -> TcpListener {
     for _ in 0..500 {
         if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {

@@ -390,6 +390,14 @@ impl Reply {
         self.json()["backend"].as_str().map(str::to_owned)
     }
 
+    /// What the backend was told in a field, by its echo; several values with commas.
+    pub fn told(&self, name: &str) -> Option<String> {
+        let echo = self.json();
+        let fields = echo["headers"].as_array()?.iter().filter(|it| it[0] == name);
+        let values: Vec<&str> = fields.filter_map(|it| it[1].as_str()).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
     /// The server ends the connection after this response.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|it| it.eq_ignore_ascii_case("close"))

@@ -12,7 +12,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::{Client, ClientError, Reply};
+use super::client::{Client, ClientError, Connection, Reply};
 use super::process::{Process, SOON, command, eventually, free_port};
 
 /// How long the product may take until it is ready.
@@ -219,6 +219,13 @@ impl Lockgate {
         Client::new().insecure().connect_to(self.https)
     }
 
+    /// A connection to `NAME.test` for each protocol: HTTP/1.1 in clear, and HTTP/2.
+    pub async fn connections(&self, name: &str) -> [(&'static str, Connection); 2] {
+        let h1 = self.client().connect(&format!("http://{name}.test/")).await;
+        let h2 = self.tls_client().http2().connect(&format!("https://{name}.test/")).await;
+        [("HTTP/1.1", h1.unwrap()), ("HTTP/2", h2.unwrap())]
+    }
+
     /// What `GET path` says on the port for health and metrics.
     pub async fn admin(&self, path: &str) -> Result<Reply, ClientError> {
         Client::new()
@@ -338,7 +345,7 @@ spec:
 }
 
 /// An Ingress of class `nginx` with the paths of one host, each `(path, type, service, port)`; an
-/// empty host means any.
+/// empty host means any. Annotations without a prefix are ingress-nginx's.
 pub fn ingress(
     name: &str,
     host: &str,
@@ -361,7 +368,8 @@ pub fn ingress_tls(
         yaml.push_str("  annotations:\n");
     }
     for (name, value) in annotations {
-        writeln!(yaml, "    {}: {}", quoted(name), quoted(value)).unwrap();
+        let prefix = if name.contains('/') { "" } else { "nginx.ingress.kubernetes.io/" };
+        writeln!(yaml, "    {}: {}", quoted(&format!("{prefix}{name}")), quoted(value)).unwrap();
     }
     yaml.push_str("spec:\n  ingressClassName: nginx\n");
     if !secret.is_empty() {
@@ -386,6 +394,25 @@ pub fn ingress_tls(
             quoted(path)
         )
         .unwrap();
+    }
+    yaml
+}
+
+/// Name, host and paths of an Ingress, its annotations, and the Secret of its certificate or nothing.
+///
+/// Paths are pairs of a path and the Service it leads to; one that begins with `=` is exact.
+pub type Rules<'a> =
+    (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], &'a str);
+
+/// An Ingress for each of these.
+pub fn rules(all: &[Rules<'_>]) -> String {
+    let mut yaml = String::new();
+    for (name, host, paths, annotations, secret) in all {
+        let paths = paths.iter().map(|(path, service)| match path.strip_prefix('=') {
+            Some(path) => (path, "Exact", *service, 80),
+            None => (*path, "ImplementationSpecific", *service, 80),
+        });
+        yaml += &ingress_tls(name, host, &paths.collect::<Vec<_>>(), annotations, secret);
     }
     yaml
 }
@@ -466,6 +493,16 @@ pub fn secret(name: &str, entries: &[(&str, &str)]) -> String {
     yaml
 }
 
+/// A `ConfigMap` with these entries.
+pub fn config_map(name: &str, entries: &[(&str, &str)]) -> String {
+    let mut yaml = head("v1", "ConfigMap", name);
+    yaml.push_str("data:\n");
+    for (key, text) in entries {
+        writeln!(yaml, "  {key}: {}", quoted(text)).unwrap();
+    }
+    yaml
+}
+
 /// A self-signed certificate and its key, both PEM; the certificate is its own CA.
 #[derive(Clone, Debug)]
 pub struct Pair {
@@ -538,7 +575,7 @@ mod checks {
         let addrs = ["127.0.0.1:1001", "127.0.0.2:1002", "127.0.0.3:1001"];
         let addrs = addrs.map(|it| it.parse().unwrap());
         let mut paths = vec![("/", "Prefix", "web", 80), ("/x", "Exact", "web", 80)];
-        let annotations = [("nginx.ingress.kubernetes.io/ssl-redirect", "false")];
+        let annotations = [("ssl-redirect", "false"), ("lockgate.dev/self-check", "off")];
         let tls = pair(&["a.test"]);
         let yaml = [
             ingress_class(),
@@ -553,7 +590,9 @@ mod checks {
         let all: Vec<Value> = yaml.split("---\n").skip(1).map(parse).collect();
         assert_eq!(all.len(), 8, "{yaml}");
         assert_eq!(all[1]["spec"]["tls"][0]["hosts"][0], "*.a.test");
-        assert_eq!(all[1]["metadata"]["annotations"][annotations[0].0], "false");
+        let said = &all[1]["metadata"]["annotations"];
+        assert_eq!(said["nginx.ingress.kubernetes.io/ssl-redirect"], "false");
+        assert_eq!(said["lockgate.dev/self-check"], "off");
         let rule = &all[1]["spec"]["rules"][0];
         assert_eq!(rule["http"]["paths"][1]["backend"]["service"]["port"]["number"], 80);
         assert_eq!(

@@ -1,7 +1,7 @@
 //! What stories stand on: processes, backends, clients, load, and the product itself.
 //!
 //! Everything binds free ports of 127.0.0.1, ends when it is dropped, and waits for conditions
-//! instead of sleeping.
+//! instead of sleeping; what sleeps plays a slow peer or keeps a client's pace.
 #![allow(dead_code, reason = "offered whole; no test uses every corner of it")]
 
 pub mod acme;
@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod judge;
 pub mod load;
 pub mod lockgate;
+pub mod nginx;
 pub mod pebble;
 pub mod process;
 pub mod raw;

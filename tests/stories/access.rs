@@ -3,18 +3,15 @@
 //! Each over HTTP/1.1 and HTTP/2; what nginx itself answers to the same requests stands beside it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::time::Duration;
-
-use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply};
 use crate::harness::cluster::Cluster;
 use crate::harness::judge::Judge;
-use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class, secret};
-use crate::harness::process::{Process, SOON, command, eventually, free_port};
+use crate::harness::lockgate::{Lockgate, backend, config_map, ingress, ingress_class, secret};
+use crate::harness::nginx::Nginx;
+use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::{Raw, RawReply};
 
 /// `ann:secret`, `ann:wrong` and `bob:secret`.
@@ -31,21 +28,7 @@ const BASIC: [(&str, &str); 3] =
 
 /// An Ingress for a path of `a.test`, with annotations of ingress-nginx.
 pub(super) fn guarded(name: &str, path: &str, annotations: &[(&str, &str)]) -> String {
-    let named = annotations.iter().map(|(name, _)| format!("nginx.ingress.kubernetes.io/{name}"));
-    let named: Vec<String> = named.collect();
-    let pairs = named.iter().zip(annotations).map(|(name, (_, value))| (name.as_str(), *value));
-    let pairs: Vec<(&str, &str)> = pairs.collect();
-    ingress(name, "a.test", &[(path, "Prefix", "web", 80)], &pairs)
-}
-
-pub(super) fn config_map(name: &str, settings: &[(&str, &str)]) -> String {
-    let mut yaml = format!(
-        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: demo, name: {name}}}\ndata:\n"
-    );
-    for (name, value) in settings {
-        writeln!(yaml, "  {name}: {}", Value::from(*value)).unwrap();
-    }
-    yaml
+    ingress(name, "a.test", &[(path, "Prefix", "web", 80)], annotations)
 }
 
 fn passwords() -> String {
@@ -323,40 +306,6 @@ async fn the_config_map_speaks_for_all() {
     assert_eq!(from(&lockgate, THERE, "/out", "").await.status, Some(403));
 }
 
-/// nginx from Debian, set up as ingress-nginx's template would.
-struct Nginx {
-    http: SocketAddr,
-    _process: Process,
-    _files: TempDir,
-}
-
-impl Nginx {
-    async fn start(servers: &str) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let (dir, port) = (files.path().display(), free_port());
-        std::fs::write(files.path().join("passwords"), "ann:{PLAIN}secret\n").unwrap();
-        let config = format!(
-            "daemon off; user root; master_process off; pid {dir}/pid; error_log {dir}/error.log;\n\
-             events {{}}\nhttp {{ access_log off; client_body_temp_path {dir}/body; \
-             proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi; \
-             uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-             server {{ listen 127.0.0.1:{port}; proxy_set_header Host $http_host;\n{servers}\n}} }}\n"
-        );
-        let file = files.path().join("nginx.conf");
-        std::fs::write(&file, config.replace("PASSWORDS", &format!("{dir}/passwords"))).unwrap();
-        let mut command = command("nginx");
-        command.arg("-c").arg(&file);
-        let process = Process::spawn(command);
-        let http = SocketAddr::from(([127, 0, 0, 1], port));
-        eventually("nginx", SOON, async || {
-            assert!(process.exit_code().is_none(), "{}", process.log());
-            tokio::net::TcpStream::connect(http).await.map(drop)
-        })
-        .await;
-        Self { http, _process: process, _files: files }
-    }
-}
-
 /// What came of a request that nginx and we are to agree on: the answer, its cookies, and what the backend
 /// was told.
 async fn outcome(client: &Client, path: &str, fields: &[(&str, &str)]) -> String {
@@ -376,12 +325,28 @@ async fn outcome(client: &Client, path: &str, fields: &[(&str, &str)]) -> String
     format!("{:?}", (answer, cookies.collect::<Vec<_>>(), upstream))
 }
 
+/// What asks the judge, in nginx's words; `always` hands its cookies on with errors, too.
+fn asking(always: &str) -> String {
+    format!(
+        "auth_request /_auth; auth_request_set $c $upstream_http_set_cookie; \
+         add_header Set-Cookie $c {always}; \
+         auth_request_set $u $upstream_http_x_name; \
+         proxy_set_header X-Name $u;"
+    )
+}
+
 /// The same requests to nginx and to us get the same answers, and the backend sees the same of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_lets_the_same_pass() {
     const ALLOWED: &str = "allow 127.0.0.1; deny all;";
     const ELSEWHERE: &str = "allow 192.0.2.1; deny all;";
-    const PASSWORD: &str = "auth_basic \"Staff\"; auth_basic_user_file PASSWORDS; proxy_set_header Authorization \"\";";
+    let files = tempfile::tempdir().unwrap();
+    let passwords = files.path().join("passwords");
+    std::fs::write(&passwords, "ann:{PLAIN}secret\n").unwrap();
+    let password = &*format!(
+        "auth_basic \"Staff\"; auth_basic_user_file {}; proxy_set_header Authorization \"\";",
+        passwords.display()
+    );
     let allowed = ("allowlist-source-range", "127.0.0.1");
     let elsewhere = ("allowlist-source-range", "192.0.2.1");
     let any = ("satisfy", "any");
@@ -391,15 +356,7 @@ async fn nginx_lets_the_same_pass() {
     let user = ("auth-response-headers", "X-Name");
     let signin = ("auth-signin", "http://auth.test/start?rd=here");
     let always = ("auth-always-set-cookie", "true");
-    let asks = |always: &str| {
-        format!(
-            "auth_request /_auth; auth_request_set $c $upstream_http_set_cookie; \
-             add_header Set-Cookie $c {always}; \
-             auth_request_set $u $upstream_http_x_name; \
-             proxy_set_header X-Name $u;"
-        )
-    };
-    let (usual, with_errors) = (asks(""), asks("always"));
+    let (usual, with_errors) = (asking(""), asking("always"));
     let signs_in = "error_page 401 = @signin;";
     let mut servers = format!(
         "location = /_auth {{ internal; proxy_pass_request_body off; \
@@ -412,32 +369,32 @@ async fn nginx_lets_the_same_pass() {
         ("allowed", &[ALLOWED][..], &[allowed][..]),
         ("elsewhere", &[ELSEWHERE], &[elsewhere]),
         ("denied", &["deny 127.0.0.1;"], &[("denylist-source-range", "127.0.0.1")]),
-        ("password", &[PASSWORD], &BASIC),
+        ("password", &[password], &BASIC),
         ("judge", &[&usual], &[url, user]),
         ("always", &[&with_errors], &[url, user, always]),
         ("signin", &[&usual, signs_in], &[url, user, signin]),
-        ("all", &[ALLOWED, PASSWORD, &usual], &[allowed, BASIC[0], BASIC[1], BASIC[2], url, user]),
-        ("none", &[ELSEWHERE, PASSWORD], &[elsewhere, BASIC[0], BASIC[1], BASIC[2]]),
+        ("all", &[ALLOWED, password, &usual], &[allowed, BASIC[0], BASIC[1], BASIC[2], url, user]),
+        ("none", &[ELSEWHERE, password], &[elsewhere, BASIC[0], BASIC[1], BASIC[2]]),
         (
             "any-allowed",
-            &["satisfy any;", ALLOWED, PASSWORD],
+            &["satisfy any;", ALLOWED, password],
             &[any, allowed, BASIC[0], BASIC[1], BASIC[2]],
         ),
         (
             "any-password",
-            &["satisfy any;", ELSEWHERE, PASSWORD],
+            &["satisfy any;", ELSEWHERE, password],
             &[any, elsewhere, BASIC[0], BASIC[1], BASIC[2]],
         ),
         ("any-judge", &["satisfy any;", ELSEWHERE, &usual], &[any, elsewhere, url, user]),
         ("any-elsewhere", &["satisfy any;", ELSEWHERE], &[any, elsewhere]),
         (
             "any",
-            &["satisfy any;", ELSEWHERE, PASSWORD, &usual],
+            &["satisfy any;", ELSEWHERE, password, &usual],
             &[any, elsewhere, BASIC[0], BASIC[1], BASIC[2], url, user],
         ),
         (
             "any-signin",
-            &["satisfy any;", ELSEWHERE, PASSWORD, &usual, signs_in],
+            &["satisfy any;", ELSEWHERE, password, &usual, signs_in],
             &[any, elsewhere, BASIC[0], BASIC[1], BASIC[2], url, user, signin],
         ),
     ] {
@@ -452,9 +409,12 @@ async fn nginx_lets_the_same_pass() {
         objects += &guarded(name, &format!("/{name}"), annotations);
         paths.extend([format!("/{name}"), format!("/{name}/status/404")]);
     }
-    let nginx = Nginx::start(&servers).await;
+    let nginx = Nginx::start(|addr| {
+        format!("server {{ listen {addr}; proxy_set_header Host $http_host;\n{servers}\n}}")
+    })
+    .await;
     let lockgate = serving(&objects, &web).await;
-    let original = Client::new().connect_to(nginx.http);
+    let original = Client::new().connect_to(nginx.addr);
     for path in &paths {
         for fields in [
             &[][..],

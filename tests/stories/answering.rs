@@ -1,55 +1,28 @@
 //! What is done to answers on their way to clients.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
 use crate::harness::backend::{Answer, Backend, RawBackend};
-use crate::harness::client::{Call, Connection, Reply};
+use crate::harness::client::{Call, Reply};
 use crate::harness::cluster::Cluster;
-use crate::harness::lockgate::{Lockgate, Start, backend, ingress, ingress_class, secret, service};
+use crate::harness::lockgate::{
+    Lockgate, Start, backend, config_map, ingress, ingress_class, secret, service,
+};
 use crate::harness::process::{SOON, eventually, free_port};
 
 /// An Ingress for `NAME.test` that leads to a Service, and serves plain HTTP, too.
 fn host(name: &str, service: &str, annotations: &[(&str, &str)]) -> String {
     let open = [("ssl-redirect", "false")];
-    let named: Vec<(String, &str)> = open
-        .iter()
-        .filter(|open| annotations.iter().all(|it| it.0 != open.0))
-        .chain(annotations)
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let named: Vec<(&str, &str)> = named.iter().map(|it| (&*it.0, it.1)).collect();
-    ingress(name, &format!("{name}.test"), &[("/", "Prefix", service, 80)], &named)
-}
-
-fn config_map(name: &str, entries: &[(&str, &str)]) -> String {
-    let mut yaml = "---\napiVersion: v1\nkind: ConfigMap\nmetadata:\n".to_owned();
-    writeln!(yaml, "  namespace: demo\n  name: {name}\ndata:").unwrap();
-    for (key, value) in entries {
-        writeln!(yaml, "  {key}: {}", json!(value)).unwrap();
-    }
-    yaml
+    let open = open.iter().filter(|open| annotations.iter().all(|it| it.0 != open.0));
+    let all: Vec<(&str, &str)> = open.chain(annotations).copied().collect();
+    ingress(name, &format!("{name}.test"), &[("/", "Prefix", service, 80)], &all)
 }
 
 fn manifests(objects: &[String]) -> Start {
     let start = Lockgate::with_manifests(ingress_class() + &objects.concat());
     start.args(["--configmap=demo/settings", "--default-backend-service=demo/last"])
-}
-
-/// The two protocols of clients, each with a connection to `NAME.test`.
-async fn clients(lockgate: &Lockgate, name: &str) -> [(&'static str, Connection); 2] {
-    let h1 = lockgate.client().connect(&format!("http://{name}.test/")).await.unwrap();
-    let h2 = lockgate.tls_client().http2().connect(&format!("https://{name}.test/")).await;
-    [("HTTP/1.1", h1), ("HTTP/2", h2.unwrap())]
-}
-
-/// What an endpoint was told in a field; several come with commas.
-fn told(echo: &Value, name: &str) -> Option<String> {
-    let fields = echo["headers"].as_array()?.iter().filter(|it| it[0] == name);
-    let values: Vec<&str> = fields.filter_map(|it| it[1].as_str()).collect();
-    (!values.is_empty()).then(|| values.join(", "))
 }
 
 fn all(reply: &Reply, name: &str) -> Vec<String> {
@@ -103,7 +76,7 @@ async fn cross_origin_questions_are_answered_before_everything_else() {
     .start()
     .await;
 
-    for (client, mut connection) in clients(&lockgate, "any").await {
+    for (client, mut connection) in lockgate.connections("any").await {
         let before = web.requests();
         let call = Call::new("OPTIONS", "http://any.test/status/500");
         let reply = connection.send(call.header("origin", "https://x.test")).await.unwrap();
@@ -130,11 +103,11 @@ async fn cross_origin_questions_are_answered_before_everything_else() {
     assert_eq!(reply.status, 204);
     let reply = lockgate.client().request(call("GET")).await.unwrap();
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (308, Some("*")));
-    let mut secure = clients(&lockgate, "forced").await.into_iter().next_back().unwrap().1;
+    let mut secure = lockgate.connections("forced").await.into_iter().next_back().unwrap().1;
     let reply = secure.send(Call::post("https://forced.test/", "too much")).await.unwrap();
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (413, Some("*")));
 
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         for (method, origin, status, expected) in [
             ("OPTIONS", "https://a.test", 204, Some("https://a.test")),
             ("OPTIONS", "https://x.b.test", 204, Some("https://x.b.test")),
@@ -191,7 +164,7 @@ async fn who_may_not_is_told_so_across_origins() {
     ])
     .start()
     .await;
-    for (client, mut connection) in clients(&lockgate, "locked").await {
+    for (client, mut connection) in lockgate.connections("locked").await {
         let before = web.requests();
         for (name, status) in [("locked", 401), ("listed", 403), ("moved", 301)] {
             let call = |method| Call::new(method, &format!("http://{name}.test/x"));
@@ -208,7 +181,7 @@ async fn who_may_not_is_told_so_across_origins() {
         // Whatever a path became, the default backend is asked for its own.
         let echo = connection.get("http://rewritten.test/x").await.unwrap().json();
         assert_eq!((&echo["backend"], &echo["target"]), (&"errors".into(), &"/".into()));
-        assert_eq!(told(&echo, "x-original-uri").as_deref(), Some("/x"), "{client}: {echo}");
+        assert_eq!(reply.told("x-original-uri").as_deref(), Some("/x"), "{client}: {echo}");
         assert_eq!(web.requests(), before + 1, "{client}");
     }
 }
@@ -252,7 +225,7 @@ async fn config_maps_give_header_fields() {
         ]
     };
     let lockgate = manifests(&objects("DENY")).start().await;
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         let reply = connection.get("http://own.test/a?b").await.unwrap();
         for (name, expected) in [
             ("x-frame-options", &["DENY"][..]),
@@ -266,9 +239,9 @@ async fn config_maps_give_header_fields() {
         // What is not allowed is not served without it.
         assert_eq!(connection.get("http://bad.test/").await.unwrap().status, 503, "{client}");
     }
-    for (client, mut connection) in clients(&lockgate, "web").await {
+    for (client, mut connection) in lockgate.connections("web").await {
         let call = Call::get("http://web.test/a/../b?c").header("accept-language", "de");
-        let echo = connection.send(call).await.unwrap().json();
+        let reply = connection.send(call).await.unwrap();
         let scheme = if client == "HTTP/2" { "https" } else { "http" };
         let via = format!("{scheme} of demo/web");
         for (name, expected) in [
@@ -278,9 +251,9 @@ async fn config_maps_give_header_fields() {
             ("host", Some("web.test.internal")),
             ("x-original-uri", Some("/a/../b?c")),
         ] {
-            assert_eq!(told(&echo, name).as_deref(), expected, "{client}: {echo}");
+            assert_eq!(reply.told(name).as_deref(), expected, "{client}: {}", reply.text());
         }
-        let start = told(&echo, "x-start").unwrap();
+        let start = reply.told("x-start").unwrap();
         let seconds = start.strip_prefix("t=").and_then(|it| it.parse::<f64>().ok());
         assert!(seconds.is_some_and(|it| it > 1.7e9), "{client}: {start}");
     }
@@ -326,7 +299,7 @@ async fn the_default_backend_answers_for_errors() {
     ])
     .start()
     .await;
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         for method in ["GET", "POST", "DELETE"] {
             let case = format!("{client}: {method}");
             let call = Call::new(method, "http://own.test/x/status/404?y=1");
@@ -349,7 +322,7 @@ async fn the_default_backend_answers_for_errors() {
                 ("host", Some("own.test")),
                 ("transfer-encoding", None),
             ] {
-                assert_eq!(told(&echo, name).as_deref(), expected, "{case}: {echo}");
+                assert_eq!(reply.told(name).as_deref(), expected, "{case}: {echo}");
             }
         }
         let head = connection.send(Call::new("HEAD", "http://own.test/status/500")).await.unwrap();
@@ -364,12 +337,12 @@ async fn the_default_backend_answers_for_errors() {
         }
     }
     // Errors of ours, too.
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         let reply = connection.send(Call::post("http://own.test/", "much too much")).await.unwrap();
-        let code = told(&reply.json(), "x-code");
+        let code = reply.told("x-code");
         assert_eq!((reply.status, code.as_deref()), (200, Some("413")), "{client}");
     }
-    for (client, mut connection) in clients(&lockgate, "left").await {
+    for (client, mut connection) in lockgate.connections("left").await {
         let reply = connection.get("http://left.test/status/404").await.unwrap();
         assert_eq!((reply.status, reply.backend().as_deref()), (404, Some("web")), "{client}");
     }
@@ -377,7 +350,7 @@ async fn the_default_backend_answers_for_errors() {
     let reply = plain.send(Call::post("http://left.test/", "much too much")).await.unwrap();
     assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("errors")));
 
-    for (client, mut connection) in clients(&lockgate, "usual").await {
+    for (client, mut connection) in lockgate.connections("usual").await {
         let reply = connection.get("http://usual.test/status/503").await.unwrap();
         assert_eq!((reply.status, reply.backend().as_deref()), (200, Some("last")), "{client}");
         let reply = connection.get("http://usual.test/status/404").await.unwrap();
@@ -409,7 +382,7 @@ async fn the_default_backend_has_the_last_word() {
     ])
     .start()
     .await;
-    for (client, mut connection) in clients(&lockgate, "gone").await {
+    for (client, mut connection) in lockgate.connections("gone").await {
         // What the default backend answers is the answer, whatever its status.
         let before = gone.requests().len();
         let reply = connection.get("http://gone.test/status/404").await.unwrap();
@@ -476,7 +449,7 @@ async fn the_default_backend_stands_in_for_a_service_without_endpoints() {
         ]
     };
     let lockgate = manifests(&objects(&[])).start().await;
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         for (name, of) in [("own", "web"), ("gone", "nope")] {
             let case = format!("{client}: {name}");
             let call = Call::post(&format!("http://{name}.test/x/status/418?y"), "hello");
@@ -494,7 +467,7 @@ async fn the_default_backend_stands_in_for_a_service_without_endpoints() {
                 ("x-namespace", Some("demo")),
                 ("x-original-uri", None),
             ] {
-                assert_eq!(told(&echo, field).as_deref(), expected, "{case}: {echo}");
+                assert_eq!(reply.told(field).as_deref(), expected, "{case}: {echo}");
             }
         }
         for (name, status, from) in
@@ -516,7 +489,7 @@ async fn the_default_backend_stands_in_for_a_service_without_endpoints() {
     })
     .await;
     let reply = lockgate.client().get("http://own.test/").await.unwrap();
-    assert_eq!(told(&reply.json(), "x-code"), None);
+    assert_eq!(reply.told("x-code"), None);
 }
 
 /// Cookies and redirects say where things are from outside; what endpoints are told of the connection.
@@ -553,7 +526,7 @@ async fn cookies_and_redirects_are_rewritten() {
     ])
     .start()
     .await;
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         let reply = connection.get("http://own.test/").await.unwrap();
         let cookies = ["a=1; Domain=out.test; Path=/x", "b=2; Path=/"];
         assert_eq!(all(&reply, "set-cookie"), cookies, "{client}");
@@ -592,7 +565,7 @@ async fn some_requests_leave_no_line() {
     ])
     .start()
     .await;
-    for (client, mut connection) in clients(&lockgate, "own").await {
+    for (client, mut connection) in lockgate.connections("own").await {
         for (host, path) in [
             ("unlogged", "/one"),
             ("own", "/healthz"),

@@ -13,10 +13,6 @@ use crate::harness::process::{SOON, eventually, lock};
 /// As a CA makes them: 43 characters of base64url.
 const TOKEN: &str = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0";
 
-fn nginx(name: &str) -> String {
-    format!("nginx.ingress.kubernetes.io/{name}")
-}
-
 /// Redirects, passwords, lists of addresses and limits are for people.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_an_ingress_demands_it_gets_its_certificate() {
@@ -29,15 +25,12 @@ async fn whatever_an_ingress_demands_it_gets_its_certificate() {
         ("moved", &[("permanent-redirect", "https://elsewhere.test/")]),
         ("limited", &[("limit-rps", "1"), ("limit-connections", "1")]),
     ];
-    let mut all: Vec<(String, String)> = Vec::new();
+    let mut all = Vec::new();
     let mut yaml = String::new();
     for (name, annotations) in demands {
-        let own: Vec<_> = annotations.iter().map(|(it, value)| (nginx(it), *value)).collect();
-        let own: Vec<_> = own.iter().map(|(it, value)| (it.as_str(), *value)).collect();
-        all.extend(annotations.iter().map(|(it, value)| (nginx(it), (*value).to_owned())));
-        yaml += &asking(name, &[&format!("{name}.test")], &own);
+        all.extend_from_slice(annotations);
+        yaml += &asking(name, &[&format!("{name}.test")], annotations);
     }
-    let all: Vec<_> = all.iter().map(|(it, value)| (it.as_str(), value.as_str())).collect();
     yaml += &asking("everything", &["everything.test"], &all);
     let lockgate = acme.with_manifests(&yaml).start().await;
     let client = acme.client(&lockgate).await;

@@ -23,14 +23,9 @@ fn check(files: &str, args: &[&str]) -> Output {
 }
 
 fn annotated(annotations: &[(&str, &str)]) -> String {
-    let named: Vec<_> = annotations
-        .iter()
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let named: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     let root = [("/", "Prefix", "web", 80)];
     let web = backend("web", 80, &["192.0.2.1:80".parse().unwrap()]);
-    [ingress_class(), ingress("one", "a.test", &root, &named), web].concat()
+    [ingress_class(), ingress("one", "a.test", &root, annotations), web].concat()
 }
 
 #[test]

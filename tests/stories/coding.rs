@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::harness::backend::{Answer, Backend, RawBackend};
 use crate::harness::client::{Call, Client};
-use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class};
+use crate::harness::lockgate::{Lockgate, backend, config_map, ingress, ingress_class};
 use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::{Raw, RawH2, frame, head_end};
 
@@ -24,28 +24,10 @@ async fn house(
     settings: &[(&str, &str)],
     annotations: &[(&str, &str)],
 ) -> Lockgate {
-    let mut map = "---
-apiVersion: v1
-kind: ConfigMap
-metadata:
-  namespace: demo
-  name: settings
-data:
-  proxy-read-timeout: \"30\"
-"
-    .to_owned();
-    for (name, value) in settings {
-        writeln!(map, "  {name}: \"{value}\"").unwrap();
-    }
-    let annotations: Vec<_> = annotations
-        .iter()
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let annotations: Vec<_> = annotations.iter().map(|(name, value)| (&**name, *value)).collect();
     let objects = [
-        map,
+        config_map("settings", &[&[("proxy-read-timeout", "30")], settings].concat()),
         ingress_class(),
-        ingress("one", "a.test", &[("/", "Prefix", "web", 80)], &annotations),
+        ingress("one", "a.test", &[("/", "Prefix", "web", 80)], annotations),
         backend("web", 80, &[web]),
     ];
     let start = Lockgate::with_manifests(objects.concat()).args(["--configmap=demo/settings"]);

@@ -1,6 +1,5 @@
 //! `lockgate explain`: what it says of a request is what the proxy does with it.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -12,7 +11,7 @@ use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Reply};
 use crate::harness::cluster::Cluster;
 use crate::harness::lockgate::{
-    Lockgate, backend, ingress, ingress_class, ingress_tls, pair, secret, tls_secret,
+    Lockgate, Rules, backend, config_map, ingress, ingress_class, pair, rules, secret, tls_secret,
     without_settings,
 };
 
@@ -66,9 +65,6 @@ fn seen(reply: &Reply) -> String {
         (None, None) => reply.status.to_string(),
     }
 }
-
-/// Name, host, paths with their Services, annotations, and a Secret or nothing.
-type Rules<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], &'a str);
 
 const RULES: &[Rules<'_>] = &[
     ("plain", "a.test", &[("/", "web"), ("=/exact", "api"), ("/slash/", "api")], &[], ""),
@@ -144,26 +140,7 @@ const RULES: &[Rules<'_>] = &[
 ];
 
 fn objects([web, api, new]: &[Backend; 3]) -> String {
-    let mut yaml = ingress_class();
-    for (name, host, paths, annotations, secret) in RULES {
-        let paths: Vec<_> = paths
-            .iter()
-            .map(|(path, service)| match path.strip_prefix('=') {
-                Some(path) => (path, "Exact", *service, 80),
-                None => (*path, "ImplementationSpecific", *service, 80),
-            })
-            .collect();
-        let named: Vec<_> = annotations
-            .iter()
-            .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-            .collect();
-        let annotations: Vec<_> = named.iter().map(|(name, value)| (&**name, *value)).collect();
-        yaml.push_str(&if secret.is_empty() {
-            ingress(name, host, &paths, &annotations)
-        } else {
-            ingress_tls(name, host, &paths, &annotations, secret)
-        });
-    }
+    let mut yaml = ingress_class() + &rules(RULES);
     let certificate = pair(&["mutual.test"]);
     yaml.push_str(&tls_secret("tls", &pair(&["tls.test"])));
     yaml.push_str(&tls_secret("mutual", &certificate));
@@ -173,10 +150,7 @@ fn objects([web, api, new]: &[Backend; 3]) -> String {
     yaml.push_str(&backend("api", 80, &[api.addr()]));
     yaml.push_str(&backend("new", 80, &[new.addr()]));
     yaml.push_str(&backend("none", 80, &[]));
-    yaml.push_str(
-        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\n",
-    );
-    writeln!(yaml, "data: {{block-user-agents: badbot}}").unwrap();
+    yaml.push_str(&config_map("settings", &[("block-user-agents", "badbot")]));
     yaml
 }
 

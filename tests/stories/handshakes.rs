@@ -1,6 +1,5 @@
 //! What the ConfigMap says of handshakes and connections.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
@@ -13,24 +12,20 @@ use tokio_rustls::TlsConnector;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::any_certificate_of;
-use crate::harness::lockgate::{Lockgate, backend, ingress_class, ingress_tls, pair, tls_secret};
+use crate::harness::lockgate::{
+    Lockgate, backend, config_map, ingress_class, ingress_tls, pair, tls_secret,
+};
 use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::Raw;
 
 /// Serves `a.test` with these settings.
 async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
-    let mut map =
-        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\ndata:\n"
-            .to_owned();
-    for (key, value) in settings {
-        writeln!(map, "  {key}: \"{value}\"").unwrap();
-    }
     let objects = [
         ingress_class(),
         ingress_tls("a", "a.test", &[("/", "Prefix", "web", 80)], &[], "tls"),
         tls_secret("tls", &pair(&["a.test"])),
         backend("web", 80, &[web.addr()]),
-        map,
+        config_map("settings", settings),
     ];
     let lockgate = Lockgate::with_manifests(objects.concat());
     lockgate.args(["--configmap=demo/settings"]).start().await

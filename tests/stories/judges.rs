@@ -1,12 +1,12 @@
 //! External judges, such as oauth2-proxy: what they are asked, what comes of what they say, and for how long
 //! it is remembered. Each over HTTP/1.1 and HTTP/2.
 
-use super::access::{HERE, clients, config_map, from, get, guarded, seen, serving};
+use super::access::{HERE, clients, from, get, guarded, seen, serving};
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Reply};
 use crate::harness::endpoint::{Authority, Speech};
 use crate::harness::judge::{Judge, Question};
-use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class};
+use crate::harness::lockgate::{Lockgate, backend, config_map, ingress, ingress_class};
 use crate::harness::process::{SOON, eventually, free_port};
 use crate::harness::raw::{Raw, RawH2};
 

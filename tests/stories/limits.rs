@@ -1,38 +1,28 @@
 //! How much one client may ask for: beside nginx where that can be had.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Connection};
-use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class};
-use crate::harness::process::{Process, SOON, command, component, eventually, free_port};
+use crate::harness::lockgate::{Lockgate, backend, config_map, ingress, ingress_class};
+use crate::harness::nginx::Nginx;
+use crate::harness::process::{SOON, eventually};
 
 /// An Ingress with these annotations for `NAME.test` and `also.NAME.test`, both of which lead to `web`.
 fn host(name: &str, annotations: &[(&str, &str)]) -> String {
     let all = [&[("ssl-redirect", "false"), ("proxy-body-size", "0")], annotations].concat();
-    let named: Vec<(String, &str)> = all
-        .iter()
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let named: Vec<(&str, &str)> = named.iter().map(|it| (&*it.0, it.1)).collect();
     let paths = [("/", "Prefix", "web", 80)];
-    let yaml = ingress(name, &format!("{name}.test"), &paths, &named);
+    let yaml = ingress(name, &format!("{name}.test"), &paths, &all);
     let (head, rules) = yaml.split_once("  rules:\n").unwrap();
     let also = rules.replace(&format!("\"{name}.test\""), &format!("\"also.{name}.test\""));
     format!("{head}  rules:\n{rules}{also}")
 }
 
 fn settings(entries: &[(&str, &str)]) -> String {
-    let entries = entries.iter().map(|(name, value)| format!("  {name}: {value:?}\n"));
-    let entries: String = entries.collect();
-    format!(
-        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: demo, name: settings}}\n\
-         data:\n  hsts: \"false\"\n{entries}"
-    )
+    config_map("settings", &[&[("hsts", "false")], entries].concat())
 }
 
 async fn serving(objects: &[String], web: &Backend, entries: &[(&str, &str)]) -> Lockgate {
@@ -245,7 +235,14 @@ async fn limits_are_those_of_nginx() {
         ),
     ] {
         let lockgate = serving(&[host("a", annotations)], &web, &[]).await;
-        let nginx = Nginx::start(zone, limit, web.addr()).await;
+        let nginx = Nginx::start(|addr| {
+            format!(
+                "keepalive_requests 100000; limit_req_status 503;\n{zone}\n\
+                 server {{ listen {addr}; location / {{ {limit} proxy_pass http://{}; }} }}",
+                web.addr()
+            )
+        })
+        .await;
         let mut ours = lockgate.client().connect("http://a.test/").await.unwrap();
         let client = Client::new().connect_to(nginx.addr);
         let mut theirs = client.connect("http://a.test/").await.unwrap();
@@ -265,39 +262,5 @@ async fn limits_are_those_of_nginx() {
         assert!(both[0].abs_diff(both[1]) <= 1, "{case}: {both:?} of {asked}");
         assert!(differing <= 20, "{case}: {differing} of {asked}");
         assert!(both[0] < asked, "{case}: nothing was refused of {asked}");
-    }
-}
-
-/// nginx with one limited location.
-struct Nginx {
-    addr: SocketAddr,
-    _process: Process,
-    _files: tempfile::TempDir,
-}
-
-impl Nginx {
-    async fn start(zone: &str, limit: &str, backend: SocketAddr) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let dir = files.path().display();
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let config = format!(
-            "daemon off; master_process off; pid {dir}/pid; error_log {dir}/log;\n\
-             events {{}}\nhttp {{ access_log off; keepalive_requests 100000; limit_req_status 503;\n\
-             client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
-             fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-             {zone}\nserver {{ listen {addr}; location /ready {{ return 200; }}\n\
-             location / {{ {limit} proxy_pass http://{backend}; }} }} }}\n"
-        );
-        let file = files.path().join("nginx.conf");
-        std::fs::write(&file, config).unwrap();
-        let mut command = command(component("LOCKGATE_NGINX"));
-        command.arg("-c").arg(&file);
-        let process = Process::spawn(command);
-        eventually("nginx", SOON, async || {
-            let reply = Client::new().get(&format!("http://{addr}/ready")).await;
-            reply.map(|_| ()).map_err(|error| error.to_string())
-        })
-        .await;
-        Self { addr, _process: process, _files: files }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::backend::{Answer, Backend, RawBackend};
-use crate::harness::client::{Call, Connection};
+use crate::harness::client::Call;
 use crate::harness::endpoint::{Authority, Endpoint, Speech};
 use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class};
 use crate::harness::process::{SOON, eventually};
@@ -12,19 +12,8 @@ use crate::harness::raw::fields;
 /// An Ingress for `NAME.test`, whose requests are copied as the annotations say.
 fn host(name: &str, annotations: &[(&str, &str)]) -> String {
     let open = [("ssl-redirect", "false"), ("proxy-body-size", "0")];
-    let named: Vec<(String, &str)> = open
-        .iter()
-        .chain(annotations)
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let named: Vec<(&str, &str)> = named.iter().map(|it| (&*it.0, it.1)).collect();
-    ingress(name, &format!("{name}.test"), &[("/", "Prefix", "web", 80)], &named)
-}
-
-async fn clients(lockgate: &Lockgate, name: &str) -> [(&'static str, Connection); 2] {
-    let h1 = lockgate.client().connect(&format!("http://{name}.test/")).await.unwrap();
-    let h2 = lockgate.tls_client().http2().connect(&format!("https://{name}.test/")).await;
-    [("HTTP/1.1", h1), ("HTTP/2", h2.unwrap())]
+    let all = [&open, annotations].concat();
+    ingress(name, &format!("{name}.test"), &[("/", "Prefix", "web", 80)], &all)
 }
 
 /// The copy that a mirror gets next, as its head and its body.
@@ -60,7 +49,7 @@ async fn a_mirror_hears_of_every_request() {
         backend("web", 80, &[web.addr()]),
     ];
     let lockgate = Lockgate::with_manifests(ingress_class() + &objects.concat()).start().await;
-    for (client, mut connection) in clients(&lockgate, "all").await {
+    for (client, mut connection) in lockgate.connections("all").await {
         let call = Call::get("http://all.test/a/../b?c=d").header("x-own", "1");
         assert_eq!(connection.send(call).await.unwrap().json()["target"], "/b?c=d", "{client}");
         let (head, body) = next(&mirror).await;
@@ -87,7 +76,7 @@ async fn a_mirror_hears_of_every_request() {
             assert!(body == "hello" || body == large, "{client}: {} bytes", body.len());
         }
     }
-    for (client, mut connection) in clients(&lockgate, "heads").await {
+    for (client, mut connection) in lockgate.connections("heads").await {
         let call = Call::post("http://heads.test/x", "hello");
         assert_eq!(connection.send(call).await.unwrap().json()["body"], "hello", "{client}");
         let (head, body) = next(&mirror).await;
@@ -109,7 +98,7 @@ async fn a_mirror_may_speak_tls() {
     let target = format!("https://{}$request_uri", mirror.addr());
     let objects = [host("all", &[("mirror-target", &target)]), backend("web", 80, &[web.addr()])];
     let lockgate = Lockgate::with_manifests(ingress_class() + &objects.concat()).start().await;
-    for (client, mut connection) in clients(&lockgate, "all").await {
+    for (client, mut connection) in lockgate.connections("all").await {
         let before = mirror.requests();
         assert_eq!(connection.get("http://all.test/").await.unwrap().status, 200, "{client}");
         eventually("a copy", SOON, async || mirror.requests() == before + 1).await;
@@ -131,7 +120,7 @@ async fn a_mirror_holds_up_nobody() {
     let lockgate = Lockgate::with_manifests(ingress_class() + &objects.concat()).start().await;
     let began = Instant::now();
     for name in ["slow", "dead", "nobody"] {
-        for (client, mut connection) in clients(&lockgate, name).await {
+        for (client, mut connection) in lockgate.connections(name).await {
             for _ in 0..300 {
                 let reply = connection.get(&format!("http://{name}.test/")).await.unwrap();
                 assert_eq!(reply.status, 200, "{client}: {name}");
@@ -145,7 +134,7 @@ async fn a_mirror_holds_up_nobody() {
     assert!(lost > 0.0, "{lost}");
     // What is too large for a copy goes all the same.
     let before = lockgate.metric("lockgate_mirror_lost_total", &[]).await;
-    for (client, mut connection) in clients(&lockgate, "dead").await {
+    for (client, mut connection) in lockgate.connections("dead").await {
         for call in [
             Call::post("http://dead.test/", vec![b'z'; 2 << 20]),
             Call::new("PUT", "http://dead.test/").chunks(&[&"z".repeat(2 << 20)]),

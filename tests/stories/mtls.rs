@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::harness::backend::Backend;
-use crate::harness::client::{Call, Client, Reply, any_certificate_of};
+use crate::harness::client::{Call, Client, any_certificate_of};
 use crate::harness::cluster::Cluster;
 use crate::harness::judge::Judge;
 use crate::harness::lockgate::{
@@ -27,7 +27,6 @@ use crate::harness::lockgate::{
 };
 use crate::harness::process::{SOON, eventually};
 
-const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 const MISSING: &str = "No required SSL certificate was sent";
 const CHALLENGES: &str = "/.well-known/acme-challenge";
 const BAD: &str = "The SSL certificate error";
@@ -125,9 +124,7 @@ fn chain(client: &Pair, issuers: &[&Ca]) -> Pair {
 
 /// An Ingress for `host`, whose backend is `web`.
 fn host(name: &str, host: &str, path: &str, annotations: &[(&str, &str)]) -> String {
-    let named: Vec<_> = annotations.iter().map(|(k, v)| (format!("{PREFIX}{k}"), *v)).collect();
-    let named: Vec<_> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-    ingress_tls(name, host, &[(path, "Prefix", "web", 80)], &named, "tls")
+    ingress_tls(name, host, &[(path, "Prefix", "web", 80)], annotations, "tls")
 }
 
 /// The same, `age` seconds younger than the oldest there can be.
@@ -153,17 +150,6 @@ fn clients(lockgate: &Lockgate, shown: Option<&Pair>) -> [Client; 2] {
     };
     let client = client.connect_to(lockgate.https);
     [client.clone(), client.http2()]
-}
-
-fn sees<'a>(reply: &'a Reply, name: &str, echo: &'a mut serde_json::Value) -> Option<&'a str> {
-    *echo = reply.json();
-    let headers = echo["headers"].as_array()?;
-    headers.iter().find(|it| it[0] == name)?[1].as_str()
-}
-
-/// What the endpoint was told in a field.
-fn told(reply: &Reply, name: &str) -> Option<String> {
-    sees(reply, name, &mut serde_json::Value::Null).map(str::to_owned)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,11 +210,11 @@ async fn only_good_certificates_open_a_host() {
             assert!(reply.text().contains(expected), "{case} at {name}: {}", reply.text());
             if status == 200 {
                 let open = name == "open";
-                let verify = told(&reply, "ssl-client-verify");
+                let verify = reply.told("ssl-client-verify");
                 assert_eq!(verify.as_deref(), (!open).then_some("SUCCESS"), "{case} at {name}");
-                let subject = told(&reply, "ssl-client-subject-dn");
+                let subject = reply.told("ssl-client-subject-dn");
                 assert_eq!(subject.is_some_and(|it| it.ends_with(",O=Acme")), !open, "{case}");
-                assert_eq!(told(&reply, "ssl-client-cert"), None, "{case} at {name}");
+                assert_eq!(reply.told("ssl-client-cert"), None, "{case} at {name}");
             }
         }
     }
@@ -274,7 +260,7 @@ async fn each_mode_tells_endpoints_what_was_found() {
             let reply = client.get(&format!("https://{host}.test/")).await.unwrap();
             let status = if expected.is_some() { 200 } else { 400 };
             assert_eq!(reply.status, status, "{host}: {}", reply.text());
-            assert_eq!(told(&reply, "ssl-client-verify").as_deref(), expected, "{host}");
+            assert_eq!(reply.told("ssl-client-verify").as_deref(), expected, "{host}");
         }
     }
 }
@@ -322,13 +308,13 @@ async fn subjects_pages_and_the_certificate_itself() {
     let shown = ca.client("client");
     for client in clients(&lockgate, Some(&shown)) {
         let reply = client.get("https://pass.test/").await.unwrap();
-        let escaped = told(&reply, "ssl-client-cert").expect("a certificate");
+        let escaped = reply.told("ssl-client-cert").expect("a certificate");
         assert!(escaped.starts_with("-----BEGIN%20CERTIFICATE-----%0A"), "{escaped}");
         let plain = escaped.replace("%0A", "\n").replace("%20", " ").replace("%2B", "+");
         let plain = plain.replace("%2F", "/").replace("%3D", "=");
         assert_eq!(plain.replace('\r', ""), shown.certificate.replace('\r', ""));
-        assert_eq!(told(&reply, "ssl-client-issuer-dn").as_deref(), Some("CN=ca,O=Acme"));
-        assert_eq!(told(&reply, "ssl-client-subject-dn").as_deref(), Some("CN=client,O=Acme"));
+        assert_eq!(reply.told("ssl-client-issuer-dn").as_deref(), Some("CN=ca,O=Acme"));
+        assert_eq!(reply.told("ssl-client-subject-dn").as_deref(), Some("CN=client,O=Acme"));
 
         // A judge is told whom it judges.
         let call = Call::get("https://judged.test/").header("ssl-client-subject-dn", "CN=admin");
@@ -557,15 +543,13 @@ async fn in_clear_nobody_can_show_a_certificate() {
         |more: &[(&'static str, &'static str)]| [&[("auth-tls-secret", "demo/ca")], more].concat();
     let clear = words(&[("ssl-redirect", "false")]);
     let optional = words(&[("ssl-redirect", "false"), ("auth-tls-verify-client", "optional")]);
-    let named: Vec<_> = clear.iter().map(|(k, v)| (format!("{PREFIX}{k}"), *v)).collect();
-    let named: Vec<_> = named.iter().map(|(k, v)| (k.as_str(), *v)).collect();
     let lockgate = Lockgate::with_manifests(objects(
         web.addr(),
         &[
             host("redirected", "redirected.test", "/", &words(&[])),
             host("clear", "clear.test", "/sub/", &clear),
             host("optional", "optional.test", "/", &optional),
-            ingress("no-tls", "no-tls.test", &[("/", "Prefix", "web", 80)], &named),
+            ingress("no-tls", "no-tls.test", &[("/", "Prefix", "web", 80)], &clear),
             ingress(
                 "solver",
                 "solved.test",
@@ -607,7 +591,7 @@ async fn in_clear_nobody_can_show_a_certificate() {
             let reply = client.request(call).await.unwrap();
             assert_eq!(reply.status, status, "{url}: {}", reply.text());
             if status == 200 && !url.contains("gone.test") {
-                assert_eq!(told(&reply, "ssl-client-verify").as_deref(), Some("NONE"), "{url}");
+                assert_eq!(reply.told("ssl-client-verify").as_deref(), Some("NONE"), "{url}");
             }
         }
     }

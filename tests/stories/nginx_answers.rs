@@ -2,16 +2,16 @@
 //! nginx, configured as ingress-nginx would, and to the product.
 //!
 //! What differs is written down, with its reason; networks, passwords and judges are compared in `access`,
-//! paths and rewrites in `nginx`, limits in `limits`.
+//! paths and rewrites in `nginx_paths`, limits in `limits`.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use serde_json::Value;
 
-use super::nginx::Nginx;
 use crate::harness::backend::Backend;
 use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class, secret};
+use crate::harness::nginx::Nginx;
 use crate::harness::raw::{RawReply, exchange};
 
 /// Method, target and further lines of a request, perhaps with its body.
@@ -341,19 +341,15 @@ async fn answers_are_those_of_nginx() {
     std::fs::write(&passwords, "ann:{PLAIN}secret\n").unwrap();
     let hosts = hosts(&passwords.display().to_string());
     let servers: Vec<_> = hosts.iter().map(|it| (it.0, it.1.clone())).collect();
-    let nginx = Nginx::start(&servers, web.addr(), api.addr()).await;
+    let nginx = Nginx::with_servers(&servers, web.addr(), api.addr()).await;
     let mut objects = ingress_class()
         + &backend("web", 80, &[web.addr()])
         + &backend("api", 80, &[api.addr()])
         + &secret("passwords", &[("auth", "ann:{PLAIN}secret")]);
     for (host, _, annotations) in &hosts {
-        let names = annotations.iter().map(|it| format!("nginx.ingress.kubernetes.io/{}", it.0));
-        let names: Vec<String> = names.collect();
-        let annotations: Vec<(&str, &str)> =
-            names.iter().zip(annotations).map(|(name, it)| (&**name, it.1)).collect();
         let path = if *host == "rewrite" { "/old/(.*)" } else { "/" };
         let paths = [(path, "ImplementationSpecific", "web", 80)];
-        objects += &ingress(host, host, &paths, &annotations);
+        objects += &ingress(host, host, &paths, annotations);
     }
     let lockgate = Lockgate::with_manifests(objects).start().await;
     lockgate.no_problem().await;

@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply};
 use crate::harness::judge::Judge;
-use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class, secret, service};
-
-use super::access::config_map;
+use crate::harness::lockgate::{
+    Lockgate, backend, config_map, ingress, ingress_class, secret, service,
+};
 
 /// `ann:secret`
 const ANN: &str = "Basic YW5uOnNlY3JldA==";
@@ -47,12 +47,8 @@ fn clients(lockgate: &Lockgate) -> [(&'static str, Client); 2] {
 }
 
 fn annotated(name: &str, path: &str, to: &str, annotations: &[(&str, &str)]) -> String {
-    let named = annotations.iter().map(|it| format!("nginx.ingress.kubernetes.io/{}", it.0));
-    let named: Vec<String> = named.collect();
-    let pairs: Vec<(&str, &str)> =
-        named.iter().zip(annotations).map(|(name, it)| (&**name, it.1)).collect();
     let paths = [(path, "ImplementationSpecific", to, 80)];
-    ingress(name, &format!("{name}.test"), &paths, &pairs)
+    ingress(name, &format!("{name}.test"), &paths, annotations)
 }
 
 /// The status, where a redirect leads, and whether something is said to other origins.

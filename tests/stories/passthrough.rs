@@ -12,7 +12,7 @@ use crate::harness::backend::Backend;
 use crate::harness::client::any_certificate;
 use crate::harness::endpoint::{Authority, Endpoint, Speech};
 use crate::harness::lockgate::{
-    Lockgate, Start, backend, ingress_class, ingress_tls, pair, tls_secret,
+    Lockgate, Start, backend, config_map, ingress_class, ingress_tls, pair, tls_secret,
 };
 use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::Raw;
@@ -97,9 +97,8 @@ async fn a_proxy_header_is_not_for_the_endpoint() {
     let ca = Authority::new("inner");
     let inner = Endpoint::start("inner", Speech::h1().tls(&ca.issue("pass.test"))).await;
     let web = Backend::start("web").await;
-    let settings = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\n\
-                    data: {use-proxy-protocol: \"true\"}\n";
-    let lockgate = passing(objects(&inner, &web) + settings).args(["--configmap=demo/settings"]);
+    let settings = config_map("settings", &[("use-proxy-protocol", "true")]);
+    let lockgate = passing(objects(&inner, &web) + &settings).args(["--configmap=demo/settings"]);
     let lockgate = lockgate.start().await;
     let mut raw = Raw::plain(lockgate.https).await;
     raw.send(b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n").await;
@@ -140,12 +139,7 @@ async fn who_may_not_ask_is_cut_off() {
     let ca = Authority::new("inner");
     let inner = Endpoint::start("inner", Speech::h1().tls(&ca.issue("pass.test"))).await;
     let web = Backend::start("web").await;
-    let settings = |blocked: &str| {
-        format!(
-            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: demo, name: settings}}\n\
-             data: {{block-cidrs: \"{blocked}\"}}\n"
-        )
-    };
+    let settings = |blocked| config_map("settings", &[("block-cidrs", blocked)]);
     let root = [("/", "Prefix", "inner", 443)];
     let listed =
         |name, list| ingress_tls(name, &format!("{name}.test"), &root, &[PASS, (LIST, list)], "");

@@ -1,14 +1,13 @@
 //! Who asks, behind load balancers: PROXY protocol and forwarded headers, from those who are trusted
 //! with them and from those who are not.
 
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::harness::backend::Backend;
 use crate::harness::lockgate::{
-    Lockgate, backend, ingress, ingress_class, ingress_tls, pair, tls_secret,
+    Lockgate, backend, config_map, ingress, ingress_class, ingress_tls, pair, tls_secret,
 };
 use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::{PATIENCE, Raw, RawH2, RawReply, preface};
@@ -46,7 +45,8 @@ impl House {
             backend("web", 80, &[web.addr()]),
         ];
         let objects = objects.concat();
-        let lockgate = Lockgate::with_manifests(objects.clone() + &config_map(settings));
+        let lockgate =
+            Lockgate::with_manifests(objects.clone() + &config_map("settings", settings));
         let lockgate = lockgate.args(["--configmap=demo/settings"]).start().await;
         Self { lockgate, web, objects }
     }
@@ -67,16 +67,6 @@ impl House {
         let labels = [r#"reason="proxy_header""#];
         self.lockgate.metric("lockgate_connections_dropped_total", &labels).await
     }
-}
-
-fn config_map(settings: &[(&str, &str)]) -> String {
-    let mut yaml =
-        "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\ndata:\n"
-            .to_owned();
-    for (name, value) in settings {
-        writeln!(yaml, "  {name}: {}", Value::from(*value)).unwrap();
-    }
-    yaml
 }
 
 fn request(host: &str, lines: &str) -> String {
@@ -267,7 +257,7 @@ async fn the_protocol_can_be_switched_on_and_off() {
     };
     assert_eq!(kept_status().await, Some(200));
     for (settings, header) in [(&[PROXY_PROTOCOL, TRUSTED][..], V1), (&[TRUSTED], b"")] {
-        house.lockgate.edit(house.objects.clone() + &config_map(settings));
+        house.lockgate.edit(house.objects.clone() + &config_map("settings", settings));
         eventually("the change", SOON, async || {
             house.ask(PROXY, header, "").await.status == Some(200)
         })

@@ -1,14 +1,10 @@
 //! Regular expressions, rewrites, redirects and names of hosts, as the annotations of ingress-nginx
 //! have them.
 
-use std::fmt::Write as _;
-
-use serde_json::Value;
-
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Client, Reply};
 use crate::harness::lockgate::{
-    Lockgate, backend, ingress, ingress_class, ingress_tls, pair, tls_secret,
+    Lockgate, Rules, backend, config_map, ingress_class, pair, rules, tls_secret,
 };
 use crate::harness::raw::Raw;
 
@@ -18,42 +14,14 @@ struct House {
     _backends: [Backend; 2],
 }
 
-/// Name, host and paths of an Ingress, its annotations, and the Secret of its certificate or nothing.
-type Rules<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)], &'a str);
-
 impl House {
-    /// Paths are pairs of a path and the Service it leads to; one that begins with `=` is exact.
     async fn new(settings: &[(&str, &str)], ingresses: &[Rules<'_>]) -> Self {
         let [web, api] = [Backend::start("web").await, Backend::start("api").await];
-        let mut yaml = ingress_class();
-        for (name, host, paths, annotations, secret) in ingresses {
-            let paths: Vec<_> = paths
-                .iter()
-                .map(|(path, service)| match path.strip_prefix('=') {
-                    Some(path) => (path, "Exact", *service, 80),
-                    None => (*path, "ImplementationSpecific", *service, 80),
-                })
-                .collect();
-            let names: Vec<_> = annotations
-                .iter()
-                .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-                .collect();
-            let annotations: Vec<_> = names.iter().map(|(name, value)| (&**name, *value)).collect();
-            yaml.push_str(&if secret.is_empty() {
-                ingress(name, host, &paths, &annotations)
-            } else {
-                ingress_tls(name, host, &paths, &annotations, secret)
-            });
-        }
+        let mut yaml = ingress_class() + &rules(ingresses);
         yaml.push_str(&tls_secret("tls", &pair(&["a.test", "www.a.test", "covered.test"])));
         yaml.push_str(&backend("web", 80, &[web.addr()]));
         yaml.push_str(&backend("api", 80, &[api.addr()]));
-        yaml.push_str(
-            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {namespace: demo, name: settings}\ndata:\n",
-        );
-        for (name, value) in settings {
-            writeln!(yaml, "  {name}: {}", Value::from(*value)).unwrap();
-        }
+        yaml.push_str(&config_map("settings", settings));
         let lockgate = Lockgate::with_manifests(yaml).args(["--configmap=demo/settings"]);
         Self { lockgate: lockgate.start().await, _backends: [web, api] }
     }
@@ -98,14 +66,6 @@ fn told(reply: &Reply) -> String {
     }
 }
 
-/// The value of a field that the Service got.
-fn field(reply: &Reply, name: &str) -> Option<String> {
-    let echo = reply.json();
-    let fields = echo["headers"].as_array()?;
-    let found = fields.iter().find(|it| it[0] == *name)?;
-    found[1].as_str().map(str::to_owned)
-}
-
 /// One rewrite makes all paths of its host expressions, whichever of the Ingresses is older.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_rewrite_makes_every_path_of_its_host_an_expression() {
@@ -138,10 +98,10 @@ async fn one_rewrite_makes_every_path_of_its_host_an_expression() {
             ])
             .await;
         for reply in house.ask_with("a.test/api/x", &[("x-forwarded-prefix", "/evil")]).await {
-            assert_eq!(field(&reply, "x-forwarded-prefix").as_deref(), Some("/api"));
+            assert_eq!(reply.told("x-forwarded-prefix").as_deref(), Some("/api"));
         }
         for reply in house.ask_with("a.test/", &[("x-forwarded-prefix", "/evil")]).await {
-            assert_eq!(field(&reply, "x-forwarded-prefix"), None);
+            assert_eq!(reply.told("x-forwarded-prefix"), None);
         }
         house.lockgate.no_problem().await;
     }
@@ -200,11 +160,11 @@ async fn a_rewrite_stands_beside_paths_that_are_passed_on() {
             ])
             .await;
         for reply in house.ask("layers.test/badge/x").await {
-            assert_eq!(field(&reply, "host").as_deref(), Some("badge.layers.test"));
-            assert_eq!(field(&reply, "x-forwarded-host").as_deref(), Some("layers.test"));
+            assert_eq!(reply.told("host").as_deref(), Some("badge.layers.test"));
+            assert_eq!(reply.told("x-forwarded-host").as_deref(), Some("layers.test"));
         }
         for reply in house.ask("layers.test/registry").await {
-            assert_eq!(field(&reply, "host").as_deref(), Some("layers.test"));
+            assert_eq!(reply.told("host").as_deref(), Some("layers.test"));
         }
     }
 }
@@ -468,9 +428,9 @@ async fn endpoints_see_another_host() {
     ] {
         for reply in house.ask_with(&format!("{host}/"), &[("x-tenant", tenant)]).await {
             assert_eq!(reply.status, if expected.is_some() { 200 } else { 400 }, "{host}");
-            assert_eq!(field(&reply, "host").as_deref(), expected, "{host} {tenant}");
+            assert_eq!(reply.told("host").as_deref(), expected, "{host} {tenant}");
             if expected.is_some() {
-                assert_eq!(field(&reply, "x-forwarded-host").as_deref(), Some(host));
+                assert_eq!(reply.told("x-forwarded-host").as_deref(), Some(host));
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use crate::harness::backend::Backend;
-use crate::harness::client::{Call, Connection, Reply};
+use crate::harness::client::{Call, Reply};
 use crate::harness::cluster::Cluster;
 use crate::harness::lockgate::{
     Lockgate, Start, backend, endpoints, ingress, ingress_class, service,
@@ -18,14 +18,8 @@ type Own<'a> = &'a [(&'a str, &'a str)];
 /// An Ingress for all of `HOST.test`, which leads to a Service. Those of names that come first in the
 /// alphabet are the younger ones, as objects of files have no age.
 fn host(name: &str, host: &str, service: &str, annotations: Own<'_>) -> String {
-    let open = [("ssl-redirect", "false")];
-    let named: Vec<(String, &str)> = open
-        .iter()
-        .chain(annotations)
-        .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-        .collect();
-    let named: Vec<(&str, &str)> = named.iter().map(|it| (&*it.0, it.1)).collect();
-    ingress(name, &format!("{host}.test"), &[("/", "Prefix", service, 80)], &named)
+    let all = [&[("ssl-redirect", "false")], annotations].concat();
+    ingress(name, &format!("{host}.test"), &[("/", "Prefix", service, 80)], &all)
 }
 
 /// A canary of `a.test`, younger than `main`.
@@ -74,16 +68,10 @@ impl House {
     }
 
     /// The two protocols of clients, each with a connection.
-    async fn clients(&self) -> [(&'static str, Connection); 2] {
-        let h1 = self.lockgate.client().connect("http://a.test/").await.unwrap();
-        let h2 = self.lockgate.tls_client().http2().connect("https://a.test/").await.unwrap();
-        [("HTTP/1.1", h1), ("HTTP/2", h2)]
-    }
-
     /// How many of so many requests for a host the canary takes, half of them over each protocol.
     async fn share(&self, host: &str, requests: usize) -> usize {
         let mut taken = 0;
-        for (client, mut connection) in self.clients().await {
+        for (client, mut connection) in self.lockgate.connections("a").await {
             for _ in 0..requests / 2 {
                 let url = format!("http://{host}.test/");
                 let reply = connection.get(&url).await.unwrap();
@@ -159,7 +147,7 @@ async fn requests_can_ask_for_the_canary() {
         ),
     ] {
         house.edit(&[&by, own].concat()).await;
-        for (client, mut connection) in house.clients().await {
+        for (client, mut connection) in house.lockgate.connections("a").await {
             for (header, cookie, expected) in cases {
                 let mut call = Call::get("http://a.test/");
                 if !header.is_empty() {
@@ -181,7 +169,7 @@ async fn requests_can_ask_for_the_canary() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_canary_took_is_told() {
     let house = House::new(&[], &[("canary-by-header", "x-canary")]).await;
-    for (_, mut connection) in house.clients().await {
+    for (_, mut connection) in house.lockgate.connections("a").await {
         for header in ["always", "never", "always"] {
             let call = Call::get("http://a.test/").header("x-canary", header);
             assert_eq!(connection.send(call).await.unwrap().status, 200);
@@ -372,7 +360,7 @@ async fn affinity_comes_before_weights() {
     {
         let by = [("canary-by-header", "x-canary")];
         let house = House::new(&main, &[own, &by].concat()).await;
-        for (client, mut connection) in house.clients().await {
+        for (client, mut connection) in house.lockgate.connections("a").await {
             let case = format!("{client} {behavior}");
             let always = |call: Call| call.header("x-canary", "always");
             let never = |call: Call| call.header("x-canary", "never");

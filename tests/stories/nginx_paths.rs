@@ -1,59 +1,13 @@
-//! The same requests to nginx, configured as ingress-nginx would, and to the product: what differs is
-//! written down here, with its reason.
+//! Paths and rewrites: the same requests to nginx, configured as ingress-nginx would, and to the product;
+//! what differs is written down here, with its reason.
 
 use std::cell::Cell;
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use crate::harness::backend::Backend;
-use crate::harness::client::Client;
 use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class};
-use crate::harness::process::{Process, SOON, command, component, eventually, free_port};
+use crate::harness::nginx::Nginx;
 use crate::harness::raw::exchange;
-
-/// nginx with one server for each host.
-pub(super) struct Nginx {
-    pub(super) addr: SocketAddr,
-    _process: Process,
-    _files: tempfile::TempDir,
-}
-
-impl Nginx {
-    /// Locations name a Service as `web` or `api`.
-    pub(super) async fn start(
-        servers: &[(&str, String)],
-        web: SocketAddr,
-        api: SocketAddr,
-    ) -> Self {
-        let files = tempfile::tempdir().unwrap();
-        let dir = files.path().display();
-        let addr = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let mut config = format!(
-            "daemon off; master_process off; pid {dir}/pid; error_log {dir}/log;\n\
-             events {{}}\nhttp {{ access_log off; port_in_redirect off;\n\
-             client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
-             fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-             proxy_http_version 1.1; proxy_set_header Host $http_host; proxy_set_header Connection '';\n\
-             upstream web {{ server {web}; }}\nupstream api {{ server {api}; }}\n"
-        );
-        for (host, locations) in servers {
-            writeln!(config, "server {{ listen {addr}; server_name {host}; {locations} }}")
-                .unwrap();
-        }
-        config.push_str("}\n");
-        let file = files.path().join("nginx.conf");
-        std::fs::write(&file, config).unwrap();
-        let mut command = command(component("LOCKGATE_NGINX"));
-        command.arg("-c").arg(&file);
-        let process = Process::spawn(command);
-        eventually("nginx", SOON, async || {
-            let reply = Client::new().get(&format!("http://{addr}/")).await;
-            reply.map(|_| ()).map_err(|error| format!("{error}\n{}", process.log()))
-        })
-        .await;
-        Self { addr, _process: process, _files: files }
-    }
-}
 
 /// What came of a request: its status, and the Service and its target, or the place it leads to.
 async fn told(addr: SocketAddr, host: &str, target: &str) -> String {
@@ -74,7 +28,7 @@ async fn told(addr: SocketAddr, host: &str, target: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_and_rewrites_are_those_of_nginx() {
     let [web, api] = [Backend::start("web").await, Backend::start("api").await];
-    let nginx = Nginx::start(&servers(), web.addr(), api.addr()).await;
+    let nginx = Nginx::with_servers(&servers(), web.addr(), api.addr()).await;
     let lockgate = Lockgate::with_manifests(objects(web.addr(), api.addr())).start().await;
     let mut wrong = Vec::new();
     for (host, targets) in CASES {
@@ -157,16 +111,11 @@ fn servers() -> Vec<(&'static str, String)> {
 fn objects(web: SocketAddr, api: SocketAddr) -> String {
     let number = Cell::new(100);
     let on = |host: &str, paths: &[(&str, &str, &str)], annotations: &[(&str, &str)]| {
-        let names: Vec<_> = annotations
-            .iter()
-            .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
-            .collect();
-        let annotations: Vec<_> = names.iter().map(|(name, value)| (&**name, *value)).collect();
         // Of two that are as old the later in the alphabet counts as older.
         number.set(number.get() - 1);
         let name = format!("i{}", number.get());
         let paths: Vec<_> = paths.iter().map(|(path, kind, to)| (*path, *kind, *to, 80)).collect();
-        ingress(&name, host, &paths, &annotations)
+        ingress(&name, host, &paths, annotations)
     };
     [
         ingress_class(),
