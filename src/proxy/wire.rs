@@ -82,13 +82,7 @@ pub(super) struct Wire {
     tail: &'static [u8],
     /// What of the request's body is still to come.
     upload: Option<Upload>,
-    /// Whether all that was written is on its way.
-    flushed: bool,
-    /// Whether nothing of the request was written yet.
-    untouched: bool,
-    /// Whether the endpoint takes no more. What it says still counts: it may answer before it has read a body,
-    /// and close at once.
-    deaf: bool,
+    sent: Sent,
     /// How the request's body broke off.
     fault: Option<Fault>,
     method: Method,
@@ -105,6 +99,17 @@ struct Upload {
     body: RequestBody,
     framing: Framing,
     announced: Vec<HeaderName>,
+}
+
+/// How much of a request is on its way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Sent {
+    Nothing,
+    Part,
+    /// All there will be of it.
+    Whole,
+    /// Nothing, and the endpoint takes nothing any more.
+    Never,
 }
 
 /// Where the answer is.
@@ -126,9 +131,7 @@ impl Wire {
             piece: Bytes::new(),
             tail: b"",
             upload: None,
-            flushed: true,
-            untouched: true,
-            deaf: false,
+            sent: Sent::Whole,
             fault: None,
             method: Method::GET,
             answer: Answer::Over,
@@ -154,7 +157,7 @@ impl Wire {
         });
         self.method = head.method.clone();
         self.answer = Answer::Head;
-        (self.flushed, self.untouched) = (false, true);
+        self.sent = Sent::Nothing;
     }
 
     /// Goes on with the request and waits for its answer.
@@ -181,10 +184,11 @@ impl Wire {
             }
             self.seen = self.input.len();
             match ready!(self.poll_more(cx)) {
-                Ok(0) if self.untouched => return Poll::Ready(Err(Torn::NotSent)),
+                Ok(1..) => {}
+                _ if matches!(self.sent, Sent::Nothing | Sent::Never) => {
+                    return Poll::Ready(Err(Torn::NotSent));
+                }
                 Ok(0) => return Poll::Ready(Err(Torn::Lost)),
-                Ok(_) => {}
-                Err(_) if self.untouched => return Poll::Ready(Err(Torn::NotSent)),
                 Err(error) => return Poll::Ready(Err(Torn::of(&error))),
             }
         }
@@ -260,14 +264,14 @@ impl Wire {
         }
     }
 
-    /// Whether all of the request is on its way.
+    /// Whether there is nothing left of the request to send.
     pub(super) fn is_sent(&self) -> bool {
-        self.flushed
+        matches!(self.sent, Sent::Whole | Sent::Never)
     }
 
     /// Whether the exchange is over and another may follow on this connection.
     pub(super) fn is_done(&self) -> bool {
-        self.is_over() && self.flushed && self.lasts && self.input.is_empty()
+        self.is_over() && self.is_sent() && self.lasts && self.input.is_empty()
     }
 
     /// Whether it is done, and the endpoint has neither left nor said anything unasked since.
@@ -285,21 +289,30 @@ impl Wire {
     }
 
     fn go_on(&mut self, cx: &mut Context<'_>) -> Result<(), Torn> {
-        if !self.flushed && !self.detached {
-            let _pending = self.poll_upload(cx);
-        } else if self.detached {
-            self.reader = Some(cx.waker().clone());
+        if !self.is_sent() {
+            if self.detached {
+                self.reader = Some(cx.waker().clone());
+            } else {
+                let _pending = self.poll_upload(cx);
+            }
         }
         self.fault.map_or(Ok(()), |it| Err(it.into()))
     }
 
     /// Sends what there is of the request; ready when that was all.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match ready!(self.poll_request(cx)) {
+        let sent = ready!(self.poll_request(cx));
+        let never = self.sent == Sent::Nothing;
+        self.sent = Sent::Whole;
+        match sent {
             Ok(()) => {}
             Err(Unsent::Deaf(error)) => {
+                // What it says still counts: it may answer before it has read a body, and close at once.
                 tracing::debug!(%error, "an endpoint takes no more of a request");
-                (self.deaf, self.lasts) = (true, false);
+                self.lasts = false;
+                if never {
+                    self.sent = Sent::Never;
+                }
             }
             Err(Unsent::Broken(fault)) => {
                 (self.fault, self.lasts) = (Some(fault), false);
@@ -307,7 +320,6 @@ impl Wire {
         }
         self.upload = None;
         (self.output, self.piece, self.tail) = (BytesMut::new(), Bytes::new(), b"");
-        self.flushed = true;
         if let Some(reader) = self.reader.take() {
             reader.wake();
         }
@@ -367,7 +379,7 @@ impl Wire {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.untouched = false;
+            self.sent = Sent::Part;
             let mut take = |length: usize| {
                 let taken = written.min(length);
                 written -= taken;
