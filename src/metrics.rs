@@ -5,25 +5,24 @@
 //! so the number of series is bounded by what is configured. Floor 0.
 
 mod acme;
+mod requests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use prometheus::core::{AtomicU64, Collector, GenericLocalCounter};
-use prometheus::local::LocalHistogram;
+use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::model::name::ObjectName;
 use crate::model::problem::Problem;
 
-pub use acme::{AcmeMetrics, Ca, Certificate, Endpoint};
+use requests::Requests;
 
-/// Labels of everything that is counted by request, as ingress-nginx has them.
-const REQUEST: [&str; 8] =
-    ["status", "method", "path", "namespace", "ingress", "service", "canary", "host"];
+pub use acme::{AcmeMetrics, Ca, Certificate, Endpoint};
+pub use requests::{Kind, RequestMeters};
+
 const LENGTHS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
 
 const COPIES_LOST: &str =
@@ -33,14 +32,7 @@ const COPIES_LOST: &str =
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: prometheus::core::GenericCounterVec<AtomicU64>,
-    request_seconds: HistogramVec,
-    response_seconds: HistogramVec,
-    request_bytes: HistogramVec,
-    response_bytes: HistogramVec,
-    /// Label values in use, by Ingress, so that those of a deleted one can go.
-    used: Mutex<HashMap<ObjectName, BTreeSet<[String; 8]>>>,
-    counting: Counting,
+    requests: Requests,
     /// Client connections that are open.
     pub connections: IntGauge,
     /// Client connections that were accepted.
@@ -115,20 +107,6 @@ impl Default for Counting {
     }
 }
 
-impl Counting {
-    fn label(&self, labels: &mut [String; 8]) {
-        let [status, .., host] = labels;
-        if self.status_classes {
-            status.truncate(1);
-            status.push_str("xx");
-        }
-        if !self.per_host {
-            // To Prometheus an empty label is none.
-            host.clear();
-        }
-    }
-}
-
 /// A certificate that is served, for [`Metrics::certificates`].
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -140,40 +118,6 @@ pub struct Served {
     pub serial: String,
     /// Its end, in seconds since 1970.
     pub not_after: i64,
-}
-
-/// What one kind of request is counted with, by one worker; written to the shared metrics by
-/// [`RequestMeters::flush`], so that workers do not share a cache line for each request.
-#[derive(Debug)]
-pub struct RequestMeters {
-    requests: GenericLocalCounter<AtomicU64>,
-    request_seconds: LocalHistogram,
-    response_seconds: LocalHistogram,
-    request_bytes: LocalHistogram,
-    response_bytes: LocalHistogram,
-}
-
-impl RequestMeters {
-    /// Counts one request; times in seconds, lengths in bytes.
-    #[expect(clippy::cast_precision_loss, reason = "a histogram's sum is a float")]
-    pub fn count(&self, seconds: f64, upstream: Option<f64>, received: u64, sent: u64) {
-        self.requests.inc();
-        self.request_seconds.observe(seconds);
-        if let Some(upstream) = upstream {
-            self.response_seconds.observe(upstream);
-        }
-        self.request_bytes.observe(received as f64);
-        self.response_bytes.observe(sent as f64);
-    }
-
-    /// Adds what was counted to the shared metrics.
-    pub fn flush(&self) {
-        self.requests.flush();
-        self.request_seconds.flush();
-        self.response_seconds.flush();
-        self.request_bytes.flush();
-        self.response_bytes.flush();
-    }
 }
 
 /// Requests that were answered 503 for lack of room, by what there was too little of.
@@ -195,7 +139,6 @@ impl Metrics {
                 ("controller_pod".to_owned(), replica.pod.clone()),
             ]),
         };
-        let Counting { times, lengths, .. } = &replica.counting;
         to.constants()?;
         let state = |name: &str, help: &str, state: &str| {
             to.nginx(Opts::new(name, help).const_label("state", state))
@@ -264,45 +207,16 @@ impl Metrics {
                 )),
                 &["namespace", "class", "host", "secret_name", "identifier"],
             )?)?,
-            requests: to.counters(
-                to.nginx(Opts::new("requests", "Requests that were answered.")),
-                &REQUEST,
-            )?,
-            request_seconds: to.histogram(
-                "request_duration_seconds",
-                "Seconds from the first byte of a request to the last of its answer.",
-                times,
-            )?,
-            response_seconds: to.histogram(
-                "response_duration_seconds",
-                "Seconds an endpoint took for its answer.",
-                times,
-            )?,
-            request_bytes: to.histogram("request_size", "Bytes of requests.", lengths)?,
-            response_bytes: to.histogram("response_size", "Bytes of answers.", lengths)?,
+            requests: Requests::new(&replica.counting, to.labels.clone().into_iter().collect()),
             acme: AcmeMetrics::new(&to)?,
             scrape: Mutex::default(),
-            used: Mutex::default(),
-            counting: replica.counting.clone(),
             registry: to.registry,
         })
     }
 
-    /// Meters for requests of one kind: `[status, method, path, namespace, ingress, service, canary,
-    /// host]`.
-    pub fn request(&self, ingress: &ObjectName, mut labels: [String; 8]) -> RequestMeters {
-        self.counting.label(&mut labels);
-        let values = labels.each_ref().map(String::as_str);
-        let meters = RequestMeters {
-            requests: self.requests.with_label_values(&values).local(),
-            request_seconds: self.request_seconds.with_label_values(&values).local(),
-            response_seconds: self.response_seconds.with_label_values(&values).local(),
-            request_bytes: self.request_bytes.with_label_values(&values).local(),
-            response_bytes: self.response_bytes.with_label_values(&values).local(),
-        };
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.entry(ingress.clone()).or_default().insert(labels);
-        meters
+    /// The meters of one worker for requests of a kind, to be kept: finding them takes a lock.
+    pub fn request(&self, worker: usize, kind: Kind) -> Arc<RequestMeters> {
+        self.requests.meters(worker, kind)
     }
 
     /// Counters of refused requests, to be kept: finding one takes a lock.
@@ -313,25 +227,7 @@ impl Metrics {
 
     /// Forgets the series of Ingresses that are no longer ours.
     pub fn keep(&self, ours: &BTreeSet<ObjectName>) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.retain(|ingress, series| {
-            let kept = ingress.name.is_empty() || ours.contains(ingress);
-            if !kept {
-                for labels in &*series {
-                    let values = labels.each_ref().map(String::as_str);
-                    let _ = self.requests.remove_label_values(&values);
-                    for it in [
-                        &self.request_seconds,
-                        &self.response_seconds,
-                        &self.request_bytes,
-                        &self.response_bytes,
-                    ] {
-                        let _ = it.remove_label_values(&values);
-                    }
-                }
-            }
-            kept
-        });
+        self.requests.keep(ours);
     }
 
     /// Notes that a plan was put into service at `now`, in seconds since 1970.
@@ -373,7 +269,9 @@ impl Metrics {
     /// Everything in Prometheus's text format.
     pub fn render(&self) -> String {
         let families = self.registry.gather();
-        TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+        let mut text = TextEncoder::new().encode_to_string(&families).unwrap_or_default();
+        self.requests.write(&mut text);
+        text
     }
 }
 
@@ -428,63 +326,5 @@ impl Register {
 
     fn counters(&self, opts: Opts, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.add(IntCounterVec::new(opts, labels)?)
-    }
-
-    /// A histogram by request.
-    fn histogram(
-        &self,
-        name: &str,
-        help: &str,
-        buckets: &[f64],
-    ) -> Result<HistogramVec, prometheus::Error> {
-        let common_opts = self.nginx(Opts::new(name, help));
-        self.add(HistogramVec::new(
-            HistogramOpts { common_opts, buckets: buckets.to_vec() },
-            &REQUEST,
-        )?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn labels(ingress: &str) -> [String; 8] {
-        ["200", "GET", "/", "shop", ingress, "web", "", "a.test"].map(str::to_owned)
-    }
-
-    #[test]
-    fn series_of_a_deleted_ingress_go() {
-        let metrics = Metrics::new(&Replica::default()).expect("names differ");
-        for name in ["old", "new"] {
-            let meters = metrics.request(&ObjectName::new("shop", name), labels(name));
-            meters.count(0.1, None, 10, 10);
-            meters.flush();
-        }
-        metrics.keep(&BTreeSet::from([ObjectName::new("shop", "new")]));
-        let text = metrics.render();
-        assert!(text.contains("ingress=\"new\""), "{text}");
-        assert!(!text.contains("ingress=\"old\""), "{text}");
-    }
-
-    #[test]
-    fn requests_are_counted_as_the_flags_say() {
-        for (per_host, status_classes, expected) in [
-            (true, false, ["host=\"a.test\"", "status=\"200\""]),
-            (false, false, ["host=\"\"", "status=\"200\""]),
-            (true, true, ["host=\"a.test\"", "status=\"2xx\""]),
-        ] {
-            let times = vec![0.5, 7.0];
-            let counting = Counting { per_host, status_classes, times, ..Counting::default() };
-            let replica = Replica { counting, ..Replica::default() };
-            let metrics = Metrics::new(&replica).expect("names differ");
-            let meters = metrics.request(&ObjectName::new("shop", "web"), labels("web"));
-            meters.count(0.1, None, 10, 10);
-            meters.flush();
-            let text = metrics.render();
-            for label in expected.into_iter().chain(["le=\"7\""]) {
-                assert!(text.contains(label), "{per_host} {status_classes} {label}: {text}");
-            }
-        }
     }
 }

@@ -163,7 +163,7 @@ impl Proxy {
             workers.push(
                 std::thread::Builder::new()
                     .name(format!("worker-{number}"))
-                    .spawn(move || worker::run(shared, plain, secure))?,
+                    .spawn(move || worker::run(number, shared, plain, secure))?,
             );
         }
         Ok(Self { limits, workers, log })

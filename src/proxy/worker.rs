@@ -76,6 +76,8 @@ pub(super) struct Worker {
     /// What copies for mirrors take.
     pub(super) mirrored: Taken,
     pub(super) ports: Ports,
+    /// Which of all workers it is.
+    number: usize,
     shared: Arc<Shared>,
     seen: RefCell<Rc<Seen>>,
     random: RefCell<SmallRng>,
@@ -94,13 +96,18 @@ pub(super) struct Worker {
 
 /// Runs a worker on this thread until every connection has ended after the phase became
 /// [`Phase::Draining`], or the phase became [`Phase::Over`].
-pub(super) fn run(shared: Arc<Shared>, plain: Vec<TcpListener>, secure: Vec<TcpListener>) {
+pub(super) fn run(
+    number: usize,
+    shared: Arc<Shared>,
+    plain: Vec<TcpListener>,
+    secure: Vec<TcpListener>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker could not start"),
     };
     LocalSet::new().block_on(&runtime, async move {
-        let worker = Worker::new(shared);
+        let worker = Worker::new(number, shared);
         let ports = worker.ports;
         let tick = spawn_local(tick(worker.clone()));
         let mut doors = Vec::new();
@@ -159,7 +166,7 @@ async fn tick(worker: Rc<Worker>) {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
+    pub(super) fn new(number: usize, shared: Arc<Shared>) -> Rc<Self> {
         let now = (shared.wall)();
         Rc::new(Self {
             pool: Rc::default(),
@@ -167,6 +174,7 @@ impl Worker {
             room: Rc::default(),
             mirrored: Taken::default(),
             ports: shared.ports,
+            number,
             seen: RefCell::new(Seen::new(shared.current.load())),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             lines: RefCell::new(String::with_capacity(LOG_BATCH * 2)),
@@ -397,9 +405,7 @@ impl Worker {
     fn flush(&self) {
         self.clock.borrow_mut().set((self.shared.wall)());
         // Lets an old `Live` go even when no request asks for the new one.
-        let seen = self.seen();
-        seen.flush();
-        self.pool.limit(seen.live.plan.settings.connections.upstream);
+        self.pool.limit(self.seen().live.plan.settings.connections.upstream);
         self.pool.tidy();
         let short = self.is_short();
         if !self.short.replace(short) && short {

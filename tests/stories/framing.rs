@@ -342,6 +342,7 @@ async fn a_broken_chunk_ends_both_connections() {
     // Connections that end after each response leave only those to be seen that should not be.
     let house = House::answering(|_| Answer::close(CLOSING)).await;
     let long = format!("3;{}\r\nabc\r\n0\r\n\r\n", "x".repeat(20_000));
+    let mut good = 0;
     for body in [
         // The line of the size.
         "3\nabc\r\n0\r\n\r\n",
@@ -367,12 +368,12 @@ async fn a_broken_chunk_ends_both_connections() {
     ] {
         let head = "POST /bad HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n";
         refused(&house.exchange(format!("{head}{body}")).await, &[400], body);
-        house.idle().await;
-        assert_eq!(house.a.requests().len(), 0, "completed upstream: {body:?}");
-        house.a.forget();
-
         answered(&house.get("/good", "").await, "ok", body);
-        assert_eq!(house.only(body).target, "/good", "{body:?}");
+        good += 1;
+        // What was broken off may come later still: it is never whole.
+        house.idle().await;
+        let whole: Vec<_> = house.a.requests().iter().map(|it| Seen::parse(it).target).collect();
+        assert_eq!(whole, vec!["/good"; good], "completed upstream: {body:?}");
     }
 }
 

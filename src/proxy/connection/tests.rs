@@ -41,7 +41,7 @@ fn link() -> Rc<Link> {
     let settings = Settings { log: None, ..Settings::default() };
     live.plan = Arc::new(Plan { settings: settings.into(), ..Plan::default() });
     let current = Current::new(live);
-    let worker = Worker::new(Arc::new(Shared {
+    let shared = Arc::new(Shared {
         current,
         metrics: Arc::new(Metrics::new(&Replica::default()).expect("metrics")),
         sink: LogSink::start().expect("a thread").0,
@@ -49,7 +49,8 @@ fn link() -> Rc<Link> {
         limits: Limits::new(10, None),
         phase: watch::channel(Phase::Serving).1,
         wall: || jiff::Timestamp::UNIX_EPOCH,
-    }));
+    });
+    let worker = Worker::new(0, shared);
     let address = ([192, 0, 2, 1], 1).into();
     let peer = Peer::new(address, true, 443);
     Link::new(&worker, peer, &Arc::new(Meter::new(Instant::now())))

@@ -1,6 +1,6 @@
 //! What is served, as one worker sees it, and what it counts of it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -8,34 +8,25 @@ use http::{Method, StatusCode};
 
 use super::Worker;
 use crate::live::{Live, WayId};
-use crate::metrics::RequestMeters;
+use crate::metrics::{Kind, RequestMeters};
 
 /// A [`Live`] as one worker sees it, with the meters of its routes.
 ///
 /// Requests count references to this, not to the `Live`, whose counter all cores would share.
 pub(in crate::proxy) struct Seen {
     pub(in crate::proxy) live: Arc<Live>,
-    meters: RefCell<foldhash::HashMap<Counted, Rc<Meters>>>,
-    /// Which of them counted something since the last tick.
-    counted: RefCell<Vec<Rc<Meters>>>,
+    meters: RefCell<foldhash::HashMap<Counted, Arc<RequestMeters>>>,
 }
 
-/// The way, and whether its canary took the request.
+/// The way, whether its canary took the request, and what else tells its kind.
 type Counted = ((Option<WayId>, bool), Method, StatusCode);
-
-/// The meters of one kind of request.
-struct Meters {
-    request: RequestMeters,
-    /// Whether they counted something since the last tick.
-    counted: Cell<bool>,
-}
 
 impl Seen {
     pub(super) fn new(live: Arc<Live>) -> Rc<Self> {
-        Rc::new(Self { live, meters: RefCell::default(), counted: RefCell::default() })
+        Rc::new(Self { live, meters: RefCell::default() })
     }
 
-    /// Counts a request; making its meters, the first time, takes a lock.
+    /// Counts a request; finding its meters takes a lock the first time.
     pub(in crate::proxy) fn count(
         &self,
         worker: &Worker,
@@ -46,44 +37,28 @@ impl Seen {
     ) {
         let key = (way, known(method), status);
         let mut meters = self.meters.borrow_mut();
-        let meters = meters.entry(key.clone()).or_insert_with(|| {
-            let (way, canary) = (way.0.map(|it| self.live.way(it)), way.1);
-            let canary = way.and_then(|it| it.canary.as_ref()).filter(|_| canary);
-            let route = way.map(|it| &it.route);
-            let service = way.and_then(|it| it.balancer.as_ref());
-            let labels = [
-                status.as_str(),
-                key.1.as_str(),
-                route.map_or("", |it| &it.path),
-                route.map_or("", |it| &it.ingress.namespace),
-                route.map_or("", |it| &it.ingress.name),
-                service.map_or("", |it| &it.id.service.name),
-                canary.map_or("", |it| &it.name),
-                // What a client asked for in vain is no label.
-                route.map_or("_unmatched", |it| &it.host),
-            ];
-            let ingress = route.map(|it| it.ingress.clone()).unwrap_or_default();
-            let request = worker.shared.metrics.request(&ingress, labels.map(str::to_owned));
-            Rc::new(Meters { request, counted: Cell::new(false) })
-        });
-        count(&meters.request);
-        if !meters.counted.replace(true) {
-            self.counted.borrow_mut().push(meters.clone());
-        }
+        count(meters.entry(key.clone()).or_insert_with(|| {
+            worker.shared.metrics.request(worker.number, self.kind(way, &key.1, status))
+        }));
     }
 
-    /// Adds up what was counted since the last tick.
-    pub(super) fn flush(&self) {
-        for meters in self.counted.borrow_mut().drain(..) {
-            meters.counted.set(false);
-            meters.request.flush();
+    fn kind(&self, way: (Option<WayId>, bool), method: &Method, status: StatusCode) -> Kind {
+        let (way, canary) = (way.0.map(|it| self.live.way(it)), way.1);
+        let canary = way.and_then(|it| it.canary.as_ref()).filter(|_| canary);
+        let route = way.map(|it| &it.route);
+        let service = way.and_then(|it| it.balancer.as_ref());
+        let text = |it: Option<&str>| it.unwrap_or_default().to_owned();
+        Kind {
+            canary: text(canary.map(|it| &*it.name)),
+            // What a client asked for in vain is no label.
+            host: route.map_or("_unmatched", |it| &it.host).to_owned(),
+            ingress: text(route.map(|it| &*it.ingress.name)),
+            method: method.to_string(),
+            namespace: text(route.map(|it| &*it.ingress.namespace)),
+            path: text(route.map(|it| &*it.path)),
+            service: text(service.map(|it| &*it.id.service.name)),
+            status: status.as_str().to_owned(),
         }
-    }
-}
-
-impl Drop for Seen {
-    fn drop(&mut self) {
-        self.flush();
     }
 }
 
