@@ -30,6 +30,7 @@ use super::resolve::Resolver;
 use super::{Phase, Ports};
 use crate::live::Current;
 use crate::live::limit::{Limits, Open};
+use crate::live::memory;
 use crate::metrics::{Metrics, Refused};
 use crate::model::client_tls::Connections;
 
@@ -410,6 +411,9 @@ impl Worker {
         let short = self.is_short();
         if !self.short.replace(short) && short {
             self.wake_all();
+        }
+        if short {
+            memory::give_back();
         }
         self.flush_log();
     }
