@@ -230,7 +230,10 @@ async def survives(proxy, servers, until):
             failed.append(error)
             await asyncio.sleep(0.01)
     print(count, "calls,", len(failed), "failed")
-    codes = {error.code() for error in failed}
+    # The one whose answer had begun when the server was killed is cut, as any proxy would.
+    cut = [error for error in failed if error.code() == grpc.StatusCode.INTERNAL]
+    assert len(cut) <= 1 and all("RST_STREAM" in error.details() for error in cut), failed
+    codes = {error.code() for error in failed if error not in cut}
     assert codes <= {grpc.StatusCode.UNAVAILABLE}, failed
 
     async def well():
