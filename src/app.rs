@@ -1,5 +1,6 @@
 //! Starts every task, hands out every handle, stops everything: the one file that knows all floors.
 
+mod compiler;
 mod objects;
 
 use std::io::Write as _;
@@ -13,7 +14,6 @@ use jiff::Timestamp;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
@@ -21,22 +21,20 @@ use crate::args::{HostOwnership, IssuerFlag, Serve};
 use crate::certs::{
     self, Acme, AcmeOptions, Binding, Budget, Issuer, Keeper, KeeperFlags, KeeperOptions, Local,
 };
-use crate::compile::config::LastSeen;
-use crate::compile::objects::Objects;
-use crate::compile::{IssuerKind, Policy, compile};
+use crate::compile::{IssuerKind, Policy};
 use crate::lease::{self, Election, Leadership};
 use crate::live::{Current, Live, memory};
 use crate::metrics::{Counting, Metrics, Replica};
-use crate::model::name::{Kind, ObjectName};
+use crate::model::name::ObjectName;
 use crate::model::plan::Plan;
 use crate::proxy::{Listening, Phase, Ports, Proxy};
 use crate::status::{self, Addresses, Compiled};
-use crate::store::{Cluster, ClusterOptions, Directory, Snapshots, Store};
+use crate::store::{Cluster, ClusterOptions, Directory, Store};
+
+use compiler::{Compiler, Workshop};
 
 pub(crate) use objects::objects;
 
-/// How long readiness waits for the ACME account's key once everything else is there.
-const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
 /// How long WebSockets have to end once they were told to.
 const GOODBYE: Duration = Duration::from_millis(800);
 /// How long tasks may take to end once nothing is served any more.
@@ -68,13 +66,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         tracing::info!("flag --{flag} has no effect here");
     }
     let identity = identity(args);
-    let metrics = Arc::new(Metrics::new(&Replica {
-        namespace: args.pod_namespace.clone(),
-        pod: identity.clone(),
-        class: args.controller_class.clone(),
-        election: args.election_id.clone(),
-        counting: counting(args)?,
-    })?);
+    let metrics = Arc::new(Metrics::new(&replica(args, &identity)?)?);
     let current = Current::new(Live::empty(certs::fake()?));
     let (phase, phases) = watch::channel(Phase::Serving);
 
@@ -98,6 +90,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let (ready, readiness) = watch::channel(false);
     let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
+        workshop: Workshop::open()?,
         policy,
         current: current.clone(),
         metrics: metrics.clone(),
@@ -253,83 +246,14 @@ impl Signals {
     }
 }
 
-/// Turns snapshots into what is served.
-struct Compiler {
-    policy: Policy,
-    current: Current,
-    metrics: Arc<Metrics>,
-    store: Store,
-    compiled: watch::Sender<Compiled>,
-    plan: watch::Sender<Arc<Plan>>,
-    ready: watch::Sender<bool>,
-}
-
-impl Compiler {
-    async fn run(self, mut snapshots: Snapshots) {
-        let mut first = None;
-        let mut last = LastSeen::new(self.policy.config_map.clone());
-        loop {
-            let late = first.map(|it: Instant| it + ACCOUNT_PATIENCE);
-            tokio::select! {
-                changed = snapshots.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep_until(late.unwrap_or_else(Instant::now)),
-                    if late.is_some() && !*self.ready.borrow() =>
-                {
-                    tracing::warn!("no ACME account key yet: ready without, challenges are not answered");
-                    self.ready.send_replace(true);
-                    continue;
-                }
-            }
-            let Some(objects) = snapshots.borrow_and_update().clone() else { continue };
-            let objects = last.complete(objects);
-            first.get_or_insert_with(Instant::now);
-            let policy = self.policy.clone();
-            let snapshot = objects.clone();
-            let compiling = tokio::task::spawn_blocking(move || compile(&snapshot, &policy));
-            let Ok((plan, problems)) = compiling.await else {
-                tracing::error!("compiling panicked: what was served before is kept");
-                continue;
-            };
-            self.store.read_also(&plan.unlisted, &plan.unlisted_maps);
-            self.metrics.problems(&problems);
-            let previous = self.current.load();
-            let plan = if *previous.plan == plan && !previous.starting {
-                previous.plan.clone()
-            } else {
-                let plan = Arc::new(plan);
-                self.current.replace(Live::next(plan.clone(), &previous));
-                self.metrics.keep(&plan.ours);
-                self.metrics.swapped(wall().as_second());
-                tracing::info!(
-                    hosts = plan.hosts.len(),
-                    backends = plan.backends.len(),
-                    problems = problems.len(),
-                    "now serving"
-                );
-                plan
-            };
-            if is_answering(&self.policy, &plan, &objects) {
-                self.ready.send_replace(true);
-            }
-            self.compiled.send_replace(Compiled {
-                objects,
-                plan: plan.clone(),
-                problems: Arc::new(problems),
-            });
-            self.plan.send_if_modified(|it| {
-                let changed = !Arc::ptr_eq(it, &plan);
-                *it = plan;
-                changed
-            });
-        }
-    }
-}
-
-/// Whether challenges are answered here, as far as they ever will be: no replica is ready before.
-fn is_answering(policy: &Policy, plan: &Plan, objects: &Objects) -> bool {
-    policy.issuer != IssuerKind::Acme
-        || plan.thumbprint.is_some()
-        || objects.unreadable.contains(&Kind::Secret)
+fn replica(args: &Serve, identity: &str) -> anyhow::Result<Replica> {
+    Ok(Replica {
+        namespace: args.pod_namespace.clone(),
+        pod: identity.to_owned(),
+        class: args.controller_class.clone(),
+        election: args.election_id.clone(),
+        counting: counting(args)?,
+    })
 }
 
 /// How requests are counted; the bounds of a histogram have to grow.
@@ -509,31 +433,5 @@ fn addresses(args: &Serve) -> Addresses {
         _ if !given.is_empty() => Addresses::Given(given),
         Some(service) => Addresses::Service(service.clone()),
         None => Addresses::None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A CA may ask any replica, so one that cannot answer gets no traffic.
-    #[test]
-    fn r_tok_4_a_replica_is_ready_once_it_answers_challenges() {
-        use IssuerKind::{Acme, Local};
-        for (issuer, thumbprint, unreadable, expected) in [
-            (Acme, None, false, false),
-            (Acme, Some("thumb"), false, true),
-            // Nothing will come of waiting for what may not be read.
-            (Acme, None, true, true),
-            (Local, None, false, true),
-            (IssuerKind::None, None, false, true),
-        ] {
-            let policy = Policy { issuer, ..Policy::default() };
-            let plan = Plan { thumbprint: thumbprint.map(Into::into), ..Plan::default() };
-            let kinds = unreadable.then_some(Kind::Secret);
-            let objects = Objects { unreadable: kinds.into_iter().collect(), ..Objects::default() };
-            let found = is_answering(&policy, &plan, &objects);
-            assert_eq!(found, expected, "{issuer:?} {thumbprint:?} {unreadable}");
-        }
     }
 }

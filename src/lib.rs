@@ -36,22 +36,27 @@
 //! # Three journeys
 //!
 //! **An Ingress.** A watch for each kind keeps the latest objects, in types of our own. A burst settles
-//! (50 ms of quiet, 5 ms after a calm, 1 s at most), and a complete snapshot goes to [`compile::compile`], which gives a
-//! [plan](model::plan::Plan) and [problems](model::problem::Problem). A plan that equals the last one
-//! ends here. Another one becomes a [`live::Live`], which takes over from the last what must outlast a
-//! change, and is swapped in with one pointer. There is no update, no delete path, no reload.
+//! (50 ms of quiet, 5 ms after a calm, 1 s at most), and a complete snapshot goes to
+//! [`compile::compile`], which gives a [plan](model::plan::Plan) and
+//! [problems](model::problem::Problem). A plan that equals the last one ends here. Another one becomes a
+//! [`live::Live`], which takes over from the last what must outlast a change, and is swapped in with one
+//! pointer. There is no update, no delete path, no reload. All that happens on a thread of its own, where
+//! the last one is let go, too, once no request needs it.
 //!
 //! **A request.** Each core has a worker: a thread, a runtime, listening sockets, connections to
 //! endpoints. A connection is accepted, perhaps says by a PROXY header whose it is, perhaps shakes hands,
 //! and is served by hyper; two layers give each request an id, a log line and a count; between them
 //! `proxy::answer` walks the list of steps: who asks, challenge, rule, client certificate, redirects, rewrite,
 //! limits, access, canary, forward; `proxy::explain` tells them of one request and sends nothing.
+//! Towards endpoints hyper speaks HTTP/2, and `proxy::wire` HTTP/1.1: there whoever waits for the answer
+//! drives the connection, and nothing stands between it and the socket but two buffers.
 //! Workers share nothing but the pointer to the `Live` and atomics.
 //!
 //! **A certificate.** The plan says which Secrets are wanted and what they hold. Whoever holds the lease
 //! orders what is due, as far as the ledger allows, which outlives Secrets and replicas; any replica
-//! answers the CA, because the answer needs only the thumbprint of the account's key. The certificate is stored in its Secret, comes back in a snapshot, and the next
-//! handshake shows it. Nothing is served that was not first stored.
+//! answers the CA, because the answer needs only the thumbprint of the account's key. The certificate is
+//! stored in its Secret, comes back in a snapshot, and the next handshake shows it. Nothing is served
+//! that was not first stored.
 //!
 //! # Invariants
 //!

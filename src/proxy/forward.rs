@@ -189,16 +189,16 @@ impl Outbound<'_> {
         let says_empty =
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         let Visit { asked, vouched, settings, .. } = self.visit;
-        let host = rewrite::host(&self.visit.view(), &head)?;
-        let fields = dress::fields(&self.visit.view(), &head, self.errand);
-        let snippet_fields = snippet::fields(&self.visit.view(), &head);
+        let view = &self.visit.view();
+        let host = rewrite::host(view, &head)?;
+        let mut fields = dress::fields(view, &head, self.errand);
+        snippet::fields(view, &head, &mut fields);
         headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
             .map_err(|headers::Loops| Failure::Loops)?;
-        rewrite::name(&mut head.headers, host, &self.visit.view());
+        rewrite::name(&mut head.headers, host, view);
         for (name, value) in fields {
             dress::put(&mut head.headers, name, value);
         }
-        snippet::put(&mut head.headers, snippet_fields);
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
         client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {

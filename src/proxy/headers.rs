@@ -86,7 +86,7 @@ pub(super) fn to_upstream(
     settings: &Settings,
 ) -> Result<(), Loops> {
     let said = [said(headers, &X_FORWARDED_FOR), said(headers, &X_FORWARDED_HOST)];
-    // hyper writes the length anew, from what it read.
+    // The length is written anew, from what was read.
     end_here(headers, |it| {
         is_strange(it, settings.underscores) || is_claim(it) || *it == CONTENT_LENGTH
     });

@@ -1,10 +1,9 @@
 //! What translated snippets do to a request and its answer.
 
 use http::header::LOCATION;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+use http::{HeaderName, HeaderValue, Response, StatusCode, request};
 
 use super::body::ReplyBody;
-use super::dress;
 use super::observe::Extra;
 use super::phrase;
 use super::reply::{self, Failure};
@@ -64,21 +63,15 @@ pub(super) fn check(view: &View<'_>) -> Result<(), Failure> {
     Err(Failure::Blocked)
 }
 
-/// The fields that an endpoint gets, to be read off the request as it came.
+/// Adds the fields that an endpoint gets, to be read off the request as it came.
 pub(super) fn fields(
     view: &View<'_>,
     head: &request::Parts,
-) -> Vec<(http::HeaderName, HeaderValue)> {
-    let Some(snippet) = view.way.route.snippet.as_deref() else { return Vec::new() };
+    fields: &mut Vec<(HeaderName, HeaderValue)>,
+) {
+    let Some(snippet) = view.way.route.snippet.as_deref() else { return };
     let filled = snippet.request.iter();
-    filled.filter_map(|(name, text)| Some((name.clone(), value(text, head, view)?))).collect()
-}
-
-/// Puts those fields in place.
-pub(super) fn put(headers: &mut HeaderMap, fields: Vec<(http::HeaderName, HeaderValue)>) {
-    for (name, value) in fields {
-        dress::put(headers, name, value);
-    }
+    fields.extend(filled.filter_map(|(name, text)| Some((name.clone(), value(text, head, view)?))));
 }
 
 fn value(text: &Phrase, head: &request::Parts, view: &View<'_>) -> Option<HeaderValue> {

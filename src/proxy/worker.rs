@@ -43,6 +43,10 @@ const LOG_BATCH: usize = 16 << 10;
 /// Longest wait after an accept failed, which mostly means that there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Wait after a connection was refused: those for whom there is no room must not take the time of those who
+/// are served. The kernel holds them meanwhile.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(2);
+
 /// Most requests under way on one worker, as many as ingress-nginx allows connections
 /// (`max-worker-connections`). More wait for something that does not come.
 const MOST_REQUESTS: usize = 16_384;
@@ -141,7 +145,11 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u
                     Ok(open) => {
                         spawn_local(connection::serve(worker.clone(), stream, open, peer));
                     }
-                    Err(reason) => worker.dropped(reason),
+                    Err(reason) => {
+                        worker.dropped(reason);
+                        drop(stream);
+                        tokio::time::sleep(REFUSAL_PAUSE).await;
+                    }
                 }
             }
             Err(error) => {

@@ -23,7 +23,8 @@ pub(super) enum Framing {
     Chunked,
 }
 
-/// Writes a request's head, with the field that frames its body.
+/// Writes a request's head, with the field that frames its body; with `Content-Length: 0` where there is none
+/// and its client said so.
 pub(super) fn write(head: &request::Parts, framing: Framing, to: &mut BytesMut) {
     let target = head.uri.path_and_query().map_or("/", |it| it.as_str());
     let fields: usize =
@@ -32,15 +33,20 @@ pub(super) fn write(head: &request::Parts, framing: Framing, to: &mut BytesMut) 
     for part in [head.method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         to.extend_from_slice(part.as_bytes());
     }
-    write_fields(&head.headers, to);
-    match framing {
-        Framing::None => {}
-        Framing::Length(length) => {
-            to.extend_from_slice(b"content-length: ");
-            to.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
-            to.extend_from_slice(b"\r\n");
-        }
-        Framing::Chunked => to.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    // Nobody else says where a body ends, whatever put a field there.
+    let framed = |name: &HeaderName| *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING;
+    write_fields(head.headers.iter().filter(|(name, _)| !framed(name)), to);
+    let length = match framing {
+        Framing::Length(length) => Some(length),
+        Framing::None if head.headers.contains_key(CONTENT_LENGTH) => Some(0),
+        Framing::None | Framing::Chunked => None,
+    };
+    if let Some(length) = length {
+        to.extend_from_slice(b"content-length: ");
+        to.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+        to.extend_from_slice(b"\r\n");
+    } else if framing == Framing::Chunked {
+        to.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     to.extend_from_slice(b"\r\n");
 }
@@ -342,13 +348,19 @@ mod tests {
         let request =
             http::Request::put("/a?b").header("host", "a.test").header("x-a", "b").body(());
         let (head, ()) = request.expect("a request").into_parts();
-        for (framing, field) in [
-            (Framing::None, ""),
-            (Framing::Length(12), "content-length: 12\r\n"),
-            (Framing::Chunked, "transfer-encoding: chunked\r\n"),
+        let mut said = head.clone();
+        said.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("7"));
+        said.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("gzip"));
+        for (head, framing, field) in [
+            (&head, Framing::None, ""),
+            (&head, Framing::Length(12), "content-length: 12\r\n"),
+            (&head, Framing::Chunked, "transfer-encoding: chunked\r\n"),
+            (&said, Framing::None, "content-length: 0\r\n"),
+            (&said, Framing::Length(12), "content-length: 12\r\n"),
+            (&said, Framing::Chunked, "transfer-encoding: chunked\r\n"),
         ] {
             let mut written = BytesMut::new();
-            write(&head, framing, &mut written);
+            write(head, framing, &mut written);
             let expected = format!("PUT /a?b HTTP/1.1\r\nhost: a.test\r\nx-a: b\r\n{field}\r\n");
             assert_eq!(written, expected);
         }

@@ -13,7 +13,7 @@ use crate::model::name::{Kind, ObjectName};
 /// A burst is over after this long without a change.
 const QUIET: Duration = Duration::from_millis(50);
 /// After this long without any change the next one is likely alone, and waits only [`SHORT`].
-const LONG: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_millis(200);
 const SHORT: Duration = Duration::from_millis(5);
 /// A burst that does not end is cut after this long.
 const PATIENCE: Duration = Duration::from_secs(1);

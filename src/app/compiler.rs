@@ -1,0 +1,237 @@
+//! Turns snapshots into what is served.
+//!
+//! On a thread of its own: no other task waits for a large plan, and what is let go again is freed where it
+//! was made, never by a worker that happened to hold it last.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::wall;
+use crate::compile::config::LastSeen;
+use crate::compile::objects::Objects;
+use crate::compile::{IssuerKind, Policy, compile};
+use crate::live::{Current, Live, memory};
+use crate::metrics::Metrics;
+use crate::model::name::Kind;
+use crate::model::plan::Plan;
+use crate::model::problem::Problem;
+use crate::status::Compiled;
+use crate::store::{Snapshots, Store};
+
+/// How long readiness waits for the ACME account's key once everything else is there.
+const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
+/// How often is looked whether what was replaced is still in use.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Turns snapshots into what is served.
+pub(super) struct Compiler {
+    pub(super) workshop: Workshop,
+    pub(super) policy: Policy,
+    pub(super) current: Current,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) store: Store,
+    pub(super) compiled: watch::Sender<Compiled>,
+    pub(super) plan: watch::Sender<Arc<Plan>>,
+    pub(super) ready: watch::Sender<bool>,
+}
+
+/// What a snapshot comes to.
+struct Made {
+    plan: Arc<Plan>,
+    problems: Vec<Problem>,
+    /// `None` where what is served already says the same.
+    live: Option<Live>,
+}
+
+impl Compiler {
+    /// Follows the snapshots to their end.
+    pub(super) async fn run(self, mut snapshots: Snapshots) {
+        let mut first = None;
+        let mut last = LastSeen::new(self.policy.config_map.clone());
+        loop {
+            let late = first.map(|it: Instant| it + ACCOUNT_PATIENCE);
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(late.unwrap_or_else(Instant::now)),
+                    if late.is_some() && !*self.ready.borrow() =>
+                {
+                    tracing::warn!("no ACME account key yet: ready without, challenges are not answered");
+                    self.ready.send_replace(true);
+                    continue;
+                }
+            }
+            let Some(objects) = snapshots.borrow_and_update().clone() else { continue };
+            let objects = last.complete(objects);
+            first.get_or_insert_with(Instant::now);
+            let previous = self.current.load();
+            let made = {
+                let (objects, policy) = (objects.clone(), self.policy.clone());
+                let previous = previous.clone();
+                self.workshop.make(move || make(&objects, &policy, &previous))
+            };
+            let Some(Made { plan, problems, live }) = made.await else {
+                tracing::error!("compiling panicked: what was served before is kept");
+                continue;
+            };
+            self.store.read_also(&plan.unlisted, &plan.unlisted_maps);
+            self.metrics.problems(&problems);
+            if let Some(live) = live {
+                self.current.replace(live);
+                self.metrics.keep(&plan.ours);
+                self.metrics.swapped(wall().as_second());
+                tracing::info!(
+                    hosts = plan.hosts.len(),
+                    backends = plan.backends.len(),
+                    problems = problems.len(),
+                    "now serving"
+                );
+            }
+            if is_answering(&self.policy, &plan, &objects) {
+                self.ready.send_replace(true);
+            }
+            let problems = Arc::new(problems);
+            let compiled = Compiled { objects, plan: plan.clone(), problems };
+            let Compiled { objects, .. } = self.compiled.send_replace(compiled);
+            self.plan.send_if_modified(|it| {
+                let changed = !Arc::ptr_eq(it, &plan);
+                *it = plan;
+                changed
+            });
+            self.workshop.retire([objects, previous]);
+        }
+    }
+}
+
+/// Compiles a snapshot, and builds what is served of it.
+fn make(objects: &Objects, policy: &Policy, previous: &Live) -> Made {
+    let (plan, problems) = compile(objects, policy);
+    if *previous.plan == plan && !previous.starting {
+        return Made { plan: previous.plan.clone(), problems, live: None };
+    }
+    let plan = Arc::new(plan);
+    Made { plan: plan.clone(), problems, live: Some(Live::next(plan, previous)) }
+}
+
+/// Whether challenges are answered here, as far as they ever will be: no replica is ready before.
+fn is_answering(policy: &Policy, plan: &Plan, objects: &Objects) -> bool {
+    policy.issuer != IssuerKind::Acme
+        || plan.thumbprint.is_some()
+        || objects.unreadable.contains(&Kind::Secret)
+}
+
+/// The thread on which all that is made, and let go again when nobody uses it any more.
+pub(super) struct Workshop(Sender<Job>);
+
+type Old = Arc<dyn Any + Send + Sync>;
+
+enum Job {
+    Make(Box<dyn FnOnce() + Send>),
+    Retire(Old),
+}
+
+impl Workshop {
+    /// Fails when there can be no thread.
+    pub(super) fn open() -> std::io::Result<Self> {
+        let (sender, jobs) = channel();
+        std::thread::Builder::new().name("compiler".to_owned()).spawn(move || work(&jobs))?;
+        Ok(Self(sender))
+    }
+
+    /// Has something made; `None` when that panicked.
+    async fn make<T: Send + 'static>(
+        &self,
+        make: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, made) = oneshot::channel();
+        let job = move || {
+            // Nobody waits for it any more when the program ends.
+            let _ = sender.send(make());
+        };
+        self.0.send(Job::Make(Box::new(job))).ok()?;
+        made.await.ok()
+    }
+
+    /// Lets something go once nobody else has it.
+    fn retire(&self, old: [Old; 2]) {
+        for it in old {
+            // The thread ends with us only.
+            let _ = self.0.send(Job::Retire(it));
+        }
+    }
+}
+
+fn work(jobs: &Receiver<Job>) {
+    let mut old: Vec<Old> = Vec::new();
+    loop {
+        let job = if old.is_empty() {
+            jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            jobs.recv_timeout(LOOK)
+        };
+        match job {
+            Ok(Job::Make(make)) => {
+                // Its sender goes with it, which tells of a panic.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
+            }
+            Ok(Job::Retire(it)) => old.push(it),
+            Err(RecvTimeoutError::Timeout) => {
+                let before = old.len();
+                old.retain(|it| Arc::strong_count(it) > 1);
+                if old.len() < before {
+                    memory::give_back();
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CA may ask any replica, so one that cannot answer gets no traffic.
+    #[test]
+    fn r_tok_4_a_replica_is_ready_once_it_answers_challenges() {
+        use IssuerKind::{Acme, Local};
+        for (issuer, thumbprint, unreadable, expected) in [
+            (Acme, None, false, false),
+            (Acme, Some("thumb"), false, true),
+            // Nothing will come of waiting for what may not be read.
+            (Acme, None, true, true),
+            (Local, None, false, true),
+            (IssuerKind::None, None, false, true),
+        ] {
+            let policy = Policy { issuer, ..Policy::default() };
+            let plan = Plan { thumbprint: thumbprint.map(Into::into), ..Plan::default() };
+            let kinds = unreadable.then_some(Kind::Secret);
+            let objects = Objects { unreadable: kinds.into_iter().collect(), ..Objects::default() };
+            let found = is_answering(&policy, &plan, &objects);
+            assert_eq!(found, expected, "{issuer:?} {thumbprint:?} {unreadable}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_replaced_goes_once_nobody_has_it() {
+        let workshop = Workshop::open().expect("a thread");
+        assert_eq!(workshop.make(|| 1).await, Some(1));
+        assert_eq!(workshop.make(|| -> u8 { panic!("on purpose") }).await, None);
+        let [free, held] = [1, 2].map(Arc::new);
+        let gone = [Arc::downgrade(&free), Arc::downgrade(&held)];
+        workshop.retire([free, held.clone()]);
+        let is_gone = |it: usize| gone[it].upgrade().is_none();
+        let until = Instant::now() + Duration::from_secs(20);
+        while !is_gone(0) {
+            assert!(Instant::now() < until, "still there");
+            tokio::time::sleep(LOOK / 10).await;
+        }
+        assert!(!is_gone(1), "somebody has it");
+        drop(held);
+        assert_eq!(workshop.make(|| 3).await, Some(3), "it goes on");
+    }
+}
