@@ -5,10 +5,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request};
 
 use super::body::ReplyBody;
 use super::cors;
-use super::headers::{self, X_REQUEST_ID};
+use super::headers::{self, Vouched, X_REQUEST_ID};
 use super::intercept;
 use super::observe::Extra;
 use super::phrase;
+use super::reply::Failure;
+use super::rewrite;
+use super::snippet;
 use super::{View, Visit};
 use crate::model::answering::{Field, FieldValue, Replacement};
 use crate::model::plan::{BackendId, Route, Target};
@@ -75,8 +78,28 @@ pub(super) fn add(headers: &mut HeaderMap, settings: &Settings) {
     }
 }
 
+/// Turns the fields of a request into those that an endpoint gets.
+pub(super) fn outward(
+    view: &View<'_>,
+    vouched: &Vouched,
+    errand: Errand<'_>,
+    head: &mut request::Parts,
+) -> Result<(), Failure> {
+    // These are read off the request as it came.
+    let host = rewrite::host(view, head)?;
+    let mut fields = fields(view, head, errand);
+    snippet::fields(view, head, &mut fields);
+    headers::to_upstream(&mut head.headers, view.asked, head.version, vouched, view.settings)
+        .map_err(|headers::Loops| Failure::Loops)?;
+    rewrite::name(&mut head.headers, host, view);
+    for (name, value) in fields {
+        put(&mut head.headers, name, value);
+    }
+    Ok(())
+}
+
 /// What an endpoint gets besides what every endpoint gets; to be read off the request as it came.
-pub(super) fn fields(
+fn fields(
     view: &View<'_>,
     head: &request::Parts,
     errand: Errand<'_>,
@@ -110,7 +133,7 @@ pub(super) fn fields(
 }
 
 /// Puts a field in place; an empty one is not sent, as with nginx.
-pub(super) fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+fn put(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     if value.is_empty() {
         headers.remove(name);
     } else {

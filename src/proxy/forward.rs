@@ -23,8 +23,6 @@ use super::headers;
 use super::phrase;
 use super::pool::{Destination, Lease, Sender};
 use super::reply::Failure;
-use super::rewrite;
-use super::snippet;
 use super::upgrade::{self, Switch};
 use super::upload::{Progress, RequestBody};
 use super::wire::{AnswerHead, Torn};
@@ -190,15 +188,7 @@ impl Outbound<'_> {
             head.headers.contains_key(CONTENT_LENGTH) && http_body::Body::is_end_stream(&body);
         let Visit { asked, vouched, settings, .. } = self.visit;
         let view = &self.visit.view();
-        let host = rewrite::host(view, &head)?;
-        let mut fields = dress::fields(view, &head, self.errand);
-        snippet::fields(view, &head, &mut fields);
-        headers::to_upstream(&mut head.headers, asked, head.version, vouched, settings)
-            .map_err(|headers::Loops| Failure::Loops)?;
-        rewrite::name(&mut head.headers, host, view);
-        for (name, value) in fields {
-            dress::put(&mut head.headers, name, value);
-        }
+        dress::outward(view, vouched, self.errand, &mut head)?;
         headers::set_onward(&mut head.headers, &self.visit.trace.onward, settings);
         client_tls::vouch(&mut head.headers, &self.visit);
         if says_empty {

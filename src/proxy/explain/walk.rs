@@ -228,8 +228,9 @@ fn decide(
     }
     told.say("endpoints", backend::endpoints(view, balancer, &head.headers));
     told.say("towards them", backend::transport(view));
-    match outgoing(view, vouched, &head) {
-        Ok(fields) => told.say("they get", backend::sent(view, &head, &fields)),
+    let mut sent = head.clone();
+    match dress::outward(view, vouched, Errand::Request, &mut sent) {
+        Ok(()) => told.say("they get", backend::sent(view, &head, &sent.headers)),
         Err(failure) => return told.fail("they get", "upstream-vhost", &failure),
     }
     told.say("patience", backend::patience(&way.route.options));
@@ -267,25 +268,6 @@ fn share<'a>(told: &mut Told, way: &'a Way, headers: &HeaderMap) -> Option<&'a B
     let who = if takes { "takes it" } else { "does not take it" };
     told.say("canary", format!("Service {name}, {who}: {why}"));
     Some(if takes { canary } else { main })
-}
-
-/// The fields that an endpoint gets, as `Outbound` writes them.
-fn outgoing(
-    view: &View<'_>,
-    vouched: &Vouched,
-    head: &request::Parts,
-) -> Result<HeaderMap, Failure> {
-    let host = rewrite::host(view, head)?;
-    let mut headers = head.headers.clone();
-    headers::to_upstream(&mut headers, view.asked, head.version, vouched, view.settings)
-        .map_err(|headers::Loops| Failure::Loops)?;
-    rewrite::name(&mut headers, host, view);
-    let fields = dress::fields(view, head, Errand::Request);
-    for (name, value) in fields {
-        dress::put(&mut headers, name, value);
-    }
-    snippet::put(&mut headers, snippet::fields(view, head));
-    Ok(headers)
 }
 
 /// Who answers in place of an error, where the route wants that (`custom-http-errors`).
