@@ -3,7 +3,8 @@
 //! Each worker has cells of its own for each kind of request, which nobody else writes: counting is plain
 //! additions in one place of memory, whatever the other cores do. A scrape reads all of them and adds up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +60,28 @@ pub(super) struct Requests {
     counting: Arc<Counting>,
     /// On everything: the labels of this replica, by name.
     replica: BTreeMap<String, String>,
-    kinds: Mutex<BTreeMap<Kind, Vec<Part>>>,
+    kinds: Mutex<Kinds>,
+}
+
+#[derive(Debug, Default)]
+struct Kinds {
+    known: BTreeMap<Kind, Known>,
+    /// The Ingresses that are ours; `None` before the first plan.
+    ours: Option<BTreeSet<ObjectName>>,
+}
+
+impl Kinds {
+    fn is_kept(&self, kind: &Kind) -> bool {
+        kind.ingress.is_empty() || self.ours.as_ref().is_none_or(|it| it.contains(&kind.ingress()))
+    }
+}
+
+/// What is known of one kind.
+#[derive(Debug)]
+struct Known {
+    /// Its labels as text.
+    labels: Arc<str>,
+    parts: Vec<Part>,
 }
 
 /// What one worker counted of one kind.
@@ -76,40 +98,51 @@ impl Requests {
 
     /// The meters of one worker for requests of a kind; the same ones whenever it asks.
     pub(super) fn meters(&self, worker: usize, kind: Kind) -> Arc<RequestMeters> {
+        let kind = kind.counted(&self.counting);
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let parts = kinds.entry(kind.counted(&self.counting)).or_default();
-        if let Some(part) = parts.iter().find(|it| it.worker == worker) {
+        if !kinds.is_kept(&kind) {
+            // The last requests of an Ingress that is gone bring no series back.
+            return Arc::new(RequestMeters::new(&self.counting));
+        }
+        let known = match kinds.known.entry(kind) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let labels = self.labels(new.key()).into();
+                new.insert(Known { labels, parts: Vec::new() })
+            }
+        };
+        if let Some(part) = known.parts.iter().find(|it| it.worker == worker) {
             return part.meters.clone();
         }
         let meters = Arc::new(RequestMeters::new(&self.counting));
-        parts.push(Part { worker, meters: meters.clone() });
+        known.parts.push(Part { worker, meters: meters.clone() });
         meters
     }
 
     /// Forgets kinds of Ingresses that are no longer ours.
     pub(super) fn keep(&self, ours: &BTreeSet<ObjectName>) {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        kinds.retain(|kind, _| kind.ingress.is_empty() || ours.contains(&kind.ingress()));
+        kinds.ours = Some(ours.clone());
+        let mut known = std::mem::take(&mut kinds.known);
+        known.retain(|kind, _| kinds.is_kept(kind));
+        kinds.known = known;
     }
 
     /// Writes them in Prometheus's text format.
     pub(super) fn write(&self, to: &mut String) {
-        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut labelled = Vec::with_capacity(kinds.len());
-        for (kind, parts) in &*kinds {
-            let labels = self.labels(kind);
-            let parts: Vec<_> = parts.iter().map(|it| it.meters.clone()).collect();
-            labelled.push((labels, parts));
-        }
         // Reading and writing take long where there are many: nobody waits for that.
-        drop(kinds);
+        let all: Vec<_> = {
+            let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+            let parts = |it: &Known| it.parts.iter().map(|it| it.meters.clone()).collect();
+            kinds.known.values().map(|it| (it.labels.clone(), parts(it))).collect()
+        };
         // Nothing but memory is written to.
-        let _ = self.write_all(&labelled, to);
+        let _ = self.write_all(&all, to);
     }
 
     fn write_all(
         &self,
-        kinds: &[(String, Vec<Arc<RequestMeters>>)],
+        kinds: &[(Arc<str>, Vec<Arc<RequestMeters>>)],
         to: &mut String,
     ) -> fmt::Result {
         if kinds.is_empty() {
@@ -344,6 +377,8 @@ mod tests {
         let text = text(&requests);
         assert!(text.contains("ingress=\"new\"") && text.contains("ingress=\"\""), "{text}");
         assert!(!text.contains("ingress=\"old\""), "{text}");
+        requests.meters(0, kind("old")).count(0.1, None, 10, 10);
+        assert!(!self::text(&requests).contains("ingress=\"old\""), "it is gone");
     }
 
     #[test]

@@ -286,10 +286,8 @@ impl Outbound<'_> {
                         return Err(Missed::Next(Failure::Broken));
                     }
                     let mut lease = Lease::new(sender, incoming, outgoing.progress.clone());
-                    if !outgoing.progress.done.get() {
-                        // The answer came first: its client need not take it for the rest to go on.
-                        lease.detach();
-                    }
+                    // Where the answer came first, its client need not take it for the rest to go on.
+                    lease.detach();
                     let websocket = outgoing.websocket.take();
                     return self.answer(answer, lease, websocket).map_err(Missed::Over);
                 }

@@ -116,7 +116,14 @@ impl Line {
         self.keeping.now.get().saturating_duration_since(self.made) < age
     }
 
-    fn give_back(self) {
+    fn give_back(mut self) {
+        if !self.wire.borrow().is_sent() {
+            // An endpoint may answer before it has read everything, and read it nevertheless.
+            if let Some(task) = self.task.take() {
+                task.abort();
+            }
+            return wire::finish(self.wire.clone());
+        }
         let shelf = self.shelf.clone();
         let mut idle = shelf.0.borrow_mut();
         let limits = self.keeping.limits.get();

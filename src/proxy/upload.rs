@@ -256,6 +256,11 @@ impl RequestBody {
         body
     }
 
+    /// The upstream took something.
+    pub(super) fn moved(&self) {
+        self.progress.moved.set(Instant::now());
+    }
+
     /// Gives back what it was made from, for another try.
     pub(super) fn into_progress(self) -> Rc<Progress> {
         self.progress

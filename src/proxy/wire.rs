@@ -12,13 +12,15 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Method, request};
+use http::{HeaderMap, HeaderName, Method, Version, request};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 
@@ -29,6 +31,13 @@ pub(super) use message::AnswerHead;
 
 /// Longest head of an answer, in bytes.
 const LONGEST_HEAD: usize = 64 << 10;
+/// Most interim answers to a request (RFC 9110 section 15.2).
+const MOST_INTERIM: u8 = 32;
+/// Pieces of a request's body below this are gathered, in bytes, up to so many.
+const SMALL: usize = 4 << 10;
+const GATHERED: usize = 16 << 10;
+/// How long an endpoint may take for the rest of a request that it has answered.
+const LAST: Duration = Duration::from_secs(60);
 /// Up to how much is read at once at first, and when there is much, in bytes.
 const FIRST_READ: usize = 4 << 10;
 const MOST_READ: usize = 64 << 10;
@@ -80,13 +89,15 @@ pub(super) struct Wire {
     output: BytesMut,
     piece: Bytes,
     tail: &'static [u8],
-    /// What of the request's body is still to come.
+    /// The request's body, until all of it is on its way.
     upload: Option<Upload>,
     sent: Sent,
     /// How the request's body broke off.
     fault: Option<Fault>,
     method: Method,
     answer: Answer,
+    /// How many interim answers came before it.
+    interim: u8,
     /// Whether the connection carries another request after this answer.
     lasts: bool,
     /// Whether a task of its own sends the request's body.
@@ -99,6 +110,8 @@ struct Upload {
     body: RequestBody,
     framing: Framing,
     announced: Vec<HeaderName>,
+    /// Whether all of it was taken.
+    ended: bool,
 }
 
 /// How much of a request is on its way.
@@ -135,6 +148,7 @@ impl Wire {
             fault: None,
             method: Method::GET,
             answer: Answer::Over,
+            interim: 0,
             lasts: true,
             detached: false,
             reader: None,
@@ -154,10 +168,14 @@ impl Wire {
             body,
             framing,
             announced: message::announced(&head.headers),
+            ended: false,
         });
         self.method = head.method.clone();
         self.answer = Answer::Head;
         self.sent = Sent::Nothing;
+        self.interim = 0;
+        // RFC 9112 section 9.6: after a request that says `close` there is none.
+        self.lasts &= message::lasts(&head.headers, Version::HTTP_11);
     }
 
     /// Goes on with the request and waits for its answer.
@@ -168,6 +186,10 @@ impl Wire {
                 let head = self.input.split_to(end).freeze();
                 self.seen = 0;
                 let Some((head, ending, lasts)) = message::read(&head, &self.method)? else {
+                    self.interim += 1;
+                    if self.interim > MOST_INTERIM {
+                        return Poll::Ready(Err(Torn::Invalid("too many interim answers")));
+                    }
                     continue;
                 };
                 self.lasts &= lasts;
@@ -302,7 +324,8 @@ impl Wire {
     /// Sends what there is of the request; ready when that was all.
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let sent = ready!(self.poll_request(cx));
-        let never = self.sent == Sent::Nothing;
+        // TLS may have sent some of what it says it could not.
+        let never = self.sent == Sent::Nothing && matches!(self.stream, Stream::Plain(_));
         self.sent = Sent::Whole;
         match sent {
             Ok(()) => {}
@@ -328,40 +351,70 @@ impl Wire {
 
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         loop {
+            let waits = self.gather(cx)?;
             ready!(self.poll_write_out(cx))?;
-            let Some(Upload { body, framing, announced }) = &mut self.upload else {
-                return Pin::new(&mut self.stream).poll_flush(cx).map_err(Unsent::Deaf);
-            };
-            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            if waits {
                 ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
                 return Poll::Pending;
+            }
+            if self.upload.as_ref().is_none_or(|it| it.ended) {
+                return Pin::new(&mut self.stream).poll_flush(cx).map_err(Unsent::Deaf);
+            }
+        }
+    }
+
+    /// Takes of the request's body what there is, until it is enough for a write; whether its client has to
+    /// send more first.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        while self.piece.is_empty()
+            && self.output.len() < GATHERED
+            && let Some(upload) = self.upload.as_mut().filter(|it| !it.ended)
+        {
+            let Poll::Ready(frame) = Pin::new(&mut upload.body).poll_frame(cx) else {
+                return Ok(true);
             };
-            let ended = match frame.transpose()?.map(Frame::into_data) {
+            let trailers = match frame.transpose()?.map(Frame::into_data) {
+                Some(Ok(data)) if data.is_empty() => continue,
                 Some(Ok(data)) => {
-                    match framing {
-                        _ if data.is_empty() => continue,
-                        Framing::Chunked => {
-                            message::write_chunk_size(data.len(), &mut self.output);
-                            self.tail = b"\r\n";
-                        }
-                        Framing::Length(left) => {
-                            *left = left.checked_sub(data.len() as u64).ok_or(Fault::Broken)?;
-                        }
-                        Framing::None => return Poll::Ready(Err(Fault::Broken.into())),
-                    }
-                    self.piece = data;
+                    self.take(data)?;
                     continue;
                 }
                 Some(Err(trailers)) => trailers.into_trailers().unwrap_or_default(),
                 None => HeaderMap::new(),
             };
-            match framing {
-                Framing::Chunked => message::write_end(&ended, announced, &mut self.output),
-                Framing::Length(1..) => return Poll::Ready(Err(Fault::Broken.into())),
+            match upload.framing {
+                Framing::Chunked => {
+                    message::write_end(&trailers, &upload.announced, &mut self.output);
+                }
+                Framing::Length(1..) => return Err(Fault::Broken),
                 Framing::Length(0) | Framing::None => {}
             }
-            self.upload = None;
+            upload.ended = true;
         }
+        Ok(false)
+    }
+
+    /// Takes a piece of the request's body: a small one into what is written at once, a large one as it is.
+    fn take(&mut self, data: Bytes) -> Result<(), Fault> {
+        let Some(upload) = &mut self.upload else { return Ok(()) };
+        let mut tail: &'static [u8] = b"";
+        match &mut upload.framing {
+            Framing::Chunked => {
+                message::write_chunk_size(data.len(), &mut self.output);
+                tail = b"\r\n";
+            }
+            Framing::Length(left) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(Fault::Broken)?;
+            }
+            Framing::None => return Err(Fault::Broken),
+        }
+        if data.len() < SMALL {
+            self.output.extend_from_slice(&data);
+            self.output.extend_from_slice(tail);
+        } else {
+            (self.piece, self.tail) = (data, tail);
+        }
+        Ok(())
     }
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -380,6 +433,9 @@ impl Wire {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent = Sent::Part;
+            if let Some(upload) = &self.upload {
+                upload.body.moved();
+            }
             let mut take = |length: usize| {
                 let taken = written.min(length);
                 written -= taken;
@@ -437,6 +493,13 @@ pub(super) struct Switched(Rc<RefCell<Wire>>);
 impl Switched {
     /// After an answer with status 101.
     pub(super) fn new(wire: Rc<RefCell<Wire>>) -> Self {
+        let mut this = wire.borrow_mut();
+        // What is idle holds no buffers.
+        (this.upload, this.output) = (None, BytesMut::new());
+        if this.input.is_empty() {
+            this.input = BytesMut::new();
+        }
+        drop(this);
         Self(wire)
     }
 }
@@ -454,6 +517,9 @@ impl AsyncRead for Switched {
         // What came together with the answer.
         let taken = wire.input.len().min(buf.remaining());
         buf.put_slice(&wire.input.split_to(taken));
+        if wire.input.is_empty() {
+            wire.input = BytesMut::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -474,6 +540,12 @@ impl AsyncWrite for Switched {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0.borrow_mut().stream).poll_shutdown(cx)
     }
+}
+
+/// Sends the rest of a request that was answered already, and then lets the connection go.
+pub(super) fn finish(wire: Rc<RefCell<Wire>>) {
+    let sent = poll_fn(move |cx| wire.borrow_mut().poll_upload(cx));
+    tokio::task::spawn_local(timeout(LAST, sent));
 }
 
 /// Sends the rest of a request's body beside whoever reads the answer.

@@ -98,7 +98,8 @@ impl Chunked {
 fn size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|it| it.is_ascii_hexdigit()).count();
     let (digits, rest) = line.split_at(digits);
-    let rest = rest.trim_ascii_start();
+    let blank = rest.iter().take_while(|it| matches!(it, b' ' | b'\t')).count();
+    let rest = &rest[blank..];
     let fits = !digits.is_empty() && digits.len() <= 15;
     let plain = rest.iter().all(|it| !it.is_ascii_control() || *it == b'\t');
     if !fits || !plain || !matches!(rest.first(), None | Some(b';')) {
@@ -179,6 +180,8 @@ mod tests {
             b"1\r\na0\r\n\r\n",
             b"1\r\na\n0\r\n\r\n",
             b"1 2\r\na\r\n",
+            b"1\r\r\na\r\n",
+            b"1\x0c\r\na\r\n",
             b"1;\x00\r\na\r\n",
             b"1;a\rb\r\na\r\n",
             b"10000000000000000\r\na",

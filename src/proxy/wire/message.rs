@@ -143,7 +143,8 @@ pub(super) fn read(
     let mut headers = HeaderMap::with_capacity(answer.headers.len());
     append(head, answer.headers, &mut headers)?;
     let ending = ending(status, version, method, &mut headers)?;
-    let lasts = lasts(&headers, version) && ending != Ending::Close;
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+    let lasts = lasts(&headers, version) && ending != Ending::Close && !switches;
     Ok(Some((AnswerHead { status, headers }, ending, lasts)))
 }
 
@@ -222,8 +223,8 @@ fn number(text: &[u8]) -> Option<u64> {
     digits.then(|| std::str::from_utf8(text).ok()?.parse().ok())?
 }
 
-/// Whether the connection lasts beyond this answer: RFC 9112 section 9.3.
-fn lasts(headers: &HeaderMap, version: Version) -> bool {
+/// Whether the connection lasts beyond a message: RFC 9112 section 9.3.
+pub(super) fn lasts(headers: &HeaderMap, version: Version) -> bool {
     let mut lasts = version == Version::HTTP_11;
     let said = headers.get_all(CONNECTION).iter();
     for word in said.flat_map(|it| it.as_bytes().split(|it| *it == b',')) {
@@ -313,7 +314,7 @@ mod tests {
             assert!(matches!(read, Ok(None)), "{status}");
         }
         let read = answer("HTTP/1.1 101 x\r\nupgrade: websocket\r\n\r\n", &Method::GET);
-        assert!(matches!(read, Ok(Some(_))));
+        assert!(matches!(read, Ok(Some((_, Ending::Length(0), false)))));
     }
 
     #[test]
