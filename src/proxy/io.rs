@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
 
 use super::proxy_protocol::{self, Header};
 use crate::live::limit::{OfAddress, Open};
@@ -213,6 +214,28 @@ impl Socket {
                 };
             }
         }
+    }
+}
+
+/// What tells when there is something to read, without reading it.
+pub(super) trait Readable {
+    /// Ready when a read would not wait: there are bytes, or there will never be any.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Readable for Socket {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.seen.is_empty() {
+            return Poll::Ready(());
+        }
+        self.stream.poll_read_ready(cx).map(|_| ())
+    }
+}
+
+impl Readable for Box<TlsStream<Socket>> {
+    /// Of a stream whose last read waited: nothing of TLS is unread then.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_ref().0.poll_readable(cx)
     }
 }
 

@@ -36,13 +36,15 @@ use crate::model::client_tls::Connections;
 
 pub(super) use seen::Seen;
 
-/// How often the log is handed on, meters are added up and old connections are let go.
+/// How often the log is handed on and old connections are let go.
 const TICK: Duration = Duration::from_millis(100);
 /// How much of the log is gathered before it is handed on, in bytes.
 const LOG_BATCH: usize = 16 << 10;
 /// Longest wait after an accept failed, which mostly means that there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// After how many connections that let go of memory it is given back: some MiB.
+const MANY_RESTED: usize = 512;
 /// Wait after a connection was refused: those for whom there is no room must not take the time of those who
 /// are served. The kernel holds them meanwhile.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(2);
@@ -96,6 +98,8 @@ pub(super) struct Worker {
     /// Whether memory was short at the last tick.
     short: Cell<bool>,
     tunnels: Cell<usize>,
+    /// Connections that let go of memory since it was last given back.
+    rested: Cell<usize>,
     refused: Refused,
 }
 
@@ -193,6 +197,7 @@ impl Worker {
             under_way: Cell::new(0),
             short: Cell::new(false),
             tunnels: Cell::new(0),
+            rested: Cell::new(0),
             refused: shared.metrics.refused(),
             shared,
         })
@@ -320,6 +325,11 @@ impl Worker {
         true
     }
 
+    /// A connection let go of memory.
+    pub(super) fn rested(&self) {
+        self.rested.set(self.rested.get() + 1);
+    }
+
     pub(super) fn begin_request(&self) {
         self.under_way.set(self.under_way.get() + 1);
     }
@@ -420,7 +430,8 @@ impl Worker {
         if !self.short.replace(short) && short {
             self.wake_all();
         }
-        if short {
+        if short || self.rested.get() >= MANY_RESTED {
+            self.rested.set(0);
             memory::give_back();
         }
         self.flush_log();

@@ -19,6 +19,7 @@ mod explain;
 mod framing;
 mod grpc;
 mod handshakes;
+mod idle;
 mod imagelayers;
 mod judges;
 mod lifecycle;

@@ -1,6 +1,7 @@
 //! HTTP/1 and HTTP/2 on a connection, each to its end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -19,6 +20,7 @@ use super::link::Link;
 use super::watch::{Verdict, Watch};
 use crate::model::client_tls::Connections;
 use crate::proxy;
+use crate::proxy::io::Readable;
 use crate::proxy::observe::{ObserveLayer, ObservedBody, RequestIdLayer};
 
 /// How long an HTTP/1.1 connection may wait for its next request (nginx's `keepalive_timeout`).
@@ -26,27 +28,44 @@ pub(super) const IDLE: Duration = Duration::from_secs(75);
 /// How long an HTTP/2 connection may be without a stream (nginx's `http2_idle_timeout`).
 const IDLE_H2: Duration = Duration::from_secs(180);
 
-/// Serves HTTP/1.
-pub(super) async fn h1<T>(link: &Rc<Link>, stream: T)
+/// Serves HTTP/1. A connection that waits for its next request for long holds no more than its socket and
+/// TLS: what hyper needs for a request is made anew when one comes.
+pub(super) async fn h1<T>(link: &Rc<Link>, mut stream: T)
 where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static,
 {
     let Connections { head, keep_alive, .. } = link.worker.settings();
     let last = keep_alive.is_some_and(|it| it.is_zero());
-    let connection = http1::Builder::new()
-        .keep_alive(!last)
-        .timer(TokioTimer::new())
-        // Our own deadlines tell an idle connection from a slow head.
-        .header_read_timeout(None)
-        .max_header_size(32 << 10)
-        .max_buf_size(64 << 10)
-        .half_close(false)
-        .serve_connection(TokioIo::new(stream), stack(link))
-        .with_upgrades();
     // The first request is waited for in any case.
     let idle = keep_alive.filter(|_| !last).unwrap_or(IDLE);
-    let watch = Watch::new(link, Some(head), idle);
-    drive(link, watch, pin!(connection), http1::UpgradeableConnection::graceful_shutdown).await;
+    let mut watch = Watch::new(link, Some(head), idle);
+    let mut first = None;
+    loop {
+        let mut connection = Box::new(
+            http1::Builder::new()
+                .keep_alive(!last)
+                .timer(TokioTimer::new())
+                // Our own deadlines tell an idle connection from a slow head.
+                .header_read_timeout(None)
+                .max_header_size(32 << 10)
+                .max_buf_size(64 << 10)
+                .half_close(false)
+                .serve_connection(TokioIo::new(stream), stack(link))
+                .with_upgrades(),
+        );
+        let finish = http1::UpgradeableConnection::graceful_shutdown;
+        let end = drive(link, &mut watch, first.take(), Pin::new(&mut *connection), finish).await;
+        let (End::Rest, Some(parts)) = (end, connection.into_parts()) else { return };
+        stream = parts.io.into_inner();
+        link.worker.rested();
+        first = poll_fn(|cx| match watch.poll(cx) {
+            Verdict::Go => stream.poll_readable(cx).map(|()| None),
+            // Whatever it is, the connection has to hear of it.
+            verdict => Poll::Ready(Some(verdict)),
+        })
+        .await;
+        watch.rouse();
+    }
 }
 
 /// Serves HTTP/2.
@@ -71,45 +90,59 @@ where
         .serve_connection(TokioIo::new(stream), stack(link));
     link.h2.set(true);
     link.meter.limit_linger(MOST_UNPAID);
-    let watch = Watch::new(link, None, keep_alive.unwrap_or(IDLE_H2));
-    drive(link, watch, pin!(connection), http2::Connection::graceful_shutdown).await;
+    let mut watch = Watch::new(link, None, keep_alive.unwrap_or(IDLE_H2));
+    let finish = http2::Connection::graceful_shutdown;
+    drive(link, &mut watch, None, pin!(connection), finish).await;
 }
 
-/// Drives a connection to its end, or to the end that its watch decides on.
+/// How it ended to drive a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// It is over.
+    Over,
+    /// It waits for the next request.
+    Rest,
+}
+
+/// Drives a connection to its end, or to the one that its watch decides on; what that has said already comes
+/// `first`.
 async fn drive<C>(
     link: &Link,
-    mut watch: Watch<'_>,
+    watch: &mut Watch<'_>,
+    mut first: Option<Verdict>,
     mut connection: Pin<&mut C>,
     finish: impl Fn(Pin<&mut C>),
-) where
+) -> End
+where
     C: Future<Output = hyper::Result<()>>,
 {
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 if let Err(error) = result {
                     tracing::debug!(client = %link.peer.address, %error, "connection ended");
                 }
-                return Poll::Ready(());
+                return Poll::Ready(End::Over);
             }
-            match watch.poll(cx) {
+            match first.take().unwrap_or_else(|| watch.poll(cx)) {
                 Verdict::Go => return Poll::Pending,
+                Verdict::Rest => return Poll::Ready(End::Rest),
                 Verdict::Finish => finish(connection.as_mut()),
                 Verdict::Shed(reason) => {
                     // Leaves a GOAWAY in the socket, which fits or is not worth waiting for.
                     finish(connection.as_mut());
                     let _ = connection.as_mut().poll(cx);
                     link.worker.dropped(reason);
-                    return Poll::Ready(());
+                    return Poll::Ready(End::Over);
                 }
                 Verdict::Cut(reason) => {
                     link.worker.dropped(reason);
-                    return Poll::Ready(());
+                    return Poll::Ready(End::Over);
                 }
             }
         }
     })
-    .await;
+    .await
 }
 
 /// The layers that are the same for every request around the walk that is not.

@@ -18,6 +18,9 @@ pub(super) const AGE_H2: Duration = Duration::from_secs(3600);
 /// How long an HTTP/2 connection without a stream may stay once it was asked to go; one of HTTP/1, after its
 /// patience for the next request.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// After how long without a request one of HTTP/1 lets go of what only requests need: longer than the pauses
+/// of a client that is busy.
+const REST: Duration = Duration::from_secs(2);
 /// How long a write may wait for the client.
 pub(super) const STALLED: Duration = Duration::from_secs(60);
 /// How many requests of one HTTP/2 connection may be given up by the client before it is asked to make a
@@ -32,6 +35,8 @@ pub(super) struct Watch<'a> {
     head: Option<Duration>,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
+    /// Whether it rests.
+    resting: bool,
     /// Since when it is asked to end.
     finishing: Option<Instant>,
     /// Since when we drain.
@@ -45,6 +50,8 @@ pub(super) struct Watch<'a> {
 
 pub(super) enum Verdict {
     Go,
+    /// Let go of what only a request needs.
+    Rest,
     /// Serve what is under way, then close.
     Finish,
     /// Nothing is under way: say so, and close now.
@@ -62,6 +69,7 @@ impl<'a> Watch<'a> {
             head,
             idle,
             timer: Box::pin(tokio::time::sleep(idle)),
+            resting: false,
             finishing: None,
             draining: None,
             patient: now,
@@ -104,11 +112,20 @@ impl<'a> Watch<'a> {
             if deadline <= Instant::now() {
                 match verdict {
                     Verdict::Go => {}
+                    Verdict::Rest => {
+                        self.resting = true;
+                        return Verdict::Rest;
+                    }
                     Verdict::Finish => return self.finish(),
                     verdict => return verdict,
                 }
             }
         }
+    }
+
+    /// It rests no more.
+    pub(super) fn rouse(&mut self) {
+        self.resting = false;
     }
 
     fn is_h2(&self) -> bool {
@@ -174,6 +191,9 @@ impl<'a> Watch<'a> {
             (None, Some(asked)) => Some((since.max(asked) + FAREWELL, Verdict::Finish)),
             (None, None) if !used.get() => Some((since + FIRST_H2, Verdict::Finish)),
             (Some(_), Some(_)) => Some((since + self.idle + FAREWELL, Verdict::Finish)),
+            (Some(_), None) if used.get() && !self.resting && self.idle > REST => {
+                Some((since + REST, Verdict::Rest))
+            }
             (_, None) => Some((since + self.idle, Verdict::Finish)),
         }
     }
