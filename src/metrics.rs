@@ -35,6 +35,8 @@ pub struct Metrics {
     requests: Requests,
     /// Client connections that are open.
     pub connections: IntGauge,
+    /// Those of HTTP/1 that have waited for their next request so long that they hold little memory.
+    pub resting: IntGauge,
     /// Client connections that were accepted.
     pub accepted: IntCounter,
     /// Client connections that we ended, by reason. Never begun: `accept` (it failed, mostly for want of
@@ -148,6 +150,10 @@ impl Metrics {
                 "nginx_process_connections",
                 "Client connections that are open.",
                 "active",
+            ))?,
+            resting: to.gauge(Opts::new(
+                "lockgate_connections_resting",
+                "Client connections of HTTP/1 that have waited for their next request for seconds.",
             ))?,
             accepted: to.counter(state(
                 "nginx_process_connections_total",

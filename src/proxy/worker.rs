@@ -325,9 +325,11 @@ impl Worker {
         true
     }
 
-    /// A connection let go of memory.
-    pub(super) fn rested(&self) {
+    /// A connection lets go of memory, until the guard is dropped.
+    pub(super) fn rest(&self) -> Resting<'_> {
         self.rested.set(self.rested.get() + 1);
+        self.shared.metrics.resting.inc();
+        Resting(self)
     }
 
     pub(super) fn begin_request(&self) {
@@ -442,6 +444,15 @@ impl Drop for Worker {
     /// Requests that were cut at the very end have written their lines by now.
     fn drop(&mut self) {
         self.flush_log();
+    }
+}
+
+/// Keeps a connection noted that rests.
+pub(super) struct Resting<'a>(&'a Worker);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.shared.metrics.resting.dec();
     }
 }
 

@@ -57,13 +57,14 @@ where
         let end = drive(link, &mut watch, first.take(), Pin::new(&mut *connection), finish).await;
         let (End::Rest, Some(parts)) = (end, connection.into_parts()) else { return };
         stream = parts.io.into_inner();
-        link.worker.rested();
+        let resting = link.worker.rest();
         first = poll_fn(|cx| match watch.poll(cx) {
             Verdict::Go => stream.poll_readable(cx).map(|()| None),
             // Whatever it is, the connection has to hear of it.
             verdict => Poll::Ready(Some(verdict)),
         })
         .await;
+        drop(resting);
         watch.rouse();
     }
 }
