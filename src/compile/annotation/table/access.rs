@@ -77,7 +77,8 @@ pub(super) const ROWS: &[Annotation] = &[
     guards(
         "auth-secret",
         "",
-        "The Secret with the passwords, `name` or `namespace/name`.",
+        "The Secret with the passwords, `name` or `namespace/name`: bcrypt (best), `$5$`, `$6$`, `$apr1$`, `$1$`, \
+         `{SSHA}`, `{SHA}`, DES (13 characters; eight of a password count), `{PLAIN}`.",
         |value, options| {
             access(options).secret = Some(value.into());
             Ok(())
