@@ -133,7 +133,7 @@ pub(super) fn crypt(password: &[u8], salt: [u8; 2]) -> [u8; 11] {
     // Zero is permuted to zero; FP and IP cancel each other between one time and the next.
     let (mut left, mut right) = (0, 0);
     for _ in 0..TIMES {
-        for key in &keys {
+        for key in keys {
             (left, right) = (right, left ^ round(right, key, exchanged));
         }
         (left, right) = (right, left);
@@ -143,8 +143,11 @@ pub(super) fn crypt(password: &[u8], salt: [u8; 2]) -> [u8; 11] {
     spelled(high << 32 | low)
 }
 
-/// The keys of the sixteen rounds, in halves of 24 bits.
-fn keys(password: &[u8]) -> [[u32; 2]; 16] {
+/// Eight groups of six bits, each the highest of a byte: those of S1, S3, S5, S7, and those of the others.
+type Groups = [u32; 2];
+
+/// The keys of the sixteen rounds.
+fn keys(password: &[u8]) -> [Groups; 16] {
     let mut key = [0; COUNTED];
     for (it, character) in key.iter_mut().zip(password) {
         *it = character << 1;
@@ -153,34 +156,41 @@ fn keys(password: &[u8]) -> [[u32; 2]; 16] {
     TURNS.map(|turn| {
         halves = halves.map(|it| (it << turn | it >> (28 - turn)) & 0x0fff_ffff);
         let [c, d] = halves.map(u64::from);
-        PC2.map(|it| permuted(c << 28 | d, 56, &it))
+        grouped(PC2.map(|it| permuted(c << 28 | d, 56, &it)))
     })
 }
 
-/// Which of the first 24 outputs of E are exchanged with those of the last 24: of each character of the salt
-/// the lowest bit comes first.
-fn exchanged(salt: [u8; 2]) -> u32 {
+/// Which of the first 24 outputs of E are exchanged with those of the last 24, in the places of both: of each
+/// character of the salt the lowest bit comes first.
+fn exchanged(salt: [u8; 2]) -> Groups {
     let value = |character| ALPHABET.iter().position(|it| *it == character).unwrap_or_default();
     let [first, second] = salt.map(value);
-    (0..12).filter(|it| (second << 6 | first) >> it & 1 == 1).map(|it| 1 << (23 - it)).sum()
+    let bits = (0..12).filter(|it| (second << 6 | first) >> it & 1 == 1).map(|it| 1 << (23 - it));
+    grouped([bits.sum(); 2])
 }
 
-/// Six bits of the right half for each S, their neighbours among them.
-fn round(right: u32, key: &[u32; 2], exchanged: u32) -> u32 {
+/// Groups of 48 bits, which come in halves.
+fn grouped(halves: [u32; 2]) -> Groups {
+    let group = |it: usize| halves[it / 4] >> (18 - 6 * (it % 4)) & 63;
+    [0, 1].map(|first| (0..4).fold(0, |bits, it| bits << 8 | group(2 * it + first) << 2))
+}
+
+/// E takes each four bits with their neighbours. Six of its outputs and those 24 further are 16 bits apart
+/// in what it takes them from.
+fn round(right: u32, key: Groups, exchanged: Groups) -> u32 {
     let around = right.rotate_right(1);
-    let group = |it: u32| around.rotate_left(4 * it) >> 26;
-    let [high, low] = [0, 4].map(|it| (it..it + 4).fold(0, |bits, it| bits << 6 | group(it)));
-    let swapped = (high ^ low) & exchanged;
-    let [high, low] = [high ^ swapped ^ key[0], low ^ swapped ^ key[1]];
-    let six = |half: u32, shift: u32| (half >> shift & 63) as usize;
-    SP[0][six(high, 18)]
-        ^ SP[1][six(high, 12)]
-        ^ SP[2][six(high, 6)]
-        ^ SP[3][six(high, 0)]
-        ^ SP[4][six(low, 18)]
-        ^ SP[5][six(low, 12)]
-        ^ SP[6][six(low, 6)]
-        ^ SP[7][six(low, 0)]
+    let keyed =
+        |it: usize, bits: u32| bits ^ (bits ^ bits.rotate_left(16)) & exchanged[it] ^ key[it];
+    let [odd, even] = [keyed(0, around), keyed(1, around.rotate_left(4))];
+    let six = |groups: u32, shift: u32| (groups >> shift & 63) as usize;
+    SP[0][six(odd, 26)]
+        ^ SP[1][six(even, 26)]
+        ^ SP[2][six(odd, 18)]
+        ^ SP[3][six(even, 18)]
+        ^ SP[4][six(odd, 10)]
+        ^ SP[5][six(even, 10)]
+        ^ SP[6][six(odd, 2)]
+        ^ SP[7][six(even, 2)]
 }
 
 /// Six bits a character, the highest first; two zeros fill the last.
