@@ -105,7 +105,8 @@ pub(super) const ROWS: &[Annotation] = &[
     guards(
         "auth-url",
         "",
-        "URL of a judge that is asked whether a request may pass.",
+        "URL of a judge that is asked whether a request may pass. In a cluster none is asked at a loopback or \
+         link-local address: 500.",
         |value, options| {
             judge(options).url = Some(AuthUrl::parse(value).ok_or(URL)?);
             Ok(())
