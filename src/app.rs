@@ -78,9 +78,10 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         Proxy::start(&listening(args), current.clone(), metrics.clone(), phases.clone(), wall)?;
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
-    let policy = policy(args);
+    let mut policy = policy(args);
     let account = policy.account.clone();
     let store = store(args, source, &policy, &identity).await?;
+    policy.near = matches!(store, Store::Directory(_));
     let elected = CancellationToken::new();
     let holder = identity.clone();
     let (leadership, election) = elect(args, &store, &metrics, identity, elected.clone());
@@ -310,6 +311,7 @@ fn listening(args: &Serve) -> Listening {
     }
 }
 
+/// How objects are read that come from where the flags say.
 pub(crate) fn policy(args: &Serve) -> Policy {
     Policy {
         ingress_class: args.ingress_class.clone(),
@@ -333,6 +335,7 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         account: ObjectName::new(args.pod_namespace.as_str(), "lockgate-acme-account"),
         adopt_cert_manager: args.adopt_cert_manager_annotations,
         translate_snippets: args.translate_snippets,
+        near: args.manifests.is_some(),
         most_names: certs::most_names(args.acme_profile.as_deref()),
     }
 }

@@ -592,6 +592,7 @@ fn flag(policy: &mut Policy, text: &str) {
                 _ => IssuerKind::None,
             }
         }
+        "--manifests" => policy.near = true,
         _ => panic!("no flag {name}"),
     }
 }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::Policy;
 use super::objects::Objects;
 use crate::model::access::{Access, External, Shared, is_settable};
 use crate::model::guard::{Basic, Cache, Guard, Judge};
 use crate::model::htpasswd::Users;
-use crate::model::name::ObjectName;
+use crate::model::name::{Kind, ObjectName};
+use crate::model::network::{NEAR, names_near};
 use crate::model::options::Options;
 use crate::model::phrase::{Phrase, Word};
 use crate::model::plan::{Plan, Route, Target};
@@ -20,10 +22,21 @@ type Key = (ObjectName, bool);
 
 /// Looks up who may ask for each route. Where that cannot be had, the route answers 503: nobody gets what he
 /// would have had to ask somebody for.
-pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem>) {
+pub(super) fn add(
+    objects: &Objects,
+    policy: &Policy,
+    plan: &mut Plan,
+    problems: &mut Vec<Problem>,
+) {
     let settings = plan.settings.clone();
     let shared = &settings.access;
     let global = judge(&shared.judge, Vec::new(), &shared.judge);
+    if let Some(name) = &policy.config_map
+        && let Some(text) = near("global-auth-url", &shared.judge, policy)
+    {
+        let (kind, object, reason) = (Kind::ConfigMap, name.clone(), "ForbiddenAddress");
+        problems.push(Problem { kind, object, reason, text });
+    }
     // Ingresses have many paths.
     let mut known: HashMap<Key, Result<Option<Arc<Guard>>, Box<str>>> = HashMap::new();
     let Plan { hosts, unlisted, unlisted_maps, .. } = plan;
@@ -49,6 +62,11 @@ pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem
             let unset = Access::default();
             let made = lookup.guard(access.as_deref().unwrap_or(&unset), open);
             let notes = std::mem::take(&mut lookup.notes);
+            if let Some(text) =
+                access.as_deref().and_then(|it| near("annotation auth-url", &it.judge, policy))
+            {
+                problems.push(Problem::ingress(&route.ingress, "ForbiddenAddress", text));
+            }
             problems
                 .extend(notes.into_iter().map(|it| Problem::ingress(&route.ingress, "Access", it)));
             made.map(|it| (it != Guard::default()).then(|| Arc::new(it))).map_err(|why| {
@@ -66,6 +84,14 @@ pub(super) fn add(objects: &Objects, plan: &mut Plan, problems: &mut Vec<Problem
             Err(why) => route.target = Target::Refused(why.clone()),
         }
     }
+}
+
+/// Why a judge is never asked, whom a cluster's objects may not name. Whoever is to be judged by it gets 500:
+/// the guard stays, and the proxy looks at each address that the judge has.
+fn near(name: &str, judge: &External, policy: &Policy) -> Option<String> {
+    let host = judge.url.as_ref()?.host()?;
+    (!policy.near && names_near(&host))
+        .then(|| format!("{name}: {host} {NEAR}: what it would be asked about is answered 500"))
 }
 
 /// Looks up what one Ingress names.

@@ -1,12 +1,13 @@
 //! Services and EndpointSlices → who answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::Policy;
 use super::objects::{Objects, Port, Service, Slice};
 use super::sharing::Share;
 use crate::model::name::{Kind, ObjectName};
+use crate::model::network::{NEAR, names_near};
 use crate::model::plan::{Backend, BackendId, Plan, Target};
 use crate::model::problem::Problem;
 
@@ -170,12 +171,8 @@ fn external(
         return refuse("ExternalName is switched off by --disable-svc-external-name");
     }
     let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let loopback = name.parse::<IpAddr>().is_ok_and(|it| {
-        let it = it.to_canonical();
-        it.is_loopback() || it.is_unspecified()
-    });
-    if name == "localhost" || name.ends_with(".localhost") || loopback {
-        return refuse("an ExternalName may not be this machine itself");
+    if !policy.near && names_near(&name) {
+        return refuse(&format!("its ExternalName {name} {NEAR}"));
     }
     let number = match port(service, &id.port) {
         Some(port) => port.target.parse().unwrap_or(port.port),

@@ -8,14 +8,25 @@ use rustls::pki_types::ServerName;
 use super::routes::Ours;
 use crate::model::copies::Mirror;
 use crate::model::host::HostPattern;
+use crate::model::network::{NEAR, names_near};
 use crate::model::options::Options;
 use crate::model::plan::{Plan, Route, Target};
+use crate::model::problem::Problem;
 use crate::model::upstream::{Protocol, Retry, TlsVersions, UpstreamTls};
 
 /// Gives each route its mirror.
-pub(super) fn add(ours: &[Ours<'_>], plan: &mut Plan) {
-    let mirrors: HashMap<_, _> =
-        ours.iter().filter_map(|it| Some((it.name, mirror(it)?))).collect();
+pub(super) fn add(ours: &[Ours<'_>], plan: &mut Plan, problems: &mut Vec<Problem>) {
+    let mut mirrors = HashMap::new();
+    for it in ours {
+        let Some(mirror) = mirror(it) else { continue };
+        let host = &mirror.address.0;
+        if !plan.near && names_near(host) {
+            let text = format!("annotation mirror-target: {host} {NEAR}: no copies are sent");
+            problems.push(Problem::ingress(it.name, "ForbiddenAddress", text));
+            continue;
+        }
+        mirrors.insert(it.name, mirror);
+    }
     if mirrors.is_empty() {
         return;
     }

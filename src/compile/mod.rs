@@ -65,6 +65,10 @@ pub struct Policy {
     pub adopt_cert_manager: bool,
     /// `--translate-snippets`
     pub translate_snippets: bool,
+    /// Whether judges, mirrors and hosts of `ExternalName` Services may be
+    /// [near](crate::model::network::is_near): those that files name may, whose owner is who runs us; those of
+    /// a cluster's objects may not.
+    pub near: bool,
     /// Most names that the CA puts into one certificate.
     pub most_names: usize,
 }
@@ -89,6 +93,7 @@ impl Default for Policy {
             account: ObjectName::new("lockgate", "lockgate-acme-account"),
             adopt_cert_manager: false,
             translate_snippets: false,
+            near: false,
             most_names: 100,
         }
     }
@@ -110,7 +115,7 @@ pub enum IssuerKind {
 /// Total: a bad object costs its owner a [`Problem`], never another team its route.
 /// Deterministic: equal objects give equal plans, whatever order they arrived in.
 pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
-    let mut plan = Plan::default();
+    let mut plan = Plan { near: policy.near, ..Plan::default() };
     let mut problems = objects.problems.clone();
     let refused = |kind: &Kind, what: &str| Problem {
         kind: *kind,
@@ -136,13 +141,13 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
 
     client_tls::add(&ours, objects, policy, &mut plan, &mut problems);
 
-    access::add(objects, &mut plan, &mut problems);
+    access::add(objects, policy, &mut plan, &mut problems);
     client_tls::close_guarded(&mut plan, &mut problems);
 
     snippets::add(&ours, &mut plan, &mut problems);
 
     answering::add(&ours, objects, policy, &mut plan, &mut problems);
-    copies::add(&ours, &mut plan);
+    copies::add(&ours, &mut plan, &mut problems);
 
     let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
     backends::add(&shares, objects, policy, &mut plan, &mut problems);

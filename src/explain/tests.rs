@@ -36,6 +36,18 @@ spec:
 ---
 apiVersion: networking.k8s.io/v1
 kind: Ingress
+metadata:
+  namespace: demo
+  name: near
+  annotations: {nginx.ingress.kubernetes.io/auth-url: 'http://$arg_at:10254/api/routes'}
+spec:
+  ingressClassName: nginx
+  rules:
+  - host: near.test
+    http: {paths: [{path: /near, pathType: Exact, backend: {service: {name: api, port: {number: 80}}}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
 metadata: {namespace: demo, name: plain}
 spec:
   ingressClassName: nginx
@@ -168,6 +180,38 @@ fn each_step_that_acts_is_told() {
             Ingress demo/shop: annotation proxy-body-size ignored: "lots" is not a size such as 512k or 8m
             Ingress demo/shop: Secret demo/shop is not there: shop.test shows the default certificate
         "#]],
+    );
+}
+
+#[test]
+fn a_judge_of_a_cluster_is_not_this_machine() {
+    check(
+        &["http://near.test/near?at=[::1]"],
+        expect![[r#"
+        request GET /near?at=[::1] of near.test from 192.0.2.1, over plain HTTP at port 80
+        path /near
+        host the rules of near.test
+        rule Ingress demo/near, path /near, exactly
+        access auth-url: [::1] is this machine or its link, where nobody is asked for objects of a cluster: 500 Internal Server Error
+
+        Nobody serves it: the client gets 500.
+    "#]],
+    );
+    check(
+        &["http://near.test/near?at=[::1]", "--manifests=."],
+        expect![[r#"
+        request GET /near?at=[::1] of near.test from 192.0.2.1, over plain HTTP at port 80
+        path /near
+        host the rules of near.test
+        rule Ingress demo/near, path /near, exactly
+        access GET http://[::1]:10254/api/routes would be asked first (auth-url): 2xx lets the request pass, 401 and 403 refuse it, anything else is 500; it is not asked now
+        canary Service demo/new, port 80, may take it by chance: 30 of 100 requests go there (canary-weight)
+        backend Service demo/api, port 80
+        endpoints 10.0.0.3:8080
+        body up to 1 MiB (proxy-body-size)
+
+        Service demo/api, port 80, answers, at 10.0.0.3:8080, if auth-url lets it pass, unless chance chooses Service demo/new, port 80.
+    "#]],
     );
 }
 

@@ -94,6 +94,12 @@ impl AuthUrl {
             _ => Some(Self { https, authority, target }),
         }
     }
+
+    /// Its host, without a port, where no variable is in it.
+    pub fn host(&self) -> Option<Box<str>> {
+        let [Word::Text(text)] = &*self.authority.0 else { return None };
+        text.parse::<Authority>().ok().map(|it| it.host)
+    }
 }
 
 /// For how long answers of a judge are remembered, by their status.

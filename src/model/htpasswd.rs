@@ -1,8 +1,11 @@
 //! Passwords as htpasswd files hold them: one line a user, `name:hash`.
 //!
 //! Formats are those that nginx takes on ingress-nginx's system: bcrypt (`$2a$`, `$2b$`, `$2y$`), `$apr1$`
-//! and `$1$` (MD5), `$5$` and `$6$` (SHA-crypt), `{SHA}`, `{SSHA}` and `{PLAIN}`. DES is not among ours: it
-//! looks at eight characters of a password and can be searched through in a day.
+//! and `$1$` (MD5), `$5$` and `$6$` (SHA-crypt), `{SHA}`, `{SSHA}` and `{PLAIN}`, and without any mark that
+//! of DES (`htpasswd -d`), of which eight characters count: whoever gets the hash finds the password in a
+//! day.
+
+mod des;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,6 +48,10 @@ enum Format {
         hash: Box<[u8]>,
     },
     Bcrypt(Box<str>),
+    Des {
+        salt: [u8; 2],
+        hash: Box<[u8]>,
+    },
     /// The mark is `$1$` or `$apr1$`.
     Md5 {
         mark: &'static str,
@@ -163,17 +170,20 @@ impl Hash {
             let (rounds, rest) = rounds(rest)?;
             let (salt, hash) = salted(rest, 16, 86)?;
             Format::Sha512 { rounds, salt, hash }
-        } else if text.len() == 13 && text.bytes().all(|it| ALPHABET.contains(&it)) {
-            return Err("is hashed with DES, which is not supported: use bcrypt (htpasswd -B)");
+        } else if text.len() == 13
+            && text.bytes().all(|it| ALPHABET.contains(&it))
+            && let Some((salt, hash)) = text.as_bytes().split_first_chunk()
+        {
+            Format::Des { salt: *salt, hash: hash.into() }
         } else {
             return Err("holds a hash of no known format: use bcrypt (htpasswd -B)");
         };
         Ok(Self(format))
     }
 
-    /// Whether checking a password costs next to nothing; else it takes from a millisecond to seconds.
+    /// Whether checking a password takes microseconds; else it takes from a millisecond to seconds.
     pub fn is_quick(&self) -> bool {
-        matches!(self.0, Format::Plain(_) | Format::Sha1 { .. })
+        matches!(self.0, Format::Plain(_) | Format::Sha1 { .. } | Format::Des { .. })
     }
 
     /// Whether this is the hash of a password.
@@ -189,6 +199,7 @@ impl Hash {
                 same(digest(&SHA1_FOR_LEGACY_USE_ONLY, &salted).as_ref(), hash)
             }
             Format::Bcrypt(hash) => ::bcrypt::verify(password, hash).unwrap_or(false),
+            Format::Des { salt, hash } => same(&des::crypt(password, *salt), hash),
             Format::Md5 { mark, salt, hash } => same(
                 md5_crypt(password, salt.as_bytes(), mark.as_bytes()).as_bytes(),
                 hash.as_bytes(),
@@ -210,6 +221,7 @@ impl Hash {
             Format::Plain(plain) => plain.to_vec(),
             Format::Sha1 { salt, hash } => [&**hash, salt].concat(),
             Format::Bcrypt(hash) => hash.as_bytes().to_vec(),
+            Format::Des { salt, hash } => [salt, &**hash].concat(),
             Format::Md5 { mark, salt, hash } => format!("{mark}{salt}${hash}").into_bytes(),
             Format::Sha256 { rounds, salt, hash } => {
                 format!("5{rounds}${salt}${hash}").into_bytes()
@@ -321,6 +333,7 @@ mod tests {
         // Made with crypt(3) and `openssl passwd`.
         for text in [
             "{PLAIN}secret",
+            "abNANd1rDfiNc",
             "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=",
             "{SSHA}gVK8WC9YyFT1gMsQHTGCgT3sSv5zYWx0",
             "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/",
@@ -352,7 +365,7 @@ mod tests {
         for text in [
             "",
             "secret",
-            "abJnggxhB/yWI",
+            "abJnggxhB/yW",
             "{SHA}5en6",
             "{SSHA}!",
             "{MD5}abc",
@@ -370,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_file_is_a_line_for_each_user() {
-        let file = b"# staff\n\nann:{PLAIN}a\r\nbob:{PLAIN}b:comment\nann:{PLAIN}second\nmallory\nold:abJnggxhB/yWI\n:{PLAIN}x\nlast:{PLAIN}l";
+        let file = b"# staff\n\nann:{PLAIN}a\r\nbob:{PLAIN}b:comment\nann:{PLAIN}second\nmallory\nold:abJnggxhB/yW\n:{PLAIN}x\nlast:{PLAIN}l";
         let users = Users::file(file);
         let is_of =
             |name: &str, password: &str| users.find(name).map(|it| it.is_of(password.as_bytes()));

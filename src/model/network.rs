@@ -16,6 +16,30 @@ pub struct Networks {
     networks: Box<[IpNet]>,
 }
 
+/// What is wrong with a host that [`names_near`]; completes "127.0.0.1 ...".
+pub const NEAR: &str =
+    "is this machine or its link, where nobody is asked for objects of a cluster";
+
+/// Whether an address is this machine's own or on its link only: loopback, unspecified or link-local, as an
+/// IPv6 address that stands for an IPv4 one, too. The API server takes none of them for an endpoint's; behind
+/// them are our own admin port and, in clouds, the metadata service.
+pub fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(it) => it.is_loopback() || it.is_unspecified() || it.is_link_local(),
+        IpAddr::V6(it) => it.is_loopback() || it.is_unspecified() || it.is_unicast_link_local(),
+    }
+}
+
+/// Whether a host says by itself that it [is near](is_near): as an address, in brackets or not, or as a name
+/// that can mean nothing else (RFC 6761 section 6.3).
+pub fn names_near(host: &str) -> bool {
+    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+        return is_near(address);
+    }
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 /// Why a text is not a list of networks.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{0:?} is neither an address nor a network such as 10.0.0.0/8")]
@@ -88,6 +112,40 @@ fn canonical(network: IpNet) -> IpNet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn near_is_what_no_endpoint_may_be() {
+        for (host, expected) in [
+            ("127.0.0.1", true),
+            ("127.255.0.9", true),
+            ("0.0.0.0", true),
+            ("169.254.169.254", true),
+            ("::1", true),
+            ("[::1]", true),
+            ("::", true),
+            ("fe80::1", true),
+            ("[febf:ffff::1]", true),
+            ("::ffff:127.0.0.1", true),
+            ("[::ffff:169.254.169.254]", true),
+            ("::ffff:0.0.0.0", true),
+            ("localhost", true),
+            ("LocalHost.", true),
+            ("app.localhost", true),
+            ("10.0.0.1", false),
+            ("169.253.0.1", false),
+            ("192.168.0.1", false),
+            ("::ffff:10.0.0.1", false),
+            ("fec0::1", false),
+            ("fd00::1", false),
+            ("2001:db8::1", false),
+            ("localhost.test", false),
+            ("notlocalhost", false),
+            ("auth.test", false),
+            ("", false),
+        ] {
+            assert_eq!(names_near(host), expected, "{host:?}");
+        }
+    }
 
     #[test]
     fn a_list_is_of_addresses_and_networks() {

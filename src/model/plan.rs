@@ -48,6 +48,8 @@ pub struct Plan {
     pub thumbprint: Option<Box<str>>,
     /// What the ConfigMap sets.
     pub settings: Arc<Settings>,
+    /// Whether judges, mirrors and hosts of `ExternalName` Services may be [near](super::network::is_near).
+    pub near: bool,
     /// The Ingresses that are ours: their status is written.
     pub ours: BTreeSet<ObjectName>,
     /// Secrets that Ingresses name and no list of TLS Secrets held, or need hold: to be read one by one.

@@ -33,6 +33,7 @@ const REFUSING: &[&str] = &[
     "BadObject",
     "BadRule",
     "CatchAll",
+    "ForbiddenAddress",
     "HostTaken",
     "PathTaken",
     "Unreadable",

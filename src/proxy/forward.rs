@@ -98,8 +98,9 @@ impl Outbound<'_> {
         let (found, mut failure) = match &self.balancer.backend.external {
             None => (None, Failure::NoEndpoint),
             Some((name, port)) => {
-                let resolver = &self.visit.link.worker.resolver;
-                (Some(Box::pin(resolver.resolve(name, *port)).await), Failure::Unreachable)
+                let (resolver, near) =
+                    (&self.visit.link.worker.resolver, self.visit.live.plan.near);
+                (Some(Box::pin(resolver.resolve(name, *port, near)).await), Failure::Unreachable)
             }
         };
         let known = match &session {

@@ -62,7 +62,7 @@ async fn connect(worker: &Worker, seen: &Seen, way: WayId) -> Option<TcpStream> 
     let options = &way.route.options;
     let found = match &balancer.backend.external {
         None => None,
-        Some((name, port)) => Some(worker.resolver.resolve(name, *port).await),
+        Some((name, port)) => Some(worker.resolver.resolve(name, *port, seen.live.plan.near).await),
     };
     let random = worker.random();
     let known = balancer.turns(std::time::Instant::now(), random, random);

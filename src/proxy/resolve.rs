@@ -1,4 +1,4 @@
-//! Addresses of `ExternalName` Services, by the system's resolver.
+//! Addresses of judges, mirrors and `ExternalName` Services, by the system's resolver.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+
+use crate::model::network::is_near;
 
 /// How long an answer counts as fresh, and a failure as one.
 const FRESH: Duration = Duration::from_secs(5);
@@ -23,7 +25,8 @@ pub(super) struct Resolver {
     known: Rc<RefCell<HashMap<Name, Known>>>,
 }
 
-type Name = (Box<str>, u16);
+/// Host and port, and whether it may be near.
+type Name = (Box<str>, u16, bool);
 
 #[derive(Clone, Debug)]
 struct Known {
@@ -35,12 +38,13 @@ struct Known {
 }
 
 impl Resolver {
-    /// The addresses of a name; none when it has none. This machine's own are left out.
+    /// The addresses of a name; none when it has none. Those that are [near](is_near) are left out unless
+    /// `near` lets them be, as the plan says.
     ///
     /// Waits for the resolver only for a name it knows nothing of; one that is known is refreshed beside
     /// the requests that use it.
-    pub(super) async fn resolve(&self, name: &str, port: u16) -> Rc<[SocketAddr]> {
-        let key = (Box::from(name), port);
+    pub(super) async fn resolve(&self, name: &str, port: u16, near: bool) -> Rc<[SocketAddr]> {
+        let key = (Box::from(name), port, near);
         let known = self.known.borrow().get(&key).cloned();
         match known {
             Some(known) if known.asked.elapsed() < FRESH => known.usable(),
@@ -61,10 +65,10 @@ impl Resolver {
     }
 
     async fn ask(&self, key: Name) -> Rc<[SocketAddr]> {
-        let name = (key.0.to_string(), key.1);
+        let (name, near) = ((key.0.to_string(), key.1), key.2);
         let asked = timeout(PATIENCE, tokio::net::lookup_host(name)).await;
         let found: Rc<[SocketAddr]> = match asked {
-            Ok(Ok(found)) => found.filter(|it| !is_ours(it)).collect(),
+            Ok(Ok(found)) => found.filter(|it| near || !is_near(it.ip())).collect(),
             Ok(Err(_)) | Err(_) => Rc::default(),
         };
         let now = Instant::now();
@@ -89,7 +93,22 @@ impl Known {
     }
 }
 
-fn is_ours(address: &SocketAddr) -> bool {
-    let ip = address.ip().to_canonical();
-    ip.is_loopback() || ip.is_unspecified()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_near_is_found_only_where_it_may_be() {
+        let resolver = Resolver::default();
+        // The first by the ways of inet_aton(3), which resolvers take.
+        for name in ["127.1", "2130706433", "127.0.0.1", "localhost", "169.254.169.254", "::1"] {
+            let far = resolver.resolve(name, 80, false).await;
+            assert!(far.is_empty(), "{name} {far:?}");
+            let near = resolver.resolve(name, 80, true).await;
+            assert!(!near.is_empty() && near.iter().all(|it| is_near(it.ip())), "{name} {near:?}");
+            let far = resolver.resolve(name, 80, false).await;
+            assert!(far.is_empty(), "{name} {far:?}");
+        }
+        assert_eq!(*resolver.resolve("192.0.2.1", 80, false).await, [([192, 0, 2, 1], 80).into()]);
+    }
 }

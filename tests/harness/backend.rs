@@ -93,7 +93,7 @@ impl Backend {
 }
 
 /// A free port of an address that is none of loopback's.
-fn outside() -> SocketAddr {
+pub(super) fn outside() -> SocketAddr {
     const ADDRESS: [u8; 4] = [192, 0, 2, 1];
     let args = ["addr", "replace", "192.0.2.1/32", "dev", "lo"];
     let added = Command::new("ip").args(args).status();

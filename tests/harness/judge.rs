@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use super::backend::outside;
 use super::endpoint::Speech;
 
 /// Answers `/oauth2/auth`: 202 and who it is for the cookie `session=NAME`, 401 without. With `?renew` it
@@ -63,7 +64,18 @@ impl Judge {
 
     /// The same, as it is told to speak.
     pub async fn speaking(speech: Speech) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), speech).await
+    }
+
+    /// Serves on an address that a cluster's objects may name; see [`Backend::outside`].
+    ///
+    /// [`Backend::outside`]: super::backend::Backend::outside
+    pub async fn outside() -> Self {
+        Self::start_on(outside(), Speech::h1()).await
+    }
+
+    async fn start_on(addr: SocketAddr, speech: Speech) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
         let (addr, state) = (listener.local_addr().unwrap(), Arc::<State>::default());
         let task = serve(listener, speech.acceptor(), Arc::clone(&state));
         Self { addr, state, server: tokio::spawn(task).abort_handle() }

@@ -439,7 +439,7 @@ async fn nginx_lets_the_same_pass() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_annotations_name_is_read_from_the_api_server() {
     let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
-    let judge = Judge::start().await;
+    let judge = Judge::outside().await;
     let url = judge.url("/oauth2/auth");
     let named = [("auth-url", &*url), ("auth-proxy-set-headers", "headers")];
     let objects = [

@@ -4,6 +4,7 @@
 use super::access::{HERE, clients, from, get, guarded, seen, serving};
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Reply};
+use crate::harness::cluster::Cluster;
 use crate::harness::endpoint::{Authority, Speech};
 use crate::harness::judge::{Judge, Question};
 use crate::harness::lockgate::{Lockgate, backend, config_map, ingress, ingress_class};
@@ -405,4 +406,55 @@ async fn verdicts_are_remembered_by_their_key() {
         get(&client, "/one", &[("cookie", "session=ann")]).await.status == 403
     })
     .await;
+}
+
+/// Whoever may write an Ingress is not to reach what listens on loopback beside us, such as our admin port: not
+/// as a judge, by whichever name, nor as a mirror.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clusters_judge_is_never_this_machine() {
+    let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+    let (near, far) = (Judge::start().await, Judge::outside().await);
+    let (near_port, far_url) = (near.addr().port(), far.url("/oauth2/auth"));
+    let hosts = ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "127.1", "$arg_host"];
+    let url = |host: &str| format!("http://{host}:{near_port}/oauth2/auth");
+    let mirror = format!("http://127.0.0.1:{near_port}$request_uri");
+    let mut objects = vec![
+        backend("web", 80, &[web.addr()]),
+        guarded("far", "/far", &[("auth-url", &far_url), ("mirror-target", &mirror)]),
+    ];
+    for (number, host) in hosts.iter().enumerate() {
+        let (name, path) = (format!("near-{number}"), format!("/{number}"));
+        objects.push(guarded(&name, &path, &[("auth-url", &url(host))]));
+    }
+    cluster.apply(&objects.concat()).await;
+    let lockgate = cluster.lockgate("lockgate").await.start().await;
+    let known = ("cookie", "session=ann");
+    for (version, client) in clients(&lockgate) {
+        eventually("the judge elsewhere", SOON, async || {
+            get(&client, "/far", &[known]).await.status == 200
+        })
+        .await;
+        for (number, host) in hosts.iter().enumerate() {
+            let path = format!("/{number}?host=127.0.0.1");
+            let reply = get(&client, &path, &[known]).await;
+            assert_eq!(reply.status, 500, "{version} {host}");
+        }
+    }
+    assert!(!far.questions().is_empty());
+    assert_eq!(near.connections(), 0, "{:?}", near.questions());
+    for (ingress, part) in
+        [("near-0", "auth-url: 127.0.0.1 is this machine"), ("far", "mirror-target")]
+    {
+        eventually(&format!("a problem of {ingress}"), SOON, async || {
+            let found =
+                cluster.kubectl(&["describe", "ingress", ingress, "--namespace=demo"]).await;
+            found.as_ref().is_ok_and(|it| it.contains(part))
+        })
+        .await;
+    }
+    // Files may name it.
+    let files = serving(&objects[1..].concat(), &web).await;
+    for path in ["/far", "/0", "/1", "/2", "/4?host=127.0.0.1"] {
+        assert_eq!(get(&files.client(), path, &[known]).await.status, 200, "{path}");
+    }
 }

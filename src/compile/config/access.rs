@@ -64,12 +64,16 @@ pub(super) const KEYS: &[Key] = &[
             Ok(())
         },
     ),
-    key("global-auth-url", "A judge for all Ingresses that have none.", |value, it| {
-        guard("global-auth-url", value, it, |value, it| {
-            it.access.judge.url = Some(AuthUrl::parse(value).ok_or(URL)?);
-            Ok(())
-        })
-    }),
+    key(
+        "global-auth-url",
+        "A judge for all Ingresses that have none; in a cluster at no loopback or link-local address.",
+        |value, it| {
+            guard("global-auth-url", value, it, |value, it| {
+                it.access.judge.url = Some(AuthUrl::parse(value).ok_or(URL)?);
+                Ok(())
+            })
+        },
+    ),
     key("global-auth-method", "Method with which it is asked.", |value, it| {
         guard("global-auth-method", value, it, |value, it| {
             it.access.judge.method = Some(auth_method(value).ok_or(METHOD)?);

@@ -25,6 +25,7 @@ use crate::live::auth_cache::{Judged, Tag};
 use crate::live::transport::Transport;
 use crate::model::guard::Judge;
 use crate::model::host::Authority;
+use crate::model::network::{NEAR, names_near};
 use crate::proxy::Visit;
 use crate::proxy::body::ReplyBody;
 use crate::proxy::canonical::Asked;
@@ -232,9 +233,13 @@ impl Question {
         let worker = &visit.link.worker;
         let host = self.authority.host.trim_matches(['[', ']']);
         let port = self.authority.port.unwrap_or(if self.https { 443 } else { 80 });
+        let near = visit.live.plan.near;
+        if !near && names_near(host) {
+            return Err(unjudged(visit, &format_args!("{host} {NEAR}")));
+        }
         let addresses: Rc<[SocketAddr]> = match host.parse::<IpAddr>() {
             Ok(ip) => [SocketAddr::new(ip, port)].into(),
-            Err(_) => worker.resolver.resolve(host, port).await,
+            Err(_) => worker.resolver.resolve(host, port, near).await,
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Failure::Unjudged)?;
         let transport = visit.live.verdicts.transport(self.https.then_some(name));
@@ -247,7 +252,7 @@ impl Question {
             }
         }
         if addresses.is_empty() {
-            return Err(unjudged(visit, &format_args!("{host} has no address")));
+            return Err(unjudged(visit, &format_args!("{host} has no address that may be asked")));
         }
         Err(unjudged(visit, &format_args!("nobody answers at {}", self.authority)))
     }

@@ -7,6 +7,8 @@ use http::{Response, request};
 
 use super::{Hearing, Opinion, basic, networks, refused};
 use crate::model::guard::Guard;
+use crate::model::host::Authority;
+use crate::model::network::{NEAR, names_near};
 use crate::proxy::View;
 use crate::proxy::body::ReplyBody;
 use crate::proxy::phrase;
@@ -19,14 +21,17 @@ pub(in crate::proxy) enum Foreseen {
     Refused(Response<ReplyBody>),
     /// The external judge has the last word.
     Judged,
+    /// It cannot be asked, and why.
+    Unjudged(String),
 }
 
 /// Looks whether a request may pass, in the order of [`super::check`], and says in a sentence what each check
-/// found. The external judge is not asked.
+/// found. The external judge is not asked; `near` tells whether it may be [near](names_near).
 pub(in crate::proxy) fn foresee(
     guard: &Guard,
     view: &View<'_>,
     head: &request::Parts,
+    near: bool,
 ) -> (Vec<String>, Foreseen) {
     let mut told = Vec::new();
     let mut hearing = Hearing { any: guard.any, refusal: None };
@@ -49,6 +54,12 @@ pub(in crate::proxy) fn foresee(
         let scheme = if judge.url.https { "https" } else { "http" };
         let [host, target] =
             [&judge.url.authority, &judge.url.target].map(|it| phrase::text(it, head, view));
+        if !near
+            && let Ok(Authority { host, .. }) = host.parse()
+            && names_near(&host)
+        {
+            return (told, Foreseen::Unjudged(format!("auth-url: {host} {NEAR}")));
+        }
         let method = judge.method.as_ref().map_or("GET", |it| it.as_str());
         told.push(format!(
             "{method} {scheme}://{host}{target} would be asked first (auth-url): 2xx lets the request \

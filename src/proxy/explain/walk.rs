@@ -182,9 +182,12 @@ fn decide(
         return told.fail("snippet", "a snippet's deny is about this client", &failure);
     }
     if let Some(guard) = &route.guard {
-        let (found, foreseen) = access::foresee(guard, view, &head);
+        let (found, foreseen) = access::foresee(guard, view, &head, live.plan.near);
         for it in found {
             told.say("access", it);
+        }
+        if let Foreseen::Unjudged(why) = &foreseen {
+            return told.fail("access", why, &Failure::Unjudged);
         }
         if let Foreseen::Judged = foreseen {
             told.conditions.push("if auth-url lets it pass".to_owned());

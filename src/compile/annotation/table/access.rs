@@ -77,7 +77,8 @@ pub(super) const ROWS: &[Annotation] = &[
     guards(
         "auth-secret",
         "",
-        "The Secret with the passwords, `name` or `namespace/name`.",
+        "The Secret with the passwords, `name` or `namespace/name`: bcrypt (best), `$5$`, `$6$`, `$apr1$`, `$1$`, \
+         `{SSHA}`, `{SHA}`, DES (13 characters; eight of a password count), `{PLAIN}`.",
         |value, options| {
             access(options).secret = Some(value.into());
             Ok(())
@@ -104,7 +105,8 @@ pub(super) const ROWS: &[Annotation] = &[
     guards(
         "auth-url",
         "",
-        "URL of a judge that is asked whether a request may pass.",
+        "URL of a judge that is asked whether a request may pass. In a cluster none is asked at a loopback or \
+         link-local address: 500.",
         |value, options| {
             judge(options).url = Some(AuthUrl::parse(value).ok_or(URL)?);
             Ok(())

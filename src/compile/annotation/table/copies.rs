@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Annotation] = &[
         "mirror-target",
         "",
         "Where a copy of each request goes, such as `https://test.example.org$request_uri`; what it answers is \
-         ignored.",
+         ignored. In a cluster none go to a loopback or link-local address.",
         |value, options| {
             let target = MirrorTarget::parse(value).ok_or("a URL whose host has no variables")?;
             copies(options).mirror = Some(Box::new(target));
