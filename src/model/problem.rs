@@ -34,6 +34,7 @@ const REFUSING: &[&str] = &[
     "BadRule",
     "CatchAll",
     "HostTaken",
+    "NoNamespace",
     "PathTaken",
     "Unreadable",
     "UpstreamTls",
