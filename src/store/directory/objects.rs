@@ -290,7 +290,8 @@ metadata: {name: web}
                 selector: it.parse().expect("a selector"),
                 ..Selection::default()
             });
-            let objects = Directory::once(&[path.clone()], selection.as_ref()).expect("objects");
+            let objects =
+                Directory::once(std::slice::from_ref(&path), selection.as_ref()).expect("objects");
             let found: Vec<_> = objects.config_maps.keys().map(ToString::to_string).collect();
             assert_eq!(found, expected, "{selector:?}");
             let told: Vec<_> = objects.problems.iter().map(|it| it.reason).collect();
