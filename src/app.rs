@@ -29,7 +29,7 @@ use crate::model::name::ObjectName;
 use crate::model::plan::Plan;
 use crate::proxy::{Listening, Phase, Ports, Proxy};
 use crate::status::{self, Addresses, Compiled};
-use crate::store::{Cluster, ClusterOptions, Directory, Store};
+use crate::store::{Cluster, ClusterOptions, Directory, Selection, Store};
 
 use compiler::{Compiler, Workshop};
 
@@ -340,6 +340,18 @@ pub(crate) fn policy(args: &Serve) -> Policy {
     }
 }
 
+/// Which namespaces count; what the flags name counts in any.
+pub(crate) fn selection(args: &Serve, policy: &Policy) -> Option<Selection> {
+    let some = |names: [&Option<ObjectName>; 2]| names.into_iter().flatten().cloned().collect();
+    let account = Some(policy.account.clone());
+    Some(Selection {
+        selector: args.selector()?.clone(),
+        config_maps: args.configmap.iter().cloned().collect(),
+        services: some([&args.publish_service, &args.default_backend_service]),
+        secrets: some([&args.default_ssl_certificate, &account]),
+    })
+}
+
 pub(crate) async fn store(
     args: &Serve,
     source: Source,
@@ -355,13 +367,15 @@ pub(crate) async fn store(
                 directory.display()
             );
             let issued = directory.join("issued");
-            Ok(Store::Directory(Directory::new([directory.clone()], issued)))
+            let directory = Directory::new([directory.clone()], issued);
+            Ok(Store::Directory(directory.selecting(selection(args, policy))))
         }
         (Source::Flags, None) => {
             let options = ClusterOptions {
                 kubeconfig: args.kubeconfig.clone(),
                 host: args.apiserver_host.clone(),
-                namespace: args.watch_namespace.clone().filter(|it| !it.is_empty()),
+                namespace: args.namespace().map(str::to_owned),
+                selection: selection(args, policy),
                 config_map: args.configmap.clone(),
                 account: policy.account.clone(),
                 identity: identity.to_owned(),

@@ -64,6 +64,9 @@ pub fn parse(argv: impl IntoIterator<Item = String>) -> Result<Cli, Told> {
         Command::Cert(_) | Command::Convert(_) | Command::Demo(_) => None,
     };
     if let Some(serve) = serve {
+        if let Some(told) = serve.contradiction() {
+            return Err(told);
+        }
         serve.without_effect = without_effect;
         lego::take_environment(serve);
     }
@@ -144,13 +147,31 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_are_one_some_or_all() {
+        for (argv, expected) in [
+            (&[][..], (None, None)),
+            (&["--watch-namespace=", "--watch-namespace-selector="], (None, None)),
+            (&["--watch-namespace=a", "--watch-namespace-selector="], (Some("a"), None)),
+            (&["--watch-namespace=", "-watch-namespace-selector", "!a"], (None, Some("!a"))),
+        ] {
+            let serve = serve(argv).expect("understood");
+            let selector = serve.selector().map(ToString::to_string);
+            assert_eq!((serve.namespace(), selector.as_deref()), expected, "{argv:?}");
+        }
+    }
+
+    #[test]
     fn a_mistake_is_one_line_that_names_the_flag() {
         for (argv, part) in [
             (&["--htp-port=80"][..], "--http-port"),
             (&["--http-port=eighty"], "--http-port"),
             (&["serf"], "serf"),
             (&["--configmap=nonamespace"], "--configmap"),
-            (&["--watch-namespace-selector=a=b"], "--watch-namespace-selector"),
+            (&["--watch-namespace-selector=a in (b"], "--watch-namespace-selector"),
+            (
+                &["--watch-namespace=a", "--watch-namespace-selector=a=b"],
+                "--watch-namespace and --watch-namespace-selector",
+            ),
         ] {
             let told = serve(argv).expect_err("a mistake");
             assert_eq!(told.code, 2, "{argv:?}");

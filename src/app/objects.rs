@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{Source, store};
+use super::{Source, selection, store};
 use crate::args::Serve;
 use crate::compile::objects::{IngressClass, Objects};
 use crate::compile::{Policy, compile};
@@ -33,7 +33,7 @@ pub(crate) async fn objects(
         drop(listed.await.context("the API server takes too long")??);
         return Ok(with_unlisted(&store, snapshots, policy).await);
     }
-    let mut objects = Directory::once(files)?;
+    let mut objects = Directory::once(files, selection(args, policy).as_ref())?;
     if objects.classes.is_empty() {
         // Files rarely hold the class that their Ingresses name.
         let class = IngressClass { controller: policy.controller_class.as_str().into() };

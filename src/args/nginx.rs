@@ -62,10 +62,6 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "update-status-on-shutdown",
 ];
 
-/// Flags of ingress-nginx that narrow what is served, and are not built: ignoring them would serve more
-/// than was asked for.
-const REFUSED: &[&str] = &["watch-namespace-selector"];
-
 /// Brings the arguments, the program's name first, into our syntax, and takes out what has no effect here;
 /// the names of those flags come second.
 pub(super) fn understood(
@@ -82,15 +78,6 @@ pub(super) fn understood(
     if is(&program, "wait-shutdown") || rest.first().is_some_and(|it| is(it, "wait-shutdown")) {
         // The signal that follows does all there is to do.
         return Err(Told { text: String::new(), code: 0 });
-    }
-    let refused = |it: &&String| {
-        let name = it.trim_start_matches('-').split('=').next().unwrap_or_default();
-        it.starts_with('-') && REFUSED.contains(&name)
-    };
-    if let Some(flag) = rest.iter().find(refused) {
-        let name = flag.split('=').next().unwrap_or_default();
-        let text = format!("lockgate: {name} is not supported yet; --watch-namespace is\n");
-        return Err(Told { text, code: 2 });
     }
     Ok(translated(rest))
 }

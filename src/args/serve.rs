@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Told;
 use super::values::{HostOwnership, IssuerFlag, LETS_ENCRYPT, Rate, boolean, duration, rate};
 use crate::model::name::ObjectName;
+use crate::model::selector::Selector;
 
 /// Flags of `serve`.
 #[derive(Args, Clone, Debug)]
@@ -26,6 +28,15 @@ pub struct Serve {
     /// Watch this namespace only.
     #[arg(long, env = "LOCKGATE_WATCH_NAMESPACE", value_name = "NAME", help_heading = "Source")]
     pub watch_namespace: Option<String>,
+    /// Watch only namespaces whose labels match, such as team=shop,stage in (test,live),!internal. Not
+    /// together with --watch-namespace.
+    #[arg(
+        long,
+        env = "LOCKGATE_WATCH_NAMESPACE_SELECTOR",
+        value_name = "SELECTOR",
+        help_heading = "Source"
+    )]
+    pub watch_namespace_selector: Option<Selector>,
     /// ConfigMap with settings for everything, as namespace/name.
     #[arg(
         long,
@@ -381,6 +392,26 @@ pub struct Serve {
 }
 
 impl Serve {
+    /// Which namespaces are watched; `None` for all, or for the one of `--watch-namespace`.
+    pub fn selector(&self) -> Option<&Selector> {
+        self.watch_namespace_selector.as_ref().filter(|it| !it.is_empty())
+    }
+
+    /// The one namespace that is watched; `None` for all.
+    pub fn namespace(&self) -> Option<&str> {
+        self.watch_namespace.as_deref().filter(|it| !it.is_empty())
+    }
+
+    /// Flags that cannot be given together.
+    pub(super) fn contradiction(&self) -> Option<Told> {
+        let both = self.namespace().is_some() && self.selector().is_some();
+        both.then(|| Told {
+            text: "lockgate: --watch-namespace and --watch-namespace-selector exclude each other\n"
+                .to_owned(),
+            code: 2,
+        })
+    }
+
     /// The directory of the ACME CA.
     pub fn directory(&self) -> &str {
         self.acme_directory.as_deref().unwrap_or(LETS_ENCRYPT)

@@ -139,7 +139,7 @@ fn check(argv: &[&str], expected: Expect) {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("objects.yaml");
     std::fs::write(&file, OBJECTS).expect("written");
-    let objects = Directory::once(&[file]).expect("objects");
+    let objects = Directory::once(&[file], None).expect("objects");
     let argv = ["lockgate", "explain", "--issuer=none"].iter().chain(argv);
     let cli = args::parse(argv.map(|it| (*it).to_owned())).expect("arguments");
     let Command::Explain(args) = cli.command else { panic!("{cli:?}") };

@@ -24,6 +24,7 @@ pub mod plan;
 pub mod problem;
 pub mod rate;
 pub mod routing;
+pub mod selector;
 pub mod settings;
 pub mod sharing;
 pub mod snippet;

@@ -78,19 +78,21 @@ pub enum Kind {
     EndpointSlice,
     Secret,
     ConfigMap,
+    Namespace,
     /// A manifest that could not be read, in directory mode.
     File,
 }
 
 impl Kind {
     /// Every kind a complete snapshot holds, in the order in which they are listed.
-    pub const WATCHED: [Self; 6] = [
+    pub const WATCHED: [Self; 7] = [
         Self::Ingress,
         Self::IngressClass,
         Self::Service,
         Self::EndpointSlice,
         Self::Secret,
         Self::ConfigMap,
+        Self::Namespace,
     ];
 
     /// The name in manifests, as `kind:`.
@@ -102,6 +104,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
+            Self::Namespace => "Namespace",
             Self::File => "File",
         }
     }
@@ -111,7 +114,7 @@ impl Kind {
         match self {
             Self::Ingress | Self::IngressClass => "networking.k8s.io/v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
-            Self::Service | Self::Secret | Self::ConfigMap | Self::File => "v1",
+            Self::Service | Self::Secret | Self::ConfigMap | Self::Namespace | Self::File => "v1",
         }
     }
 }

@@ -35,6 +35,7 @@ const REFUSING: &[&str] = &[
     "CatchAll",
     "ForbiddenAddress",
     "HostTaken",
+    "NoNamespace",
     "PathTaken",
     "Unreadable",
     "UpstreamTls",

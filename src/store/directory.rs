@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Rest, Snapshots, StoreError, StoredMap, StoredSecret};
+use super::{Rest, Selection, Snapshots, StoreError, StoredMap, StoredSecret};
 use crate::compile::objects::Objects;
 use crate::model::name::ObjectName;
 use files::{Files, Seen, is_manifest, names_in};
@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Directory {
     read: Arc<[PathBuf]>,
     write: Arc<Path>,
+    /// `None` where every namespace counts.
+    selection: Option<Arc<Selection>>,
 }
 
 impl Directory {
@@ -42,14 +44,20 @@ impl Directory {
         if !read.iter().any(|it| write.starts_with(it)) {
             read.push(write.clone());
         }
-        Self { read: read.into(), write: write.into() }
+        Self { read: read.into(), write: write.into(), selection: None }
+    }
+
+    /// Leaves out objects of namespaces that do not count.
+    #[must_use]
+    pub fn selecting(self, selection: Option<Selection>) -> Self {
+        Self { selection: selection.map(Arc::new), ..self }
     }
 
     /// What is in files and directories right now; `-` is standard input, in YAML or JSON. Fails for a
     /// path that is not there, or is a file that nobody would take for objects.
-    pub fn once(paths: &[PathBuf]) -> io::Result<Objects> {
+    pub fn once(paths: &[PathBuf], selection: Option<&Selection>) -> io::Result<Objects> {
         let files = Self::files(paths)?;
-        Ok(gather(&files.iter().collect::<Vec<_>>()))
+        Ok(gather(&files.iter().collect::<Vec<_>>(), selection))
     }
 
     /// Likewise, as they are written; fails for what cannot be read, too.
@@ -78,7 +86,7 @@ impl Directory {
             }
         }
         let read: Arc<[PathBuf]> = read.into_iter().cloned().collect();
-        Self { read, write: Path::new("").into() }.look(&mut files);
+        Self { read, write: Path::new("").into(), selection: None }.look(&mut files);
         if let Some(path) = typed.first() {
             let text = io::read_to_string(io::stdin())?;
             let seen = match parse(&text, false) {
@@ -100,7 +108,9 @@ impl Directory {
                 let directory = directory.clone();
                 let looked = tokio::task::spawn_blocking(move || {
                     let changed = directory.look(&mut files);
-                    let objects = (changed || first).then(|| gather(&directory.ordered(&files)));
+                    let selection = directory.selection.as_deref();
+                    let gathered = || gather(&directory.ordered(&files), selection);
+                    let objects = (changed || first).then(gathered);
                     (files, objects)
                 });
                 let (kept, objects) = match looked.await {

@@ -7,6 +7,7 @@
 mod cluster;
 mod convert;
 mod directory;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::model::name::{Kind, ObjectName};
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use directory::Directory;
+pub use selection::Selection;
 
 /// The latest complete snapshot; `None` until every kind was listed.
 pub type Snapshots = watch::Receiver<Option<Arc<Objects>>>;

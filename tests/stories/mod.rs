@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod mirror;
 mod mtls;
+mod namespaces;
 mod nginx_answers;
 mod nginx_paths;
 mod order;

@@ -4,6 +4,7 @@ use http::HeaderName;
 
 use super::{Key, default_of, key, truth};
 use crate::compile::annotation;
+use crate::compile::objects::ConfigMap;
 use crate::model::name::ObjectName;
 
 const CONFIG_MAP: &str = "a ConfigMap as namespace/name";
@@ -47,6 +48,12 @@ pub(super) const KEYS: &[Key] = &[
     default_of("proxy-redirect-from"),
     default_of("proxy-redirect-to"),
 ];
+
+/// The ConfigMaps that another one names as settings.
+pub fn maps_named_by(map: &ConfigMap) -> impl Iterator<Item = ObjectName> {
+    let named = ["add-headers", "proxy-set-headers"].into_iter().filter_map(|it| map.data.get(it));
+    named.filter_map(|it| config_map(it.trim()).ok().flatten())
+}
 
 fn config_map(text: &str) -> Result<Option<ObjectName>, &'static str> {
     if text.is_empty() {

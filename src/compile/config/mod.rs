@@ -20,6 +20,7 @@ use crate::model::problem::Problem;
 use crate::model::settings::Settings;
 use crate::model::value::boolean;
 
+pub use answering::maps_named_by;
 pub use last::LastSeen;
 
 /// One key: its name, what it is for, and what is done with it.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::compile::objects::{ConfigMap, Objects, Secret};
 use crate::model::name::{Kind, ObjectName};
+use crate::store::Selection;
 
 /// A burst is over after this long without a change.
 const QUIET: Duration = Duration::from_millis(50);
@@ -42,6 +43,8 @@ pub(super) struct State {
     pub(super) named: BTreeMap<ObjectName, Arc<Secret>>,
     /// ConfigMaps read one by one.
     pub(super) named_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
+    /// Namespaces that count, by their names; none where all do.
+    pub(super) namespaces: BTreeMap<ObjectName, Arc<()>>,
     pub(super) listed: BTreeSet<Kind>,
     pub(super) account_listed: bool,
     pub(super) answered: Instant,
@@ -54,6 +57,7 @@ impl Default for State {
             account: BTreeMap::new(),
             named: BTreeMap::new(),
             named_maps: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             listed: BTreeSet::new(),
             account_listed: false,
             answered: Instant::now(),
@@ -113,8 +117,8 @@ impl Hub {
         }
     }
 
-    /// Everything, once every kind was listed.
-    pub(super) fn snapshot(&self) -> Option<Objects> {
+    /// Everything that counts, once every kind was listed.
+    pub(super) fn snapshot(&self, selection: Option<&Selection>) -> Option<Objects> {
         let state = self.lock();
         let complete =
             state.account_listed && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
@@ -125,6 +129,10 @@ impl Hub {
             }
             for (name, map) in &state.named_maps {
                 objects.config_maps.entry(name.clone()).or_insert_with(|| map.clone());
+            }
+            if let Some(selection) = selection {
+                let namespaces = state.namespaces.keys().map(|it| it.name.clone());
+                selection.narrow(&mut objects, &namespaces.collect());
             }
             objects
         })

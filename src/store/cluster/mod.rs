@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch::channel;
 use tokio::time::timeout;
 
-use super::{Snapshots, StoreError, convert};
+use super::{Selection, Snapshots, StoreError, convert};
 use crate::model::name::{Kind, ObjectName};
 
 use hub::Hub;
@@ -44,6 +44,8 @@ pub struct ClusterOptions {
     pub host: Option<String>,
     /// `--watch-namespace`; `None` for all.
     pub namespace: Option<String>,
+    /// `--watch-namespace-selector`; `None` for all.
+    pub selection: Option<Selection>,
     /// `--configmap`
     pub config_map: Option<ObjectName>,
     /// Where the ACME account's Secret is.
@@ -163,6 +165,14 @@ impl Cluster {
                 },
             ),
         }
+        match &options.selection {
+            None => drop(hub.lock().listed.insert(Kind::Namespace)),
+            Some(selection) => self.follow(
+                Api::<core::Namespace>::all(client.clone()),
+                all().labels(&selection.selector.to_string()),
+                Shelf { kind: Kind::Namespace, convert: |_| (), of: |it| &mut it.namespaces },
+            ),
+        }
         let account = &options.account;
         let own = Api::<core::Secret>::namespaced(client.clone(), &account.namespace);
         let config = all().fields(&format!("metadata.name={}", account.name));
@@ -184,11 +194,11 @@ impl Cluster {
         });
 
         let (sender, receiver) = channel(None);
-        let hub = hub.clone();
+        let (hub, options) = (hub.clone(), options.clone());
         tokio::spawn(async move {
             loop {
                 hub.settled().await;
-                if let Some(objects) = hub.snapshot() {
+                if let Some(objects) = hub.snapshot(options.selection.as_ref()) {
                     sender.send_replace(Some(Arc::new(objects)));
                 }
                 if sender.is_closed() {

@@ -25,7 +25,7 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const UNLISTED: Duration = Duration::from_secs(30);
 /// How long a mass deletion is held back that came with a new list after an error.
 const HELD: Duration = Duration::from_secs(60);
-/// From how many objects on a deletion can be a mass deletion; of Ingresses from one.
+/// From how many objects on a deletion can be a mass deletion; of Ingresses and namespaces from one.
 const MASS: usize = 10;
 
 /// Runs a task for ever: one that panics is told of and begun again.
@@ -101,7 +101,10 @@ pub(super) async fn follow<K, T>(
             Some(Ok(watcher::Event::InitDone)) => {
                 let objects = std::mem::take(&mut listing);
                 let before = of(&mut hub.lock()).len();
-                let mass = if kind == Kind::Ingress { 1 } else { MASS };
+                let mass = match kind {
+                    Kind::Ingress | Kind::Namespace => 1,
+                    _ => MASS,
+                };
                 if failed && before >= mass && objects.len() * 10 < before {
                     tracing::error!(%kind, before, now = objects.len(),
                         "nearly everything is gone after an error: held for a minute");

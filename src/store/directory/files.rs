@@ -147,7 +147,7 @@ mod tests {
             std::fs::write(&file, text).expect("written");
             store.look(&mut files);
         }
-        let objects = gather(&store.ordered(&files));
+        let objects = gather(&store.ordered(&files), None);
         assert_eq!(objects.ingresses.len(), 1);
         assert_eq!(objects.problems.len(), 1);
         assert!(!objects.problems[0].text.contains("TOPSECRET"), "{:?}", objects.problems);
@@ -164,7 +164,7 @@ mod tests {
         store.look(&mut files);
         std::fs::rename(&root, parent.path().join("elsewhere")).expect("moved");
         assert!(store.look(&mut files));
-        let objects = gather(&store.ordered(&files));
+        let objects = gather(&store.ordered(&files), None);
         assert_eq!((objects.ingresses.len(), objects.problems.len()), (1, 1));
         assert!(!store.look(&mut files), "told once");
     }

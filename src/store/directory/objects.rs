@@ -1,5 +1,6 @@
 //! Objects in texts: documents in YAML or JSON, and what is made of them.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::files::Seen;
 use crate::compile::objects::Objects;
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
-use crate::store::convert;
+use crate::store::{Selection, convert};
 
 /// The documents of a text, those of lists one by one.
 pub(super) fn parse(text: &str, json: bool) -> Result<Vec<Value>, String> {
@@ -79,9 +80,10 @@ pub(super) fn find(files: &[(&PathBuf, &Seen)], name: &ObjectName) -> Option<cor
     matching.find(|(it, _)| it == name).map(|(_, it)| it)
 }
 
-/// All objects of all files; what cannot be read is a problem of its file.
-pub(super) fn gather(files: &[(&PathBuf, &Seen)]) -> Objects {
+/// All objects of all files that count; what cannot be read is a problem of its file.
+pub(super) fn gather(files: &[(&PathBuf, &Seen)], selection: Option<&Selection>) -> Objects {
     let mut objects = Objects::default();
+    let mut namespaces = selection.map(|_| Namespaces::default());
     for (path, seen) in files {
         let problem = |reason, text| {
             let object = ObjectName::new("", path.display().to_string());
@@ -91,7 +93,11 @@ pub(super) fn gather(files: &[(&PathBuf, &Seen)]) -> Objects {
             objects.problems.push(problem("BadFile", trouble.clone()));
         }
         for value in &seen.objects {
-            if let Err(trouble) = add(&mut objects, value.clone()) {
+            let added = match &mut namespaces {
+                Some(it) if Namespaces::is_one(value) => it.add(value),
+                _ => add(&mut objects, value.clone()),
+            };
+            if let Err(trouble) = added {
                 let kind = value["kind"].as_str().unwrap_or("an object");
                 let name = value["metadata"]["name"].as_str().unwrap_or("");
                 let text = format!("{kind} {name:?} is left out: {trouble}");
@@ -99,7 +105,49 @@ pub(super) fn gather(files: &[(&PathBuf, &Seen)]) -> Objects {
             }
         }
     }
+    if let (Some(selection), Some(namespaces)) = (selection, namespaces) {
+        let counting = namespaces.counting(selection, &objects);
+        selection.narrow(&mut objects, &counting);
+    }
     objects
+}
+
+/// The labels of namespaces, as far as there are manifests of them.
+#[derive(Default)]
+struct Namespaces {
+    labels: BTreeMap<Arc<str>, BTreeMap<String, String>>,
+    /// Nobody knows their labels: they never count.
+    unreadable: BTreeSet<Arc<str>>,
+}
+
+impl Namespaces {
+    fn is_one(value: &Value) -> bool {
+        value["apiVersion"] == "v1" && value["kind"] == "Namespace"
+    }
+
+    fn add(&mut self, value: &Value) -> Result<(), String> {
+        let name: Arc<str> = value["metadata"]["name"].as_str().unwrap_or_default().into();
+        match typed::<core::Namespace>(value.clone()) {
+            Ok(it) => {
+                self.unreadable.remove(&name);
+                self.labels.insert(name, it.metadata.labels.unwrap_or_default());
+                Ok(())
+            }
+            Err(trouble) => {
+                self.labels.remove(&name);
+                self.unreadable.insert(name);
+                Err(trouble)
+            }
+        }
+    }
+
+    fn counting(&self, selection: &Selection, objects: &Objects) -> HashSet<Arc<str>> {
+        let used = objects.ingresses.keys().chain(objects.services.keys());
+        let used = used.chain(objects.slices.keys()).chain(objects.secrets.keys());
+        let used = used.chain(objects.config_maps.keys()).map(|it| &it.namespace);
+        let known = used.chain(self.labels.keys()).filter(|it| !self.unreadable.contains(*it));
+        selection.of(known, &self.labels)
+    }
 }
 
 fn add(objects: &mut Objects, value: Value) -> Result<(), String> {
@@ -193,7 +241,7 @@ metadata: {name: web}
         let store = Directory::new([directory.path().to_owned()], directory.path().join("issued"));
         let mut files = Files::new();
         assert!(store.look(&mut files));
-        let objects = gather(&store.ordered(&files));
+        let objects = gather(&store.ordered(&files), None);
         assert_eq!(objects.problems, []);
         assert!(objects.services.contains_key(&ObjectName::new("a", "web")));
         assert!(objects.ingresses.contains_key(&ObjectName::new("default", "web")));
@@ -210,8 +258,45 @@ metadata: {name: web}
         std::fs::write(directory.path().join("a.yaml"), text).expect("written");
         let mut files = Files::new();
         store.look(&mut files);
-        let objects = gather(&store.ordered(&files));
+        let objects = gather(&store.ordered(&files), None);
         assert_eq!((objects.config_maps.len(), objects.problems), (3_000, vec![]));
+    }
+
+    #[test]
+    fn manifests_of_namespaces_give_their_labels() {
+        const NAMESPACES: &str = r"
+{apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {team: one}}}
+---
+{apiVersion: v1, kind: Namespace, metadata: {name: broken, labels: {team: 1}}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: m, namespace: a}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: m, namespace: broken}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: m, namespace: bare}}
+";
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.yaml");
+        std::fs::write(&path, NAMESPACES).expect("written");
+        for (selector, expected, problems) in [
+            (None, &["a/m", "bare/m", "broken/m"][..], &[][..]),
+            (Some("team=one"), &["a/m"], &["BadObject"]),
+            // What cannot be read could be labelled in any way.
+            (Some("team!=one"), &["bare/m"], &["BadObject"]),
+            (Some("!x"), &["a/m", "bare/m"], &["BadObject"]),
+            (Some("team=two"), &[], &["BadObject", "NoNamespace"]),
+        ] {
+            let selection = selector.map(|it| Selection {
+                selector: it.parse().expect("a selector"),
+                ..Selection::default()
+            });
+            let objects =
+                Directory::once(std::slice::from_ref(&path), selection.as_ref()).expect("objects");
+            let found: Vec<_> = objects.config_maps.keys().map(ToString::to_string).collect();
+            assert_eq!(found, expected, "{selector:?}");
+            let told: Vec<_> = objects.problems.iter().map(|it| it.reason).collect();
+            assert_eq!(told, problems, "{selector:?}");
+        }
     }
 
     #[test]
