@@ -1,10 +1,16 @@
 //! A leader is killed in the middle of an order, at each point where something is known to one side and
 //! not to the other: whoever leads next takes it up from there.
 
+use std::time::Duration;
+
 use crate::harness::acme::AcmeCluster;
 use crate::harness::ca_proxy::{Endpoint, When};
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::{SOON, eventually};
+
+/// How long a certificate may take: the CA may have been asking the very replica that died, and then what it
+/// found invalid is tried again after a minute.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// Where the leader is when it dies.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +96,7 @@ async fn killed_everywhere(rounds: usize, next: Next) {
             }
         }
 
-        house.acme.certified(&leader, &host, SOON * 2).await;
+        house.acme.certified(&leader, &host, PATIENCE).await;
         house.acme.certified(&other, &host, SOON).await;
         house.no_order_left().await;
         assert_eq!(ca.issued() - issued, 1, "certificates of one who was {what}");
