@@ -93,6 +93,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         workshop: Workshop::open()?,
         policy,
         current: current.clone(),
+        doors: proxy.doors(),
         metrics: metrics.clone(),
         store: store.clone(),
         compiled,
@@ -319,6 +320,9 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         prefix: args.annotations_prefix.clone(),
         legacy_annotations: args.legacy_annotations,
         config_map: args.configmap.clone(),
+        tcp_services: args.tcp_services_configmap.clone(),
+        udp_services: args.udp_services_configmap.clone(),
+        own_ports: [args.http_port, args.https_port, args.healthz_port].into(),
         default_backend: args.default_backend_service.clone(),
         default_certificate: args.default_ssl_certificate.clone(),
         no_catch_all: args.disable_catch_all,
@@ -360,6 +364,11 @@ pub(crate) async fn store(
                 host: args.apiserver_host.clone(),
                 namespace: args.watch_namespace.clone().filter(|it| !it.is_empty()),
                 config_map: args.configmap.clone(),
+                streams: [&args.tcp_services_configmap, &args.udp_services_configmap]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect(),
                 account: policy.account.clone(),
                 identity: identity.to_owned(),
             };

@@ -27,6 +27,7 @@ pub mod routing;
 pub mod settings;
 pub mod sharing;
 pub mod snippet;
+pub mod stream;
 pub mod template;
 pub mod upstream;
 pub mod value;

@@ -32,9 +32,11 @@ const REFUSING: &[&str] = &[
     "BadFile",
     "BadObject",
     "BadRule",
+    "BadStream",
     "CatchAll",
     "HostTaken",
     "PathTaken",
+    "PortTaken",
     "Unreadable",
     "UpstreamTls",
 ];

@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) named: BTreeMap<ObjectName, Arc<Secret>>,
     /// ConfigMaps read one by one.
     pub(super) named_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
+    /// Whether they were read at all.
+    pub(super) named_read: bool,
     pub(super) listed: BTreeSet<Kind>,
     pub(super) account_listed: bool,
     pub(super) answered: Instant,
@@ -54,6 +56,7 @@ impl Default for State {
             account: BTreeMap::new(),
             named: BTreeMap::new(),
             named_maps: BTreeMap::new(),
+            named_read: false,
             listed: BTreeSet::new(),
             account_listed: false,
             answered: Instant::now(),
@@ -116,8 +119,9 @@ impl Hub {
     /// Everything, once every kind was listed.
     pub(super) fn snapshot(&self) -> Option<Objects> {
         let state = self.lock();
-        let complete =
-            state.account_listed && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
+        let complete = state.account_listed
+            && state.named_read
+            && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
         complete.then(|| {
             let mut objects = state.objects.clone();
             for (name, secret) in state.named.iter().chain(&state.account) {

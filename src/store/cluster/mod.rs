@@ -28,7 +28,9 @@ use super::{Snapshots, StoreError, convert};
 use crate::model::name::{Kind, ObjectName};
 
 use hub::Hub;
-use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted, watch_unlisted};
+use watch::{
+    Shelf, follow, follow_account, heartbeat, keep, read_unlisted, watch_map, watch_unlisted,
+};
 
 /// Longest wait for an ordinary call; kube itself would wait for ever.
 const CALL: Duration = Duration::from_secs(10);
@@ -46,6 +48,8 @@ pub struct ClusterOptions {
     pub namespace: Option<String>,
     /// `--configmap`
     pub config_map: Option<ObjectName>,
+    /// `--tcp-services-configmap` and `--udp-services-configmap`
+    pub streams: Vec<ObjectName>,
     /// Where the ACME account's Secret is.
     pub account: ObjectName,
     /// Our name in Events: the pod's.
@@ -174,6 +178,12 @@ impl Cluster {
             let (client, hub) = (client.clone(), hub.clone());
             move || heartbeat(client.clone(), hub.clone())
         });
+        // Read with the first snapshot already, so that no port is missing in it.
+        hub.unlisted.send_replace([BTreeSet::new(), options.streams.iter().cloned().collect()]);
+        for name in &options.streams {
+            let (cluster, name) = (self.clone(), name.clone());
+            keep("a ConfigMap of streams", move || watch_map(cluster.clone(), name.clone()));
+        }
         keep("unlisted objects", {
             let cluster = self.clone();
             move || read_unlisted(cluster.clone())
