@@ -13,6 +13,7 @@ mod choosing;
 mod cluster;
 mod coding;
 mod crash;
+mod datagrams;
 mod demo;
 mod directory;
 mod explain;
