@@ -201,7 +201,7 @@ async fn proxy_headers_come_in_and_go_out() {
     for bytes in [&b"hello, this is no PROXY header\r\n"[..], b"PROXY TCP4 x\r\n"] {
         for port in [from, both] {
             let found = exchange(port, bytes).await;
-            assert!(found.as_ref().is_none_or(|it| it.is_empty()), "{found:?}");
+            assert!(found.as_ref().is_none_or(String::is_empty), "{found:?}");
         }
     }
     let dropped = lockgate.metric("lockgate_connections_dropped_total", &["proxy_header"]).await;
