@@ -35,7 +35,7 @@ fn objects(count: usize) -> Objects {
         };
         let ingress =
             Ingress { class: Some("nginx".into()), rules: vec![rule], ..Ingress::default() };
-        let port = Port { name: "http".into(), port: 80, target: "8080".into() };
+        let port = Port { name: "http".into(), port: 80, target: "8080".into(), udp: false };
         let service = Service { ports: vec![port], ..Service::default() };
         let endpoint = |it: u8| Endpoint {
             address: [10, 0, u8::try_from(number % 256).unwrap_or_default(), it].into(),
@@ -45,6 +45,7 @@ fn objects(count: usize) -> Objects {
         let slice = Slice {
             service: name.name.clone(),
             ports: Some(vec![("http".into(), 8080)]),
+            udp: Vec::new(),
             endpoints: (1..=5).map(endpoint).collect(),
         };
         objects.ingresses.insert(name.clone(), Arc::new(ingress));

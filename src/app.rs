@@ -3,6 +3,7 @@
 mod compiler;
 mod objects;
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -94,6 +95,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         workshop: Workshop::open()?,
         policy,
         current: current.clone(),
+        doors: proxy.doors(),
         metrics: metrics.clone(),
         store: store.clone(),
         compiled,
@@ -321,6 +323,9 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         prefix: args.annotations_prefix.clone(),
         legacy_annotations: args.legacy_annotations,
         config_map: args.configmap.clone(),
+        tcp_services: args.tcp_services_configmap.clone(),
+        udp_services: args.udp_services_configmap.clone(),
+        own_ports: [args.http_port, args.https_port, args.healthz_port].into(),
         default_backend: args.default_backend_service.clone(),
         default_certificate: args.default_ssl_certificate.clone(),
         no_catch_all: args.disable_catch_all,
@@ -342,11 +347,17 @@ pub(crate) fn policy(args: &Serve) -> Policy {
 
 /// Which namespaces count; what the flags name counts in any.
 pub(crate) fn selection(args: &Serve, policy: &Policy) -> Option<Selection> {
-    let some = |names: [&Option<ObjectName>; 2]| names.into_iter().flatten().cloned().collect();
+    fn some<'a>(names: impl IntoIterator<Item = &'a Option<ObjectName>>) -> BTreeSet<ObjectName> {
+        names.into_iter().flatten().cloned().collect()
+    }
     let account = Some(policy.account.clone());
     Some(Selection {
         selector: args.selector()?.clone(),
-        config_maps: args.configmap.iter().cloned().collect(),
+        config_maps: some([
+            &args.configmap,
+            &args.tcp_services_configmap,
+            &args.udp_services_configmap,
+        ]),
         services: some([&args.publish_service, &args.default_backend_service]),
         secrets: some([&args.default_ssl_certificate, &account]),
     })
@@ -377,6 +388,11 @@ pub(crate) async fn store(
                 namespace: args.namespace().map(str::to_owned),
                 selection: selection(args, policy),
                 config_map: args.configmap.clone(),
+                streams: [&args.tcp_services_configmap, &args.udp_services_configmap]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect(),
                 account: policy.account.clone(),
                 identity: identity.to_owned(),
             };

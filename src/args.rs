@@ -141,9 +141,10 @@ mod tests {
         ])
         .expect("understood");
         assert_eq!(serve.configmap, Some(ObjectName::new("ingress", "controller")));
+        assert_eq!(serve.tcp_services_configmap, Some(ObjectName::new("ingress", "tcp")));
         assert!(serve.watch_ingress_without_class);
         assert!(!serve.update_status);
-        assert_eq!(serve.without_effect.len(), 4);
+        assert_eq!(serve.without_effect.len(), 3);
     }
 
     #[test]

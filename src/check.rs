@@ -71,6 +71,12 @@ fn review(objects: &Objects, policy: &Policy, from_files: bool) -> Vec<Reviewed>
         let found = config::judge(map).into_iter().map(|it| Finding::judged(&it, "key"));
         reviewed.insert((Kind::ConfigMap, name.clone()), found.collect());
     }
+    // Of these only what is wrong is said.
+    for name in [&policy.tcp_services, &policy.udp_services].into_iter().flatten() {
+        if objects.config_maps.contains_key(name) {
+            reviewed.entry((Kind::ConfigMap, name.clone())).or_default();
+        }
+    }
     let refused = refused(&plan);
     for name in plan.ours.iter().chain(problems.iter().filter_map(ingress_of)) {
         let Some(ingress) = objects.ingresses.get(name) else { continue };

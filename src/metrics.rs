@@ -41,9 +41,11 @@ pub struct Metrics {
     pub accepted: IntCounter,
     /// Client connections that we ended, by reason. Never begun: `accept` (it failed, mostly for want of
     /// files), `full`, `address` (too many of one), `memory`. No request yet: `handshake`,
-    /// `handshake_timeout`, `handshakes` (too many at a time), `silent`, `passthrough` (no endpoint takes its TLS). Later: `slow_head`, `stalled` (the
-    /// client takes nothing), `idle` (it was asked to go and did not), `resets` and `flood` (attacks over
-    /// HTTP/2), `shed` (idle, and in the place of a new one), `memory` (idle while it is short).
+    /// `handshake_timeout`, `handshakes` (too many at a time), `silent`, `passthrough` (no endpoint takes its
+    /// TLS), `stream` (no endpoint takes what came to a port that is handed on, datagrams too). Later:
+    /// `slow_head`, `stalled` (the client takes nothing), `idle` (it was asked to go and did not), `resets`
+    /// and `flood` (attacks over HTTP/2), `shed` (idle, and in the place of a new one), `memory` (idle while
+    /// it is short).
     pub dropped: IntCounterVec,
     /// Requests answered 503 because there was too much, by reason: `overload` or `memory`.
     refused: IntCounterVec,

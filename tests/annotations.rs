@@ -272,13 +272,14 @@ fn compiled(annotations: &[(&str, &str)]) -> (Option<Route>, Vec<Problem>) {
     let mut objects = Objects::default();
     let name = |name| ObjectName::new("shop", name);
     objects.ingresses.insert(name("web"), Arc::new(ingress(annotations)));
-    let port = Port { name: "http".into(), port: 80, target: "8080".into() };
+    let port = Port { name: "http".into(), port: 80, target: "8080".into(), udp: false };
     let service = Service { ports: vec![port], ..Service::default() };
     objects.services.insert(name("web"), Arc::new(service));
     let endpoint = Endpoint { address: [10, 0, 0, 1].into(), ready: true, lingering: false };
     let slice = Slice {
         service: "web".into(),
         ports: Some(vec![("http".into(), 8080)]),
+        udp: Vec::new(),
         endpoints: vec![endpoint],
     };
     objects.slices.insert(name("web-1"), Arc::new(slice));

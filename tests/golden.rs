@@ -48,6 +48,7 @@ use lockgate::model::plan::{Backend, BackendId, Certificate, Host, Plan, Route, 
 use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
 use lockgate::model::sharing::{Mode, Split};
+use lockgate::model::stream::Stream;
 use lockgate::model::upstream::Balance;
 use lockgate::store::{Directory, Store};
 use proptest::prelude::*;
@@ -384,14 +385,14 @@ prop_compose! {
         for ((namespace, name), ingress) in ingresses {
             objects.ingresses.insert(ObjectName::new(namespace, name), Arc::new(ingress));
         }
-        let ports = ports.into_iter().map(|(name, port, target)| Port { name, port, target });
+        let ports = ports.into_iter().map(|(name, port, target)| Port { name, port, target, udp: false });
         let ports = ports.collect();
         let service = Service { ports, external_name: external, ..Service::default() };
         objects.services.insert(ObjectName::new("a", "web"), Arc::new(service));
         let endpoints = endpoints
             .into_iter()
             .map(|(address, ready, lingering)| Endpoint { address, ready, lingering });
-        let slice = Slice { service: "web".into(), ports: Some(numbers), endpoints: endpoints.collect() };
+        let slice = Slice { service: "web".into(), ports: Some(numbers), udp: Vec::new(), endpoints: endpoints.collect() };
         objects.slices.insert(ObjectName::new("a", "web-1"), Arc::new(slice));
         objects.config_maps.insert(
             ObjectName::new("a", "settings"),
@@ -578,6 +579,8 @@ fn flag(policy: &mut Policy, text: &str) {
         "--annotations-prefix" => value.clone_into(&mut policy.prefix),
         "--legacy-annotations" => policy.legacy_annotations = on,
         "--configmap" => policy.config_map = Some(value.parse().unwrap()),
+        "--tcp-services-configmap" => policy.tcp_services = Some(value.parse().unwrap()),
+        "--udp-services-configmap" => policy.udp_services = Some(value.parse().unwrap()),
         "--default-backend-service" => policy.default_backend = Some(value.parse().unwrap()),
         "--default-ssl-certificate" => policy.default_certificate = Some(value.parse().unwrap()),
         "--disable-catch-all" => policy.no_catch_all = on,
@@ -598,7 +601,7 @@ fn flag(policy: &mut Policy, text: &str) {
 }
 
 fn service(name: &str, port: u16, target: &str) -> Service {
-    let port = Port { name: name.into(), port, target: target.into() };
+    let port = Port { name: name.into(), port, target: target.into(), udp: false };
     Service { ports: vec![port], ..Service::default() }
 }
 
@@ -607,6 +610,7 @@ fn slice(service: &str, place: u8) -> Slice {
     Slice {
         service: service.into(),
         ports: Some(vec![("http".into(), 8080)]),
+        udp: Vec::new(),
         endpoints: vec![Endpoint { address, ready: true, lingering: false }],
     }
 }
@@ -695,6 +699,9 @@ fn plan_text(plan: &Plan) -> String {
     }
     for (id, backend) in &plan.backends {
         writeln!(text, "backend {}: {}", backend_name(id), backend_text(backend)).unwrap();
+    }
+    for (door, stream) in &plan.streams {
+        writeln!(text, "{door}: {}", stream_text(stream)).unwrap();
     }
     for (host, certificate) in &plan.certificates {
         writeln!(text, "certificate of {host}: {}", certificate_text(certificate)).unwrap();
@@ -960,6 +967,13 @@ fn backend_text(backend: &Backend) -> String {
             write!(text, ", by cookie {cookie}").unwrap();
         }
     }
+    text
+}
+
+fn stream_text(Stream { id, backend, from_proxy, to_proxy }: &Stream) -> String {
+    let mut text = format!("{}: {}", backend_name(id), backend_text(backend));
+    text.push_str(if *from_proxy { ", PROXY in" } else { "" });
+    text.push_str(if *to_proxy { ", PROXY out" } else { "" });
     text
 }
 

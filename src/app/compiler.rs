@@ -20,11 +20,15 @@ use crate::metrics::Metrics;
 use crate::model::name::Kind;
 use crate::model::plan::Plan;
 use crate::model::problem::Problem;
+use crate::model::stream::Door;
+use crate::proxy::Doors;
 use crate::status::Compiled;
 use crate::store::{Snapshots, Store};
 
 /// How long readiness waits for the ACME account's key once everything else is there.
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a port that is taken is tried again.
+const KNOCK: Duration = Duration::from_secs(5);
 /// How often is looked whether what was replaced is still in use.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -33,6 +37,7 @@ pub(super) struct Compiler {
     pub(super) workshop: Workshop,
     pub(super) policy: Policy,
     pub(super) current: Current,
+    pub(super) doors: Doors,
     pub(super) metrics: Arc<Metrics>,
     pub(super) store: Store,
     pub(super) compiled: watch::Sender<Compiled>,
@@ -53,6 +58,7 @@ impl Compiler {
     pub(super) async fn run(self, mut snapshots: Snapshots) {
         let mut first = None;
         let mut last = LastSeen::new(self.policy.config_map.clone());
+        let mut taken: Vec<Problem> = Vec::new();
         loop {
             let late = first.map(|it: Instant| it + ACCOUNT_PATIENCE);
             tokio::select! {
@@ -62,6 +68,10 @@ impl Compiler {
                 {
                     tracing::warn!("no ACME account key yet: ready without, challenges are not answered");
                     self.ready.send_replace(true);
+                    continue;
+                }
+                () = tokio::time::sleep(KNOCK), if !taken.is_empty() => {
+                    taken = self.knock(&taken);
                     continue;
                 }
             }
@@ -74,12 +84,11 @@ impl Compiler {
                 let previous = previous.clone();
                 self.workshop.make(move || make(&objects, &policy, &previous))
             };
-            let Some(Made { plan, problems, live }) = made.await else {
+            let Some(Made { plan, mut problems, live }) = made.await else {
                 tracing::error!("compiling panicked: what was served before is kept");
                 continue;
             };
             self.store.read_also(&plan.unlisted, &plan.unlisted_maps);
-            self.metrics.problems(&problems);
             if let Some(live) = live {
                 self.current.replace(live);
                 self.metrics.keep(&plan.ours);
@@ -87,10 +96,15 @@ impl Compiler {
                 tracing::info!(
                     hosts = plan.hosts.len(),
                     backends = plan.backends.len(),
+                    streams = plan.streams.len(),
                     problems = problems.len(),
                     "now serving"
                 );
             }
+            taken = self.open(&plan);
+            problems.extend(taken.iter().cloned());
+            problems.sort_unstable();
+            self.metrics.problems(&problems);
             if is_answering(&self.policy, &plan, &objects) {
                 self.ready.send_replace(true);
             }
@@ -104,6 +118,33 @@ impl Compiler {
             });
             self.workshop.retire([objects, previous]);
         }
+    }
+
+    /// Opens the ports of the plan's streams and closes all others; says which of them are taken.
+    fn open(&self, plan: &Plan) -> Vec<Problem> {
+        let failed = self.doors.set(plan.streams.keys());
+        let problem = |(door, error): (Door, std::io::Error)| Problem {
+            kind: Kind::ConfigMap,
+            object: self.policy.streams(door.transport).cloned().unwrap_or_default(),
+            reason: "PortTaken",
+            text: format!("{}: {error}: it is not opened until it can be", door.port),
+        };
+        failed.into_iter().map(problem).collect()
+    }
+
+    /// Tries ports again that were taken.
+    fn knock(&self, before: &[Problem]) -> Vec<Problem> {
+        let now = self.open(&self.compiled.borrow().plan.clone());
+        if now != before {
+            self.compiled.send_modify(|it| {
+                let others = it.problems.iter().filter(|it| !before.contains(it));
+                let mut problems: Vec<_> = others.chain(&now).cloned().collect();
+                problems.sort_unstable();
+                self.metrics.problems(&problems);
+                it.problems = Arc::new(problems);
+            });
+        }
+        now
     }
 }
 

@@ -33,8 +33,6 @@ const IGNORED: &[&str] = &[
     "stream-port",
     "sync-period",
     "sync-rate-limit",
-    "tcp-services-configmap",
-    "udp-services-configmap",
     "v",
     "validating-webhook",
     "validating-webhook-certificate",

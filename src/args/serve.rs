@@ -46,6 +46,24 @@ pub struct Serve {
         help_heading = "Source"
     )]
     pub configmap: Option<ObjectName>,
+    /// ConfigMap with TCP ports to open, as namespace/name. Its entries are PORT: NS/SERVICE:PORT, whose
+    /// connections are handed on to the Service as they are; :PROXY after it for those that begin with a
+    /// PROXY header, and ::PROXY where the endpoint is to get one.
+    #[arg(
+        long,
+        env = "LOCKGATE_TCP_SERVICES_CONFIGMAP",
+        value_name = "NS/NAME",
+        help_heading = "Source"
+    )]
+    pub tcp_services_configmap: Option<ObjectName>,
+    /// ConfigMap with UDP ports to open, likewise; without PROXY headers.
+    #[arg(
+        long,
+        env = "LOCKGATE_UDP_SERVICES_CONFIGMAP",
+        value_name = "NS/NAME",
+        help_heading = "Source"
+    )]
+    pub udp_services_configmap: Option<ObjectName>,
 
     /// Value of the annotation kubernetes.io/ingress.class that makes an Ingress ours.
     #[arg(

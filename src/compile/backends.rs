@@ -10,6 +10,7 @@ use crate::model::name::{Kind, ObjectName};
 use crate::model::network::{NEAR, names_near};
 use crate::model::plan::{Backend, BackendId, Plan, Target};
 use crate::model::problem::Problem;
+use crate::model::stream::Transport;
 
 /// Looks up every backend that a route of the plan names, and their canaries.
 pub(super) fn add(
@@ -73,7 +74,7 @@ pub(super) fn add(
             None => Err(format!("Service {} is not there", id.service)),
             Some(service) => match &service.external_name {
                 Some(name) => external(name, service, id, policy),
-                None => internal(service, slices.get(&id.service), id).map(|endpoints| {
+                None => internal(service, slices.get(&id.service), id, None).map(|endpoints| {
                     if !share.service_upstream {
                         return endpoints;
                     }
@@ -109,7 +110,23 @@ fn whole(service: &Service, id: &BackendId) -> Option<Backend> {
     Some(Backend { addresses: vec![address], ..Backend::default() })
 }
 
-fn by_service(objects: &Objects) -> BTreeMap<ObjectName, Vec<&Slice>> {
+/// Who takes the streams that are handed on to a Service's port.
+pub(super) fn find(
+    id: &BackendId,
+    transport: Transport,
+    objects: &Objects,
+    slices: &BTreeMap<ObjectName, Vec<&Slice>>,
+    policy: &Policy,
+) -> Result<Backend, String> {
+    let service = objects.services.get(&id.service);
+    let service = service.ok_or_else(|| format!("Service {} is not there", id.service))?;
+    match &service.external_name {
+        Some(name) => external(name, service, id, policy),
+        None => internal(service, slices.get(&id.service), id, Some(transport)),
+    }
+}
+
+pub(super) fn by_service(objects: &Objects) -> BTreeMap<ObjectName, Vec<&Slice>> {
     let mut slices: BTreeMap<ObjectName, Vec<&Slice>> = BTreeMap::new();
     for (name, slice) in &objects.slices {
         let service = ObjectName::new(name.namespace.clone(), slice.service.clone());
@@ -126,13 +143,25 @@ fn port<'a>(service: &'a Service, wanted: &str) -> Option<&'a Port> {
         .find(|it| it.port.to_string() == wanted || *it.target == *wanted || *it.name == *wanted)
 }
 
+/// The same of the ports of one transport, where a number is a port's own, as ingress-nginx reads streams.
+fn port_of<'a>(service: &'a Service, wanted: &str, udp: bool) -> Option<&'a Port> {
+    let mut ports = service.ports.iter().filter(|it| it.udp == udp);
+    ports.find(|it| it.port.to_string() == wanted || *it.name == *wanted)
+}
+
 fn internal(
     service: &Service,
     slices: Option<&Vec<&Slice>>,
     id: &BackendId,
+    transport: Option<Transport>,
 ) -> Result<Backend, String> {
-    let port = port(service, &id.port)
-        .ok_or_else(|| format!("Service {} has no port {}", id.service, id.port))?;
+    let port = match transport {
+        None => port(service, &id.port),
+        Some(transport) => port_of(service, &id.port, transport == Transport::Udp),
+    };
+    let kind = transport.map(|it| format!("{it} ")).unwrap_or_default();
+    let port =
+        port.ok_or_else(|| format!("Service {} has no {kind}port {}", id.service, id.port))?;
     let mut ready = BTreeSet::new();
     let mut lingering = BTreeSet::new();
     for slice in slices.into_iter().flatten() {
@@ -155,6 +184,7 @@ fn internal(
 fn numbers(slice: &Slice, port: &Port) -> Vec<u16> {
     let target = || port.target.parse().into_iter().collect();
     let Some(ports) = &slice.ports else { return target() };
+    let ports = if port.udp { &slice.udp } else { ports };
     let named = ports.iter().filter(|(name, _)| port.name.is_empty() || *name == port.name);
     let found: Vec<u16> = named.map(|(_, number)| *number).collect();
     if found.is_empty() && !ports.is_empty() { target() } else { found }

@@ -18,11 +18,15 @@ pub mod objects;
 mod routes;
 mod sharing;
 mod snippets;
+mod streams;
 mod upstreams;
+
+use std::collections::BTreeSet;
 
 use crate::model::name::{Kind, ObjectName};
 use crate::model::plan::Plan;
 use crate::model::problem::Problem;
+use crate::model::stream::Transport;
 
 use objects::Objects;
 use routes::Ours;
@@ -45,6 +49,12 @@ pub struct Policy {
     pub legacy_annotations: bool,
     /// `--configmap`
     pub config_map: Option<ObjectName>,
+    /// `--tcp-services-configmap`
+    pub tcp_services: Option<ObjectName>,
+    /// `--udp-services-configmap`
+    pub udp_services: Option<ObjectName>,
+    /// TCP ports that we listen on ourselves.
+    pub own_ports: BTreeSet<u16>,
     /// `--default-backend-service`
     pub default_backend: Option<ObjectName>,
     /// `--default-ssl-certificate`
@@ -83,6 +93,9 @@ impl Default for Policy {
             prefix: "nginx.ingress.kubernetes.io".to_owned(),
             legacy_annotations: true,
             config_map: None,
+            tcp_services: None,
+            udp_services: None,
+            own_ports: BTreeSet::from([80, 443, 10254]),
             default_backend: None,
             default_certificate: None,
             no_catch_all: false,
@@ -95,6 +108,16 @@ impl Default for Policy {
             translate_snippets: false,
             near: false,
             most_names: 100,
+        }
+    }
+}
+
+impl Policy {
+    /// The ConfigMap that lists the ports of a transport.
+    pub fn streams(&self, transport: Transport) -> Option<&ObjectName> {
+        match transport {
+            Transport::Tcp => self.tcp_services.as_ref(),
+            Transport::Udp => self.udp_services.as_ref(),
         }
     }
 }
@@ -152,6 +175,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
     let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
     backends::add(&shares, objects, policy, &mut plan, &mut problems);
     answering::stand_in(&mut plan, &mut problems);
+    streams::add(objects, policy, &mut plan, &mut problems);
     // A problem of a whole kind has no name; one of an Ingress that is not there has no reader.
     problems.retain(|it| {
         it.kind != Kind::Ingress

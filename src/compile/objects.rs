@@ -121,6 +121,8 @@ pub struct Port {
     pub port: u16,
     /// A number or the name of a container port; empty where it is not set.
     pub target: Box<str>,
+    /// Whether its protocol is UDP.
+    pub udp: bool,
 }
 
 /// `discovery.k8s.io/v1` EndpointSlice, of address types IPv4 and IPv6.
@@ -130,6 +132,8 @@ pub struct Slice {
     pub service: Arc<str>,
     /// TCP ports: name (empty for none) and number; `None` where the slice lists no ports at all.
     pub ports: Option<Vec<(Box<str>, u16)>>,
+    /// UDP ports, likewise.
+    pub udp: Vec<(Box<str>, u16)>,
     pub endpoints: Vec<Endpoint>,
 }
 

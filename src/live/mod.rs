@@ -16,6 +16,7 @@ pub mod policies;
 pub mod rate;
 mod ring;
 mod sticky;
+pub mod streams;
 pub mod table;
 mod tickets;
 pub mod transport;
@@ -36,6 +37,7 @@ use balance::Balancer;
 use keys::Keys;
 use policies::Policies;
 use rate::Zone;
+use streams::Streams;
 use table::Table;
 use transport::{Known, Transports};
 
@@ -58,6 +60,8 @@ pub struct Live {
     pub verdicts: Arc<Verdicts>,
     /// Whether no plan was there yet: nobody knows what is to be served.
     pub starting: bool,
+    /// What is handed on as it is.
+    pub streams: Streams,
     balancers: BTreeMap<BackendId, Arc<Balancer>>,
     zones: BTreeMap<ObjectName, Arc<Zone>>,
     transports: Known,
@@ -102,6 +106,7 @@ impl Live {
             hsts: None,
             verdicts: Arc::default(),
             starting: true,
+            streams: Streams::new(),
             balancers: BTreeMap::new(),
             zones: BTreeMap::new(),
             transports: Known::default(),
@@ -163,6 +168,7 @@ impl Live {
             ways,
             verdicts: previous.verdicts.clone(),
             starting: false,
+            streams: streams::next(&plan, &previous.streams),
             balancers,
             zones,
             transports,

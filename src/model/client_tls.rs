@@ -174,7 +174,7 @@ pub struct TlsSettings {
     pub session_timeout: Duration,
     /// `ssl-reject-handshake`: speak to nobody who names no host that there is.
     pub reject_unknown: bool,
-    /// `proxy-stream-timeout`: how long nothing may move in TLS that is handed on.
+    /// `proxy-stream-timeout`: how long nothing may move in TLS, or a port, that is handed on.
     pub stream_timeout: Duration,
 }
 

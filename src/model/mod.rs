@@ -28,6 +28,7 @@ pub mod selector;
 pub mod settings;
 pub mod sharing;
 pub mod snippet;
+pub mod stream;
 pub mod template;
 pub mod upstream;
 pub mod value;

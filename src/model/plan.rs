@@ -24,6 +24,7 @@ use super::routing::Alias;
 use super::settings::Settings;
 use super::sharing::{Affinity, Canary};
 use super::snippet::Translated;
+use super::stream::{Door, Stream};
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -36,6 +37,8 @@ pub struct Plan {
     pub fallback: Option<Arc<Route>>,
     /// Every backend a route names.
     pub backends: BTreeMap<BackendId, Backend>,
+    /// Ports whose connections are handed on as they are.
+    pub streams: BTreeMap<Door, Arc<Stream>>,
     /// The certificate of each host that has a `tls` entry.
     pub certificates: BTreeMap<HostPattern, Certificate>,
     /// `--default-ssl-certificate`; `None` for the self-signed one.

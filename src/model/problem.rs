@@ -32,11 +32,13 @@ const REFUSING: &[&str] = &[
     "BadFile",
     "BadObject",
     "BadRule",
+    "BadStream",
     "CatchAll",
     "ForbiddenAddress",
     "HostTaken",
     "NoNamespace",
     "PathTaken",
+    "PortTaken",
     "Unreadable",
     "UpstreamTls",
 ];

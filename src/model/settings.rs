@@ -12,6 +12,7 @@ use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;
 use super::rate::LimitStatuses;
+use super::stream::StreamSettings;
 use super::template::Template;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
@@ -49,6 +50,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// How long connections live, and what they carry.
     pub connections: Connections,
+    /// How ports are handed on.
+    pub streams: StreamSettings,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -251,6 +254,7 @@ impl Default for Settings {
             limit_statuses: LimitStatuses::default(),
             tls: TlsSettings::default(),
             connections: Connections::default(),
+            streams: StreamSettings::default(),
             refusal: None,
         }
     }

@@ -18,6 +18,8 @@ mod connect;
 mod connection;
 mod cookie;
 mod cors;
+mod datagrams;
+mod doors;
 mod dress;
 pub mod explain;
 mod forward;
@@ -26,6 +28,7 @@ mod frames;
 mod headers;
 mod intercept;
 mod io;
+mod join;
 mod line;
 mod listen;
 mod log;
@@ -43,6 +46,7 @@ mod reply;
 mod resolve;
 mod rewrite;
 mod snippet;
+mod streams;
 mod tls;
 mod upgrade;
 mod upload;
@@ -81,6 +85,8 @@ use peer::Peer;
 use reply::Failure;
 use upload::Fault;
 use worker::Shared;
+
+pub use doors::Doors;
 
 /// Where and how to listen.
 #[derive(Clone, Debug)]
@@ -128,6 +134,9 @@ pub struct Proxy {
     limits: Arc<Limits>,
     workers: Vec<JoinHandle<()>>,
     log: JoinHandle<()>,
+    listening: Listening,
+    phase: watch::Receiver<Phase>,
+    open: watch::Sender<Arc<doors::Open>>,
 }
 
 impl Proxy {
@@ -154,19 +163,27 @@ impl Proxy {
             sink,
             ports: listening.external,
             limits: limits.clone(),
-            phase,
+            phase: phase.clone(),
             wall,
         });
+        let (open, opened) = watch::channel(Arc::default());
         let mut workers = Vec::new();
         for (number, (plain, secure)) in plain.into_iter().zip(secure).enumerate() {
-            let shared = shared.clone();
+            let (shared, opened) = (shared.clone(), opened.clone());
             workers.push(
                 std::thread::Builder::new()
                     .name(format!("worker-{number}"))
-                    .spawn(move || worker::run(number, shared, plain, secure))?,
+                    .spawn(move || worker::run(number, shared, plain, secure, opened))?,
             );
         }
-        Ok(Self { limits, workers, log })
+        Ok(Self { limits, workers, log, listening: listening.clone(), phase, open })
+    }
+
+    /// What opens and closes the ports of streams.
+    pub fn doors(&self) -> Doors {
+        let Listening { bind, workers, .. } = self.listening;
+        let (open, phase) = (self.open.clone(), self.phase.clone());
+        Doors { bind, workers, open, phase }
     }
 
     /// What clients have taken, and what they may.

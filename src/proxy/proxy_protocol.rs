@@ -1,7 +1,7 @@
 //! The PROXY protocol: how a load balancer that passes bytes on says whose they are.
 //!
 //! Versions 1 and 2 of HAProxy's `doc/proxy-protocol.txt`, to which the sections here refer. A pure
-//! reader of what has come so far; who must send a header, and how soon, is decided where connections
+//! reader of what has come so far, and a writer of version 1; who must send a header, and how soon, is decided where connections
 //! are accepted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -44,6 +44,23 @@ pub(super) fn read(bytes: &[u8]) -> Result<Option<Header>, Broken> {
         None => Ok(None),
         Some(b'P') => read_v1(bytes),
         Some(_) => read_v2(bytes),
+    }
+}
+
+/// The header of version 1 for a connection between these ends.
+pub(super) fn written(ends: &Ends) -> String {
+    let [from, to] = [ends.source, ends.destination].map(|it| (it.ip().to_canonical(), it.port()));
+    match (from, to) {
+        ((IpAddr::V4(source), from), (IpAddr::V4(destination), to)) => {
+            format!("PROXY TCP4 {source} {destination} {from} {to}\r\n")
+        }
+        ((source, from), (destination, to)) => {
+            let [source, destination] = [source, destination].map(|it| match it {
+                IpAddr::V4(it) => it.to_ipv6_mapped(),
+                IpAddr::V6(it) => it,
+            });
+            format!("PROXY TCP6 {source} {destination} {from} {to}\r\n")
+        }
     }
 }
 
@@ -252,6 +269,22 @@ mod tests {
             assert_eq!(read(&header), expected, "{}", header.escape_ascii());
             let more = [&header[..], b"GET / HTTP/1.1\r\n"].concat();
             assert_eq!(read(&more), expected, "{}", more.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_version_1() {
+        for (source, destination, expected) in [
+            ("192.0.2.1:5", "198.51.100.7:9", "PROXY TCP4 192.0.2.1 198.51.100.7 5 9\r\n"),
+            ("[::ffff:192.0.2.1]:5", "198.51.100.7:9", "PROXY TCP4 192.0.2.1 198.51.100.7 5 9\r\n"),
+            ("[2001:db8::1]:5", "[::1]:9", "PROXY TCP6 2001:db8::1 ::1 5 9\r\n"),
+            ("[2001:db8::1]:5", "192.0.2.1:9", "PROXY TCP6 2001:db8::1 ::ffff:192.0.2.1 5 9\r\n"),
+        ] {
+            let header = written(&ends(source, destination));
+            assert_eq!(header, expected);
+            let read = read(header.as_bytes()).expect("a header").expect("a whole one");
+            assert_eq!(read.length, header.len(), "{header}");
+            assert!(read.ends.is_some(), "{header}");
         }
     }
 

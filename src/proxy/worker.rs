@@ -7,7 +7,7 @@
 mod seen;
 
 use std::cell::{Cell, Ref, RefCell};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ use super::mirror::Taken;
 use super::peer::Peer;
 use super::pool::Pool;
 use super::resolve::Resolver;
-use super::{Phase, Ports};
+use super::{Phase, Ports, doors};
 use crate::live::Current;
 use crate::live::limit::{Limits, Open};
 use crate::live::memory;
@@ -110,6 +111,7 @@ pub(super) fn run(
     shared: Arc<Shared>,
     plain: Vec<TcpListener>,
     secure: Vec<TcpListener>,
+    open: watch::Receiver<Arc<doors::Open>>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -122,9 +124,17 @@ pub(super) fn run(
         let mut doors = Vec::new();
         for (listeners, secure, port) in [(plain, false, ports.http), (secure, true, ports.https)] {
             for listener in listeners {
-                doors.push(spawn_local(accept(worker.clone(), listener, secure, port)));
+                let worker = worker.clone();
+                doors.push(spawn_local(async move {
+                    let serve = |stream, address, open| {
+                        let peer = Peer::new(address, secure, port);
+                        spawn_local(connection::serve(worker.clone(), stream, open, peer));
+                    };
+                    accept(&worker, listener, serve).await;
+                }));
             }
         }
+        doors.push(spawn_local(doors::attend(worker.clone(), number, open)));
         worker.follow_phase().await;
         for door in &doors {
             door.abort();
@@ -135,7 +145,12 @@ pub(super) fn run(
     });
 }
 
-async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u16) {
+/// Accepts connections, for ever.
+pub(super) async fn accept(
+    worker: &Worker,
+    listener: TcpListener,
+    serve: impl Fn(TcpStream, SocketAddr, Open),
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "a listener could not start"),
@@ -144,11 +159,8 @@ async fn accept(worker: Rc<Worker>, listener: TcpListener, secure: bool, port: u
         match listener.accept().await {
             Ok((stream, address)) => {
                 worker.shared.metrics.accepted.inc();
-                let peer = Peer::new(address, secure, port);
                 match worker.admit() {
-                    Ok(open) => {
-                        spawn_local(connection::serve(worker.clone(), stream, open, peer));
-                    }
+                    Ok(open) => serve(stream, address, open),
                     Err(reason) => {
                         worker.dropped(reason);
                         drop(stream);
@@ -274,6 +286,11 @@ impl Worker {
     /// Counts a connection that we ended.
     pub(super) fn dropped(&self, reason: &str) {
         self.shared.metrics.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a flow of datagrams as a connection that was accepted.
+    pub(super) fn accepted(&self) {
+        self.shared.metrics.accepted.inc();
     }
 
     /// Counts a copy for a mirror that is not sent.

@@ -107,6 +107,7 @@ pub(super) fn service(it: core::Service) -> Service {
                 Some(target) => port_text(target),
                 None => it.port.to_string().into(),
             },
+            udp: it.protocol.as_deref() == Some("UDP"),
         })
     };
     let balancer = it.status.and_then(|it| it.load_balancer).and_then(|it| it.ingress);
@@ -136,16 +137,17 @@ pub(super) fn service(it: core::Service) -> Service {
 
 pub(super) fn slice(it: EndpointSlice) -> Slice {
     let service = it.metadata.labels.as_ref().and_then(|it| it.get(SERVICE_NAME));
-    let ports = it.ports.filter(|it| !it.is_empty());
-    let ports = ports.map(|it| {
-        it.into_iter()
-            .filter_map(|it| {
-                let tcp = it.protocol.as_deref().is_none_or(|it| it == "TCP");
-                let number = u16::try_from(it.port?).ok().filter(|_| tcp)?;
-                Some((it.name.unwrap_or_default().into(), number))
-            })
-            .collect()
-    });
+    let listed = it.ports.filter(|it| !it.is_empty());
+    let of = |wanted: &str| {
+        let ports = listed.iter().flatten().filter_map(|it| {
+            let protocol = it.protocol.as_deref().unwrap_or("TCP");
+            let number = u16::try_from(it.port?).ok().filter(|_| protocol == wanted)?;
+            Some((it.name.as_deref().unwrap_or_default().into(), number))
+        });
+        ports.collect()
+    };
+    let ports = listed.as_ref().map(|_| of("TCP"));
+    let udp = of("UDP");
     let endpoints = it.endpoints.into_iter().flat_map(|it| {
         let conditions = it.conditions.unwrap_or_default();
         let ready = conditions.ready.unwrap_or(true);
@@ -156,6 +158,7 @@ pub(super) fn slice(it: EndpointSlice) -> Slice {
     Slice {
         service: service.map(|it| it.as_str().into()).unwrap_or_default(),
         ports,
+        udp,
         endpoints: endpoints.collect(),
     }
 }

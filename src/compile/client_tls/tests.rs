@@ -41,7 +41,7 @@ fn secret(name: &str) -> Arc<Secret> {
 fn plan(ingresses: &[(&str, Arc<Ingress>)], passthrough: bool) -> (Plan, Vec<Problem>) {
     let mut objects = Objects::default();
     for namespace in ["demo", "other"] {
-        let port = Port { name: "".into(), port: 80, target: "8080".into() };
+        let port = Port { name: "".into(), port: 80, target: "8080".into(), udp: false };
         let service = Service { ports: vec![port], ..Service::default() };
         objects.services.insert(ObjectName::new(namespace, "web"), Arc::new(service));
     }

@@ -48,7 +48,7 @@ pub(super) const KEYS: &[Key] = &[
     }),
     key(
         "proxy-stream-timeout",
-        "How long nothing may move in TLS that is handed on.",
+        "How long nothing may move in TLS, or a port, that is handed on.",
         |value, it| {
             let time = duration(value).or_else(|| positive_seconds(value));
             it.tls.stream_timeout = time.filter(|it| !it.is_zero()).ok_or(TIME)?;

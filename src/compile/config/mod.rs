@@ -11,6 +11,7 @@ mod copies;
 mod last;
 mod rate;
 mod routing;
+mod streams;
 
 use super::Policy;
 use super::annotation::{self, Instead, Judged, Verdict};
@@ -49,6 +50,7 @@ pub const KEYS: &[&[Key]] = &[
     answering::KEYS,
     rate::KEYS,
     copies::KEYS,
+    streams::KEYS,
 ];
 
 /// The key of a name.
@@ -129,7 +131,6 @@ const MOOT: &[&str] = &[
     "proxy-headers-hash-*",
     "proxy-http-version",
     "proxy-max-temp-file-size",
-    "proxy-stream-*",
     "reuse-port",
     "server-name-hash-*",
     "ssl-buffer-size",

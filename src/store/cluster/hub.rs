@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) named_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
     /// Namespaces that count, by their names; none where all do.
     pub(super) namespaces: BTreeMap<ObjectName, Arc<()>>,
+    /// Whether they were read at all.
+    pub(super) named_read: bool,
     pub(super) listed: BTreeSet<Kind>,
     pub(super) account_listed: bool,
     pub(super) answered: Instant,
@@ -58,6 +60,7 @@ impl Default for State {
             named: BTreeMap::new(),
             named_maps: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            named_read: false,
             listed: BTreeSet::new(),
             account_listed: false,
             answered: Instant::now(),
@@ -120,8 +123,9 @@ impl Hub {
     /// Everything that counts, once every kind was listed.
     pub(super) fn snapshot(&self, selection: Option<&Selection>) -> Option<Objects> {
         let state = self.lock();
-        let complete =
-            state.account_listed && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
+        let complete = state.account_listed
+            && state.named_read
+            && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
         complete.then(|| {
             let mut objects = state.objects.clone();
             for (name, secret) in state.named.iter().chain(&state.account) {

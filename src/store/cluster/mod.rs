@@ -28,7 +28,9 @@ use super::{Selection, Snapshots, StoreError, convert};
 use crate::model::name::{Kind, ObjectName};
 
 use hub::Hub;
-use watch::{Shelf, follow, follow_account, heartbeat, keep, read_unlisted, watch_unlisted};
+use watch::{
+    Shelf, follow, follow_account, heartbeat, keep, read_unlisted, watch_map, watch_unlisted,
+};
 
 /// Longest wait for an ordinary call; kube itself would wait for ever.
 const CALL: Duration = Duration::from_secs(10);
@@ -48,6 +50,8 @@ pub struct ClusterOptions {
     pub selection: Option<Selection>,
     /// `--configmap`
     pub config_map: Option<ObjectName>,
+    /// `--tcp-services-configmap` and `--udp-services-configmap`
+    pub streams: Vec<ObjectName>,
     /// Where the ACME account's Secret is.
     pub account: ObjectName,
     /// Our name in Events: the pod's.
@@ -106,6 +110,26 @@ impl Cluster {
     }
 
     pub(super) fn snapshots(&self) -> Snapshots {
+        self.follow_kinds();
+        self.follow_named();
+        let (sender, receiver) = channel(None);
+        let (hub, options) = (self.hub.clone(), self.options.clone());
+        tokio::spawn(async move {
+            loop {
+                hub.settled().await;
+                if let Some(objects) = hub.snapshot(options.selection.as_ref()) {
+                    sender.send_replace(Some(Arc::new(objects)));
+                }
+                if sender.is_closed() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Watches each kind as a whole.
+    fn follow_kinds(&self) {
         let Self { client, options, hub } = self;
         let all = || watcher::Config::default().timeout(WATCH);
         self.follow(
@@ -173,9 +197,16 @@ impl Cluster {
                 Shelf { kind: Kind::Namespace, convert: |_| (), of: |it| &mut it.namespaces },
             ),
         }
+    }
+
+    /// Watches, or reads, what is named one by one.
+    fn follow_named(&self) {
+        let Self { client, options, hub } = self;
         let account = &options.account;
         let own = Api::<core::Secret>::namespaced(client.clone(), &account.namespace);
-        let config = all().fields(&format!("metadata.name={}", account.name));
+        let config = watcher::Config::default()
+            .timeout(WATCH)
+            .fields(&format!("metadata.name={}", account.name));
         keep("account", {
             let hub = hub.clone();
             move || follow_account(own.clone(), config.clone(), hub.clone())
@@ -184,6 +215,12 @@ impl Cluster {
             let (client, hub) = (client.clone(), hub.clone());
             move || heartbeat(client.clone(), hub.clone())
         });
+        // Read with the first snapshot already, so that no port is missing in it.
+        hub.unlisted.send_replace([BTreeSet::new(), options.streams.iter().cloned().collect()]);
+        for name in &options.streams {
+            let (cluster, name) = (self.clone(), name.clone());
+            keep("a ConfigMap of streams", move || watch_map(cluster.clone(), name.clone()));
+        }
         keep("unlisted objects", {
             let cluster = self.clone();
             move || read_unlisted(cluster.clone())
@@ -192,21 +229,6 @@ impl Cluster {
             let cluster = self.clone();
             move || watch_unlisted(cluster.clone())
         });
-
-        let (sender, receiver) = channel(None);
-        let (hub, options) = (hub.clone(), options.clone());
-        tokio::spawn(async move {
-            loop {
-                hub.settled().await;
-                if let Some(objects) = hub.snapshot(options.selection.as_ref()) {
-                    sender.send_replace(Some(Arc::new(objects)));
-                }
-                if sender.is_closed() {
-                    return;
-                }
-            }
-        });
-        receiver
     }
 
     pub(super) fn scoped<K>(&self) -> Api<K>

@@ -245,10 +245,13 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
         let maps = read(&cluster, maps, &held, |it| Some(convert::config_map(it))).await;
         let changed = {
             let state = cluster.hub.lock();
-            state.named != secrets || state.named_maps != maps
+            !state.named_read || state.named != secrets || state.named_maps != maps
         };
         if changed {
-            cluster.hub.update(|state| (state.named, state.named_maps) = (secrets, maps));
+            cluster.hub.update(|state| {
+                (state.named, state.named_maps) = (secrets, maps);
+                state.named_read = true;
+            });
         }
         tokio::select! {
             _ = wanted.changed() => {}
@@ -279,6 +282,26 @@ pub(super) async fn watch_unlisted(cluster: Cluster) {
             }
             Ok(watcher::Event::InitDone) => hub.outdated.notify_one(),
             Ok(_) => {}
+            Err(error) => pause.after(&error).await,
+        }
+    }
+}
+
+/// Notices when a ConfigMap changes that is read by its name. Where it may not be watched, it is read again now
+/// and then all the same.
+pub(super) async fn watch_map(cluster: Cluster, name: ObjectName) {
+    type Map = PartialObjectMeta<core::ConfigMap>;
+    let api = Api::<Map>::namespaced(cluster.client.clone(), &name.namespace);
+    let only = format!("metadata.name={}", name.name);
+    let mut events = pin!(watcher(api, watcher::Config::default().timeout(WATCH).fields(&only)));
+    let mut pause = Pause::default();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+            Ok(_) => {
+                pause.reset();
+                cluster.hub.outdated.notify_one();
+            }
             Err(error) => pause.after(&error).await,
         }
     }
