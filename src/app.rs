@@ -28,6 +28,7 @@ use crate::metrics::{Counting, Metrics, Replica};
 use crate::model::name::ObjectName;
 use crate::model::plan::Plan;
 use crate::proxy::{Listening, Phase, Ports, Proxy};
+use crate::spans;
 use crate::status::{self, Addresses, Compiled};
 use crate::store::{Cluster, ClusterOptions, Directory, Store};
 
@@ -74,8 +75,15 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let admin_address =
         SocketAddr::new(args.healthz_host.unwrap_or(everywhere()), args.healthz_port);
     let admin_listener = admin::bind(admin_address).await?;
-    let proxy =
-        Proxy::start(&listening(args), current.clone(), metrics.clone(), phases.clone(), wall)?;
+    let (spans, exporter) = spans::queue(metrics.clone());
+    let proxy = Proxy::start(
+        &listening(args),
+        current.clone(),
+        metrics.clone(),
+        phases.clone(),
+        wall,
+        spans,
+    )?;
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
     let policy = policy(args);
@@ -87,6 +95,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
 
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
+    let exporter = tokio::spawn(exporter.run(plans.clone()));
     let (ready, readiness) = watch::channel(false);
     let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
@@ -160,6 +169,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let grace = Duration::from_secs(args.shutdown_grace_period);
     shut_down(proxy, &phase, &mut signals, grace, args.drain_timeout, elected, election).await;
     tasks.shutdown().await;
+    // It ends by itself once nobody makes spans any more, and has sent the last.
+    let _ = tokio::time::timeout(FAREWELL, exporter).await;
     anyhow::ensure!(!failed, "a task of the control plane ended");
     Ok(())
 }

@@ -28,5 +28,6 @@ pub mod settings;
 pub mod sharing;
 pub mod snippet;
 pub mod template;
+pub mod trace;
 pub mod upstream;
 pub mod value;

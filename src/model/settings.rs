@@ -13,6 +13,7 @@ use super::network::Networks;
 use super::options::Options;
 use super::rate::LimitStatuses;
 use super::template::Template;
+use super::trace::Tracing;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +50,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// How long connections live, and what they carry.
     pub connections: Connections,
+    /// Where spans go, and which.
+    pub tracing: Tracing,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -251,6 +254,7 @@ impl Default for Settings {
             limit_statuses: LimitStatuses::default(),
             tls: TlsSettings::default(),
             connections: Connections::default(),
+            tracing: Tracing::default(),
             refusal: None,
         }
     }

@@ -42,5 +42,6 @@ mod routing;
 mod secrets_faults;
 mod sharing;
 mod soak;
+mod tracing;
 mod upstreams;
 mod websockets;

@@ -11,6 +11,7 @@ mod copies;
 mod last;
 mod rate;
 mod routing;
+mod trace;
 
 use super::Policy;
 use super::annotation::{self, Instead, Judged, Verdict};
@@ -48,6 +49,7 @@ pub const KEYS: &[&[Key]] = &[
     answering::KEYS,
     rate::KEYS,
     copies::KEYS,
+    trace::KEYS,
 ];
 
 /// The key of a name.
@@ -79,7 +81,6 @@ const MISSING: &[(&str, &str)] = &[
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
     ("proxy-ssl-location-only", "false"),
-    ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
     ("http-snippet", ""),
     ("server-snippet", ""),
@@ -119,10 +120,9 @@ const MOOT: &[&str] = &[
     "max-worker-*",
     "modsecurity-*",
     "nginx-status-ipv*",
-    "opentelemetry-*",
+    // A file of nginx's module, which is written from the keys.
+    "opentelemetry-config",
     "opentracing-*",
-    "otel-*",
-    "otlp-*",
     "plugins",
     "proxy-busy-buffers-size",
     "proxy-headers-hash-*",
@@ -223,6 +223,9 @@ pub(super) fn settings(
         }
     }
     if let Some(text) = settings.options.buffers.shortened() {
+        report("BadSetting", text);
+    }
+    if let Some(text) = trace::without_collector(&settings) {
         report("BadSetting", text);
     }
     for (name, value) in &map.data {
@@ -491,7 +494,7 @@ mod tests {
             ("http-redirect-code", "200"),
             ("worker-processes", "4"),
             ("no-such-key", "1"),
-            ("enable-opentelemetry", "true"),
+            ("log-format-escape-none", "true"),
         ]);
         assert_eq!(settings, Settings::default());
         let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();
