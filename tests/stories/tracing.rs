@@ -32,7 +32,7 @@ impl House {
         let on = ("enable-opentelemetry", "true");
         let objects = [
             ingress_class(),
-            host("on", "web", &[on]),
+            host("one", "web", &[on]),
             host("named", "web", &[on, ("opentelemetry-operation-name", "$request_method $uri")]),
             host("wary", "web", &[on, ("opentelemetry-trust-incoming-span", "false")]),
             host("empty", "nobody", &[on]),
@@ -83,9 +83,9 @@ async fn each_request_is_a_span_of_its_trace() {
     let collector = Collector::start_on(house.collector).await;
     let lockgate = house.lockgate(&[]).start().await;
     lockgate.no_problem().await;
-    for (client, mut connection) in lockgate.connections("on").await {
+    for (client, mut connection) in lockgate.connections("one").await {
         // The client's trace.
-        let call = with_parent("http://on.test/shop/a?b=c", "01").header("user-agent", "me");
+        let call = with_parent("http://one.test/shop/a?b=c", "01").header("user-agent", "me");
         let reply = connection.send(call).await.unwrap();
         let [trace, span, flags] = told(&reply);
         assert_eq!((&*trace, &*flags), (TRACE, "01"), "{client}");
@@ -108,11 +108,11 @@ async fn each_request_is_a_span_of_its_trace() {
             ("http.target", "/shop/a?b=c"),
             ("http.flavor", flavor),
             ("http.user_agent", "me"),
-            ("http.server_name", "on.test"),
+            ("http.server_name", "one.test"),
             ("http.route", "/shop"),
             ("net.peer.ip", "127.0.0.1"),
             ("ingress.namespace", "demo"),
-            ("ingress.name", "on"),
+            ("ingress.name", "one"),
             ("ingress.service_name", "web"),
             ("ingress.upstream", "demo-web-80"),
         ] {
@@ -124,9 +124,9 @@ async fn each_request_is_a_span_of_its_trace() {
 
         // Without one it begins here; what was said of no trace is not passed on.
         for call in [
-            Call::get("http://on.test/shop"),
-            Call::get("http://on.test/shop").header("tracestate", "a=1"),
-            Call::get("http://on.test/shop")
+            Call::get("http://one.test/shop"),
+            Call::get("http://one.test/shop").header("tracestate", "a=1"),
+            Call::get("http://one.test/shop")
                 .header("traceparent", "00-nothing")
                 .header("tracestate", "a=1"),
         ] {
@@ -144,28 +144,28 @@ async fn each_request_is_a_span_of_its_trace() {
         }
 
         // Who began the trace does not want it told.
-        let reply = connection.send(with_parent("http://on.test/shop", "00")).await.unwrap();
+        let reply = connection.send(with_parent("http://one.test/shop", "00")).await.unwrap();
         let [trace, untold, flags] = told(&reply);
         assert_eq!((&*trace, &*flags), (TRACE, "00"), "{client}");
-        let reply = connection.send(with_parent("http://on.test/shop", "01")).await.unwrap();
+        let reply = connection.send(with_parent("http://one.test/shop", "01")).await.unwrap();
         collector.span(&told(&reply)[1]).await;
         assert!(collector.spans().iter().all(|it| it["span"] != untold), "{client}");
     }
     let client = lockgate.client();
-    let reply = client.send(with_parent("http://named.test/shop/x?y", "01")).await.unwrap();
+    let reply = client.request(with_parent("http://named.test/shop/x?y", "01")).await.unwrap();
     let [trace, span, _] = told(&reply);
     assert_eq!(trace, TRACE);
     assert_eq!(collector.span(&span).await["name"], "GET /shop/x");
 
     // Whoever is not believed gets a trace of ours.
-    let reply = client.send(with_parent("http://wary.test/shop", "00")).await.unwrap();
+    let reply = client.request(with_parent("http://wary.test/shop", "00")).await.unwrap();
     let [trace, span, flags] = told(&reply);
     assert!(trace != TRACE && flags == "01", "{trace} {flags}");
     assert_eq!(reply.told("tracestate"), None);
     assert_eq!(collector.span(&span).await["parent"], "");
 
     // Nobody is there: that is a failure.
-    let reply = client.send(with_parent("http://empty.test/shop", "01")).await.unwrap();
+    let reply = client.request(with_parent("http://empty.test/shop", "01")).await.unwrap();
     assert_eq!(reply.status, 503);
     let failed = eventually("a failed span", SOON, async || {
         collector.spans().into_iter().find(|it| it["attributes"]["ingress.name"] == "empty")
@@ -176,7 +176,7 @@ async fn each_request_is_a_span_of_its_trace() {
 
     // Where there are no spans nothing is touched.
     let said = format!("00-{TRACE}-{PARENT}-01");
-    let reply = client.send(with_parent("http://off.test/shop", "01")).await.unwrap();
+    let reply = client.request(with_parent("http://off.test/shop", "01")).await.unwrap();
     assert_eq!(reply.told("traceparent"), Some(said));
     assert_eq!(reply.told("tracestate").as_deref(), Some("a=1,b=2"));
     assert!(collector.spans().iter().all(|it| it["attributes"]["ingress.name"] != "off"));
@@ -191,11 +191,11 @@ async fn a_sampler_chooses_traces() {
     let lockgate = house.lockgate(&ratio("0")).start().await;
     let client = lockgate.client();
     for _ in 0..50 {
-        let reply = client.get("http://on.test/shop").await.unwrap();
+        let reply = client.get("http://one.test/shop").await.unwrap();
         assert_eq!(told(&reply)[2], "00");
     }
     // Who began the trace decides.
-    let reply = client.send(with_parent("http://on.test/shop", "01")).await.unwrap();
+    let reply = client.request(with_parent("http://one.test/shop", "01")).await.unwrap();
     let [_, span, flags] = told(&reply);
     assert_eq!(flags, "01");
     collector.span(&span).await;
@@ -204,16 +204,16 @@ async fn a_sampler_chooses_traces() {
     let changed = async |settings: &[(&str, &str)], call: &dyn Fn() -> Call, flags: &str| {
         lockgate.edit(house.objects(settings));
         eventually("other settings", SOON, async || {
-            let reply = client.send(call()).await.unwrap();
+            let reply = client.request(call()).await.unwrap();
             told(&reply)[2] == flags
         })
         .await;
     };
-    let bare = || Call::get("http://on.test/shop");
+    let bare = || Call::get("http://one.test/shop");
     changed(&ratio("1"), &bare, "01").await;
     let mut spans = Vec::new();
     for _ in 0..50 {
-        let reply = client.get("http://on.test/shop").await.unwrap();
+        let reply = client.get("http://one.test/shop").await.unwrap();
         let [_, span, flags] = told(&reply);
         assert_eq!(flags, "01");
         spans.push(span);
@@ -224,7 +224,7 @@ async fn a_sampler_chooses_traces() {
     changed(&[("otel-sampler", "AlwaysOff")], &bare, "00").await;
     // Nor does who began the trace decide, where that is said.
     let unheard = [("otel-sampler", "AlwaysOff"), ("otel-sampler-parent-based", "false")];
-    changed(&unheard, &|| with_parent("http://on.test/shop", "01"), "00").await;
+    changed(&unheard, &|| with_parent("http://one.test/shop", "01"), "00").await;
 }
 
 /// Whatever becomes of the collector, requests do not notice, and what it misses is counted.
@@ -238,7 +238,7 @@ async fn a_collector_holds_up_nobody() {
     let many = async |what: &str| {
         let begun = Instant::now();
         for _ in 0..200 {
-            let reply = client.get("http://on.test/shop").await.unwrap();
+            let reply = client.get("http://one.test/shop").await.unwrap();
             assert_eq!(reply.status, 200, "{what}");
             told(&reply);
         }
@@ -252,7 +252,7 @@ async fn a_collector_holds_up_nobody() {
     let collector = Collector::start_on(house.collector).await;
     let arrives = async |collector: &Collector| {
         eventually("a span", Duration::from_secs(60), async || {
-            let reply = client.get("http://on.test/shop").await.unwrap();
+            let reply = client.get("http://one.test/shop").await.unwrap();
             let span = &told(&reply)[1];
             let found = || collector.spans().iter().any(|it| it["span"] == **span);
             tokio::time::timeout(Duration::from_secs(1), async {
@@ -290,7 +290,7 @@ async fn the_end_leaves_no_span_behind() {
     let lockgate = house.lockgate(&slow).args(["--shutdown-grace-period=0"]).start().await;
     let mut spans = Vec::new();
     for _ in 0..5 {
-        let reply = lockgate.client().get("http://on.test/shop").await.unwrap();
+        let reply = lockgate.client().get("http://one.test/shop").await.unwrap();
         spans.push(told(&reply)[1].clone());
     }
     assert_eq!(collector.spans().len(), 0);
@@ -309,8 +309,8 @@ async fn without_a_collector_traces_go_on() {
     let lockgate = house.lockgate(&nowhere).start().await;
     let text = lockgate.problem("NoCollector").await;
     assert!(text.contains("otlp-collector-host"), "{text}");
-    let call = with_parent("http://on.test/shop", "01");
-    let [trace, span, flags] = told(&lockgate.client().send(call).await.unwrap());
+    let call = with_parent("http://one.test/shop", "01");
+    let [trace, span, flags] = told(&lockgate.client().request(call).await.unwrap());
     assert!(trace == TRACE && span != PARENT && flags == "01", "{trace} {span} {flags}");
 
     // Everybody's, by the ConfigMap.
