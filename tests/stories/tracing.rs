@@ -36,7 +36,7 @@ impl House {
             host("named", "web", &[on, ("opentelemetry-operation-name", "$request_method $uri")]),
             host("wary", "web", &[on, ("opentelemetry-trust-incoming-span", "false")]),
             host("empty", "nobody", &[on]),
-            host("off", "web", &[]),
+            host("bare", "web", &[]),
             service("nobody", 80),
             backend("web", 80, &[web.addr()]),
         ];
@@ -176,10 +176,10 @@ async fn each_request_is_a_span_of_its_trace() {
 
     // Where there are no spans nothing is touched.
     let said = format!("00-{TRACE}-{PARENT}-01");
-    let reply = client.request(with_parent("http://off.test/shop", "01")).await.unwrap();
+    let reply = client.request(with_parent("http://bare.test/shop", "01")).await.unwrap();
     assert_eq!(reply.told("traceparent"), Some(said));
     assert_eq!(reply.told("tracestate").as_deref(), Some("a=1,b=2"));
-    assert!(collector.spans().iter().all(|it| it["attributes"]["ingress.name"] != "off"));
+    assert!(collector.spans().iter().all(|it| it["attributes"]["ingress.name"] != "bare"));
     assert!((lockgate.metric("lockgate_spans_lost_total", &[]).await).abs() < 0.5);
 }
 
@@ -317,7 +317,7 @@ async fn without_a_collector_traces_go_on() {
     lockgate.edit(house.objects(&[nowhere[0], ("enable-opentelemetry", "true")]));
     let text = lockgate.problem("BadSetting").await;
     assert!(text.contains("otlp-collector-host"), "{text}");
-    told(&lockgate.client().get("http://off.test/shop").await.unwrap());
+    told(&lockgate.client().get("http://bare.test/shop").await.unwrap());
     lockgate.edit(house.objects(&[("enable-opentelemetry", "true")]));
     lockgate.no_problem().await;
     assert!((lockgate.metric("lockgate_spans_lost_total", &[]).await).abs() < 0.5);
