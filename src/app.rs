@@ -75,15 +75,10 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let admin_address =
         SocketAddr::new(args.healthz_host.unwrap_or(everywhere()), args.healthz_port);
     let admin_listener = admin::bind(admin_address).await?;
-    let (spans, exporter) = spans::queue(metrics.clone());
-    let proxy = Proxy::start(
-        &listening(args),
-        current.clone(),
-        metrics.clone(),
-        phases.clone(),
-        wall,
-        spans,
-    )?;
+    let (sink, exporter) = spans::queue(metrics.clone());
+    let listening = listening(args);
+    let proxy =
+        Proxy::start(&listening, current.clone(), metrics.clone(), phases.clone(), wall, sink)?;
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
     let policy = policy(args);

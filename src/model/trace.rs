@@ -176,12 +176,11 @@ impl Ratio {
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a power of two, and a part of it"
+        reason = "a power of two, a part of it, and the last bits"
     )]
     fn takes(self, trace: [u8; 16]) -> bool {
         const ALL: u64 = 1 << 63;
-        let [.., a, b, c, d, e, f, g, h] = trace;
-        let random = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 1;
+        let random = u128::from_be_bytes(trace) as u64 >> 1;
         random < (self.0 * ALL as f64) as u64
     }
 }

@@ -111,7 +111,8 @@ fn attributes(record: &Record, agent: Option<&HeaderValue>) -> Vec<(&'static str
         all.push(("net.peer.port", number(peer.address.port())));
     }
     let host = record.host.as_ref().map(|it| String::from_utf8_lossy(it.as_bytes()));
-    if let Some(host) = record.uri.authority().map(|it| it.as_str()).or(host.as_deref()) {
+    if let Some(host) = record.uri.authority().map(http::uri::Authority::as_str).or(host.as_deref())
+    {
         all.push(("http.host", text(host)));
     }
     if let Some(agent) = agent {

@@ -61,18 +61,18 @@ impl Client {
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, "trailers")
             .body(Full::new(framed(&message)))
-            .map_err(|error| Failure::of(error, false))?;
+            .map_err(|error| Failure::of(&error, false))?;
         let answer = self.0.request(request).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            Failure::of(cause.unwrap_or_else(|| error.to_string()), true)
+            Failure::of(&cause.unwrap_or_else(|| error.to_string()), true)
         })?;
         let (head, body) = answer.into_parts();
         if head.status != StatusCode::OK {
             let again = matches!(head.status.as_u16(), 429 | 502..=504);
-            return Err(Failure::of(format!("status {} of HTTP", head.status), again));
+            return Err(Failure::of(&format!("status {} of HTTP", head.status), again));
         }
         let body = Limited::new(body, LARGEST).collect().await;
-        let body = body.map_err(|error| Failure::of(error, true))?;
+        let body = body.map_err(|error| Failure::of(&error, true))?;
         // An answer without a message says in its head what others say behind it.
         let end = body.trailers().filter(|it| it.contains_key("grpc-status"));
         judge(end.unwrap_or(&head.headers))?;
@@ -82,7 +82,7 @@ impl Client {
 }
 
 impl Failure {
-    fn of(error: impl ToString, again: bool) -> Self {
+    fn of(error: &(impl ToString + ?Sized), again: bool) -> Self {
         Self { text: error.to_string(), again }
     }
 }
@@ -104,7 +104,7 @@ fn judge(headers: &HeaderMap) -> Result<(), Failure> {
         "0" => Ok(()),
         status => {
             let again = matches!(status, "1" | "4" | "8" | "10" | "11" | "14" | "15" | "");
-            Err(Failure::of(format!("gRPC status {status} {}", text("grpc-message")), again))
+            Err(Failure::of(&format!("gRPC status {status} {}", text("grpc-message")), again))
         }
     }
 }

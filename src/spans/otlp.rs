@@ -23,7 +23,8 @@ pub(super) fn request(service: &str, spans: &[Span]) -> Vec<u8> {
     let mut all = Message::default();
     all.message(1, |resource_spans| {
         resource_spans.message(1, |resource| {
-            resource.message(1, |it| attribute(it, "service.name", Known::Text(service)));
+            let service = Value::Text(service.into());
+            resource.message(1, |it| attribute(it, "service.name", &service));
         });
         resource_spans.message(2, |scope_spans| {
             scope_spans.message(1, |scope| {
@@ -48,10 +49,6 @@ fn span(to: &mut Message, span: &Span) {
     to.fixed64(7, span.began);
     to.fixed64(8, span.ended);
     for (name, value) in &span.attributes {
-        let value = match value {
-            Value::Text(text) => Known::Text(text),
-            Value::Number(number) => Known::Number(*number),
-        };
         to.message(9, |it| attribute(it, name, value));
     }
     if span.failed {
@@ -61,17 +58,12 @@ fn span(to: &mut Message, span: &Span) {
     to.fixed32(16, u32::from(span.context.sampled) | KNOWS_REMOTE | remote);
 }
 
-enum Known<'a> {
-    Text(&'a str),
-    Number(i64),
-}
-
 /// `KeyValue`
-fn attribute(to: &mut Message, name: &str, value: Known<'_>) {
+fn attribute(to: &mut Message, name: &str, value: &Value) {
     to.bytes(1, name.as_bytes());
     to.message(2, |any| match value {
-        Known::Text(text) => any.bytes_even_empty(1, text.as_bytes()),
-        Known::Number(number) => {
+        Value::Text(text) => any.bytes_even_empty(1, text.as_bytes()),
+        Value::Number(number) => {
             any.key(3, VARINT);
             any.varint(number.cast_unsigned());
         }
