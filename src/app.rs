@@ -29,6 +29,7 @@ use crate::metrics::{Counting, Metrics, Replica};
 use crate::model::name::ObjectName;
 use crate::model::plan::Plan;
 use crate::proxy::{Listening, Phase, Ports, Proxy};
+use crate::spans;
 use crate::status::{self, Addresses, Compiled};
 use crate::store::{Cluster, ClusterOptions, Directory, Selection, Store};
 
@@ -72,11 +73,11 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let (phase, phases) = watch::channel(Phase::Serving);
 
     // Ports first: whoever waits for them sees 503 rather than refused connections.
-    let admin_address =
-        SocketAddr::new(args.healthz_host.unwrap_or(everywhere()), args.healthz_port);
-    let admin_listener = admin::bind(admin_address).await?;
+    let admin_listener = admin::bind(admin_address(args)).await?;
+    let (sink, exporter) = spans::queue(metrics.clone());
+    let listening = listening(args);
     let proxy =
-        Proxy::start(&listening(args), current.clone(), metrics.clone(), phases.clone(), wall)?;
+        Proxy::start(&listening, current.clone(), metrics.clone(), phases.clone(), wall, sink)?;
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
     let mut policy = policy(args);
@@ -89,6 +90,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
 
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
+    let exporter = tokio::spawn(exporter.run(plans.clone()));
     let (ready, readiness) = watch::channel(false);
     let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
@@ -163,6 +165,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let grace = Duration::from_secs(args.shutdown_grace_period);
     shut_down(proxy, &phase, &mut signals, grace, args.drain_timeout, elected, election).await;
     tasks.shutdown().await;
+    // It ends by itself once nobody makes spans any more, and has sent the last.
+    let _ = tokio::time::timeout(FAREWELL, exporter).await;
     anyhow::ensure!(!failed, "a task of the control plane ended");
     Ok(())
 }
@@ -299,6 +303,10 @@ fn everywhere() -> IpAddr {
         Ok(_) => any,
         Err(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     }
+}
+
+fn admin_address(args: &Serve) -> SocketAddr {
+    SocketAddr::new(args.healthz_host.unwrap_or_else(everywhere), args.healthz_port)
 }
 
 fn listening(args: &Serve) -> Listening {

@@ -26,7 +26,7 @@
 //! |---|---|---|
 //! | 0 | [`model`] | words: plain data and parsing |
 //! | 1 | [`compile`], [`metrics`], [`args`] | objects → plan; what is measured; flags |
-//! | 2 | [`live`], [`store`] | what is served now; where objects live (the only user of `kube`) |
+//! | 2 | [`live`], [`store`], [`spans`] | what is served now; where objects live (the only user of `kube`); the way of spans to a collector |
 //! | 3 | [`proxy`], [`lease`] | the life of a request; which replica writes |
 //! | 4 | [`certs`], [`status`] | certificates (the only user of `instant-acme`); Events and addresses |
 //! | 5 | [`admin`] | health, metrics, the status page |
@@ -77,6 +77,7 @@ pub mod compile;
 pub mod metrics;
 
 pub mod live;
+pub mod spans;
 pub mod store;
 
 pub mod lease;

@@ -28,6 +28,9 @@ const LENGTHS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
 const COPIES_LOST: &str =
     "Copies for mirrors that were not sent: too many under way, or too large.";
 
+const SPANS_LOST: &str =
+    "Spans that no collector was told of: it took none in time, or refused them.";
+
 /// What is measured.
 #[derive(Debug)]
 pub struct Metrics {
@@ -53,6 +56,8 @@ pub struct Metrics {
     pub log_lost: IntCounter,
     /// Copies for mirrors that were not sent: too many under way, or too large.
     pub copies_lost: IntCounter,
+    /// Spans that no collector was told of.
+    pub spans_lost: IntCounter,
     /// HTTP-01 challenges that were answered.
     pub challenges: IntCounter,
     /// Orders for certificates, by result: `issued` or `failed`.
@@ -177,6 +182,7 @@ impl Metrics {
                 "Access-log lines dropped because standard output took none.",
             ))?,
             copies_lost: to.counter(Opts::new("lockgate_mirror_lost_total", COPIES_LOST))?,
+            spans_lost: to.counter(Opts::new("lockgate_spans_lost_total", SPANS_LOST))?,
             challenges: to.counter(Opts::new(
                 "lockgate_challenges_total",
                 "HTTP-01 challenges that were answered.",

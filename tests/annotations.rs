@@ -188,9 +188,9 @@ const COPIES: &[Example] = &[
     ("mirror-host", "test.test", "a b", Differs),
     ("enable-access-log", "false", "off", Differs),
     ("enable-rewrite-log", "true", "on", Works),
-    ("enable-opentelemetry", "false", "true", Differs),
-    ("opentelemetry-operation-name", "", "shop", Differs),
-    ("opentelemetry-trust-incoming-span", "false", "maybe", Works),
+    ("enable-opentelemetry", "true", "on", Differs),
+    ("opentelemetry-operation-name", "$request_method $host", "$nope", Differs),
+    ("opentelemetry-trust-incoming-span", "false", "maybe", Differs),
 ];
 
 const REFUSED: &[Example] = &[

@@ -49,6 +49,7 @@ use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
 use lockgate::model::sharing::{Mode, Split};
 use lockgate::model::stream::Stream;
+use lockgate::model::trace::Spans;
 use lockgate::model::upstream::Balance;
 use lockgate::store::{Directory, Store};
 use proptest::prelude::*;
@@ -842,6 +843,13 @@ fn route_text(route: &Route) -> String {
     }
     if options.copies.as_ref().is_some_and(|it| it.unlogged) {
         text.push_str(", unlogged");
+    }
+    if let Some(Spans { on, distrust, name }) = options.spans.as_deref() {
+        text.push_str(if *on { ", with spans" } else { ", without spans" });
+        text.push_str(if *distrust { " of its own traces" } else { "" });
+        if let Some(name) = name {
+            write!(text, " named {:?}", name.0).unwrap();
+        }
     }
     text
 }

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Floors of the modules, as the crate's documentation gives them.
-const FLOORS: [(&str, u8); 17] = [
+const FLOORS: [(&str, u8); 18] = [
     ("model", 0),
     ("args", 1),
     ("compile", 1),
     ("metrics", 1),
     ("live", 2),
+    ("spans", 2),
     ("store", 2),
     ("lease", 3),
     ("proxy", 3),

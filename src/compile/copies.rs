@@ -1,4 +1,4 @@
-//! `mirror-*` → where copies of requests go.
+//! `mirror-*` → where copies of requests go; what is told of traces.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +34,20 @@ pub(super) fn add(ours: &[Ours<'_>], plan: &mut Plan, problems: &mut Vec<Problem
         if let Some(mirror) = mirrors.get(&route.ingress) {
             Arc::make_mut(route).mirror = Some(mirror.clone());
         }
+    }
+}
+
+/// Tells those whose requests have spans that nobody is told of.
+pub(super) fn tell_untold(ours: &[Ours<'_>], plan: &Plan, problems: &mut Vec<Problem>) {
+    let wanted = |options: &Options| options.spans.as_ref().is_some_and(|it| it.on);
+    // Where the ConfigMap asks for them it is told, and everybody would be.
+    if plan.settings.tracing.collector.is_some() || wanted(&plan.settings.options) {
+        return;
+    }
+    for it in ours.iter().filter(|it| wanted(&it.options)) {
+        let text = "annotation enable-opentelemetry: the ConfigMap names no otlp-collector-host: traceparent \
+                    is sent to endpoints, and no spans are sent";
+        problems.push(Problem::ingress(it.name, "NoCollector", text));
     }
 }
 

@@ -171,6 +171,7 @@ pub fn compile(objects: &Objects, policy: &Policy) -> (Plan, Vec<Problem>) {
 
     answering::add(&ours, objects, policy, &mut plan, &mut problems);
     copies::add(&ours, &mut plan, &mut problems);
+    copies::tell_untold(&ours, &plan, &mut problems);
 
     let shares = sharing::shares(&ours, &canaries, &plan, &mut problems);
     backends::add(&shares, objects, policy, &mut plan, &mut problems);

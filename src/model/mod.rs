@@ -30,5 +30,6 @@ pub mod sharing;
 pub mod snippet;
 pub mod stream;
 pub mod template;
+pub mod trace;
 pub mod upstream;
 pub mod value;

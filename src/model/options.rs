@@ -11,6 +11,7 @@ use super::rate::Rates;
 use super::routing::Routing;
 use super::sharing::Sharing;
 use super::snippet::Snippets;
+use super::trace::Spans;
 use super::upstream::{Protocol, ProxySsl, Retry};
 
 /// The settings of one route; defaults are ingress-nginx's, which its ConfigMap changes for all and
@@ -60,6 +61,8 @@ pub struct Options {
     pub rates: Option<Box<Rates>>,
     /// Mirrors and the access log.
     pub copies: Option<Box<Copies>>,
+    /// Whether and how a collector is told of requests.
+    pub spans: Option<Box<Spans>>,
     /// Snippets, where they are translated.
     pub snippets: Option<Box<Snippets>>,
 }
@@ -133,6 +136,7 @@ impl Default for Options {
             client_tls: None,
             rates: None,
             copies: None,
+            spans: None,
             snippets: None,
         }
     }

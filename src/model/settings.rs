@@ -14,6 +14,7 @@ use super::options::Options;
 use super::rate::LimitStatuses;
 use super::stream::StreamSettings;
 use super::template::Template;
+use super::trace::Tracing;
 
 /// Settings that no annotation changes, and the defaults for those that annotations do.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +53,8 @@ pub struct Settings {
     pub connections: Connections,
     /// How ports are handed on.
     pub streams: StreamSettings,
+    /// Where spans go, and which.
+    pub tracing: Tracing,
     /// Why nothing may be served, when a security setting for everything is not built.
     pub refusal: Option<String>,
 }
@@ -255,6 +258,7 @@ impl Default for Settings {
             tls: TlsSettings::default(),
             connections: Connections::default(),
             streams: StreamSettings::default(),
+            tracing: Tracing::default(),
             refusal: None,
         }
     }

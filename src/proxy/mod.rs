@@ -46,6 +46,7 @@ mod reply;
 mod resolve;
 mod rewrite;
 mod snippet;
+mod span;
 mod streams;
 mod tls;
 mod upgrade;
@@ -71,6 +72,7 @@ use crate::live::{Current, Live, Way};
 use crate::metrics::Metrics;
 use crate::model::plan::Target;
 use crate::model::settings::Settings;
+use crate::spans;
 
 use body::ReplyBody;
 use canonical::Asked;
@@ -147,6 +149,7 @@ impl Proxy {
         metrics: Arc<Metrics>,
         phase: watch::Receiver<Phase>,
         wall: fn() -> jiff::Timestamp,
+        spans: spans::Sink,
     ) -> std::io::Result<Self> {
         let bind = |port: u16| {
             let address = SocketAddr::new(listening.bind, port);
@@ -161,6 +164,7 @@ impl Proxy {
             current,
             metrics,
             sink,
+            spans,
             ports: listening.external,
             limits: limits.clone(),
             phase: phase.clone(),
@@ -353,6 +357,8 @@ async fn walk(
     trace.way.set(Some(found));
     let mut way = live.way(found);
     let visit = Visit { link, live, settings, way, asked: &asked, peer, vouched, trace };
+
+    span::begin(&visit, &mut head);
 
     if let Some(answer) = gate(&visit, paths, &mut head).await? {
         return Ok(answer);

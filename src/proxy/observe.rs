@@ -27,6 +27,7 @@ use super::headers::X_REQUEST_ID;
 use super::intercept::Kept;
 use super::mirror::Waiting;
 use super::peer::Peer;
+use super::span::Begun;
 use super::upgrade::{Carried, Tunnel};
 use super::upload::{Fault, Progress};
 use super::worker::Seen;
@@ -75,6 +76,8 @@ pub(super) struct Trace {
     pub(super) onward: RefCell<Vec<(HeaderName, Option<HeaderValue>)>>,
     /// The request, where an error has it asked again elsewhere.
     pub(super) kept: RefCell<Option<Box<Kept>>>,
+    /// Its span, where a collector is told of it.
+    pub(super) span: Cell<Option<Box<Begun>>>,
     /// Its copy, until its body is on its way.
     pub(super) waiting: RefCell<Option<Box<Waiting>>>,
 }
@@ -127,6 +130,7 @@ impl Trace {
             onward: RefCell::default(),
             kept: RefCell::default(),
             waiting: RefCell::default(),
+            span: Cell::default(),
         }
     }
 }
@@ -440,6 +444,9 @@ impl Drop for Record {
         self.trace.seen.count(worker, way, &self.method, self.status, |meters| {
             meters.count(seconds, upstream, received, sent);
         });
+        if let Some(span) = self.trace.span.take() {
+            worker.tell(span.end(self, now));
+        }
         drop(self.trace.under_way.take());
         self.link.release(&self.trace);
         self.link.end_request(now, self.head_ended.is_none());

@@ -34,6 +34,8 @@ use crate::live::limit::{Limits, Open};
 use crate::live::memory;
 use crate::metrics::{Metrics, Refused};
 use crate::model::client_tls::Connections;
+use crate::model::trace::Span;
+use crate::spans;
 
 pub(super) use seen::Seen;
 
@@ -41,6 +43,8 @@ pub(super) use seen::Seen;
 const TICK: Duration = Duration::from_millis(100);
 /// How much of the log is gathered before it is handed on, in bytes.
 const LOG_BATCH: usize = 16 << 10;
+/// How many spans are gathered before they are handed on.
+const SPAN_BATCH: usize = 64;
 /// Longest wait after an accept failed, which mostly means that there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,6 +73,7 @@ pub(super) struct Shared {
     pub(super) current: Current,
     pub(super) metrics: Arc<Metrics>,
     pub(super) sink: LogSink,
+    pub(super) spans: spans::Sink,
     pub(super) ports: Ports,
     pub(super) limits: Arc<Limits>,
     pub(super) phase: watch::Receiver<Phase>,
@@ -90,6 +95,7 @@ pub(super) struct Worker {
     seen: RefCell<Rc<Seen>>,
     random: RefCell<SmallRng>,
     lines: RefCell<String>,
+    spans: RefCell<Vec<Span>>,
     pub(super) clock: RefCell<Clock>,
     phase: Cell<Phase>,
     /// Open connections, each of which knows its place here.
@@ -203,6 +209,7 @@ impl Worker {
             seen: RefCell::new(Seen::new(shared.current.load())),
             random: RefCell::new(SmallRng::from_rng(&mut rand::rng())),
             lines: RefCell::new(String::with_capacity(LOG_BATCH * 2)),
+            spans: RefCell::default(),
             clock: RefCell::new(Clock::at(now)),
             phase: Cell::new(Phase::Serving),
             links: RefCell::default(),
@@ -238,6 +245,12 @@ impl Worker {
             pair[1] = DIGITS[usize::from(byte & 15)];
         }
         HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    /// A fresh id of a trace: at random, and not 0.
+    pub(super) fn fresh_trace(&self) -> [u8; 16] {
+        let random = u128::from(self.random()) << 64 | u128::from(self.random());
+        random.max(1).to_be_bytes()
     }
 
     /// A random number, for choosing among endpoints.
@@ -280,6 +293,27 @@ impl Worker {
         let mut lines = self.lines.borrow_mut();
         if !lines.is_empty() {
             self.shared.sink.write(&mut lines, &self.shared.metrics);
+        }
+    }
+
+    /// Adds a span to those that a collector is told of.
+    pub(super) fn tell(&self, span: Span) {
+        let many = {
+            let mut spans = self.spans.borrow_mut();
+            spans.push(span);
+            spans.len()
+        };
+        if many >= SPAN_BATCH {
+            self.flush_spans();
+        }
+    }
+
+    /// Hands on what spans there are.
+    fn flush_spans(&self) {
+        let mut spans = self.spans.borrow_mut();
+        if !spans.is_empty() {
+            let most = self.seen.borrow().live.plan.settings.tracing.queue;
+            self.shared.spans.hand_over(&mut spans, most);
         }
     }
 
@@ -454,6 +488,7 @@ impl Worker {
             memory::give_back();
         }
         self.flush_log();
+        self.flush_spans();
     }
 }
 
@@ -461,6 +496,7 @@ impl Drop for Worker {
     /// Requests that were cut at the very end have written their lines by now.
     fn drop(&mut self) {
         self.flush_log();
+        self.flush_spans();
     }
 }
 

@@ -143,7 +143,8 @@ impl GrpcRun {
     }
 }
 
-fn python(script: &str) -> Command {
+/// A program of this directory, with `grpcio`.
+pub(super) fn python(script: &str) -> Command {
     let mut command = command("python3");
     command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/harness").join(script));
     command.env("PYTHONPATH", component("LOCKGATE_GRPCIO"));

@@ -11,6 +11,7 @@ pub mod ca_proxy;
 pub mod cgroup;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod endpoint;
 pub mod grpc;
 pub mod judge;

@@ -46,5 +46,6 @@ mod secrets_faults;
 mod sharing;
 mod soak;
 mod streams;
+mod tracing;
 mod upstreams;
 mod websockets;

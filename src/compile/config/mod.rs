@@ -12,6 +12,7 @@ mod last;
 mod rate;
 mod routing;
 mod streams;
+mod trace;
 
 use super::Policy;
 use super::annotation::{self, Instead, Judged, Verdict};
@@ -51,6 +52,7 @@ pub const KEYS: &[&[Key]] = &[
     rate::KEYS,
     copies::KEYS,
     streams::KEYS,
+    trace::KEYS,
 ];
 
 /// The key of a name.
@@ -82,7 +84,6 @@ const MISSING: &[(&str, &str)] = &[
     ("log-format-escape-none", "false"),
     ("allow-snippet-annotations", "false"),
     ("proxy-ssl-location-only", "false"),
-    ("enable-opentelemetry", "false"),
     ("main-snippet", ""),
     ("http-snippet", ""),
     ("server-snippet", ""),
@@ -122,10 +123,9 @@ const MOOT: &[&str] = &[
     "max-worker-*",
     "modsecurity-*",
     "nginx-status-ipv*",
-    "opentelemetry-*",
+    // A file of nginx's module, which is written from the keys.
+    "opentelemetry-config",
     "opentracing-*",
-    "otel-*",
-    "otlp-*",
     "plugins",
     "proxy-busy-buffers-size",
     "proxy-headers-hash-*",
@@ -225,6 +225,9 @@ pub(super) fn settings(
         }
     }
     if let Some(text) = settings.options.buffers.shortened() {
+        report("BadSetting", text);
+    }
+    if let Some(text) = trace::without_collector(&settings) {
         report("BadSetting", text);
     }
     for (name, value) in &map.data {
@@ -493,7 +496,7 @@ mod tests {
             ("http-redirect-code", "200"),
             ("worker-processes", "4"),
             ("no-such-key", "1"),
-            ("enable-opentelemetry", "true"),
+            ("log-format-escape-none", "true"),
         ]);
         assert_eq!(settings, Settings::default());
         let reasons: Vec<_> = problems.iter().map(|it| it.reason).collect();

@@ -41,9 +41,11 @@ fn link() -> Rc<Link> {
     let settings = Settings { log: None, ..Settings::default() };
     live.plan = Arc::new(Plan { settings: settings.into(), ..Plan::default() });
     let current = Current::new(live);
+    let metrics = Arc::new(Metrics::new(&Replica::default()).expect("metrics"));
     let shared = Arc::new(Shared {
         current,
-        metrics: Arc::new(Metrics::new(&Replica::default()).expect("metrics")),
+        spans: crate::spans::queue(metrics.clone()).0,
+        metrics,
         sink: LogSink::start().expect("a thread").0,
         ports: Ports { http: 80, https: 443 },
         limits: Limits::new(10, None),

@@ -28,6 +28,19 @@ pub(super) fn name(view: &View<'_>, balancer: &Balancer) -> String {
     }
 }
 
+pub(super) fn span(view: &View<'_>) -> Option<Step> {
+    let spans = view.way.route.options.spans.as_ref().filter(|it| it.on)?;
+    let whose =
+        if spans.distrust { "a trace of its own" } else { "the client's trace, or its own" };
+    let told = match &view.settings.tracing.collector {
+        Some(host) => format!("a collector at {host} is told where it is sampled"),
+        None => "no collector is told (otlp-collector-host)".to_owned(),
+    };
+    let text =
+        format!("in {whose}: the endpoint gets traceparent, and {told} (enable-opentelemetry)");
+    Some(step("trace", text))
+}
+
 pub(super) fn mirror(view: &View<'_>) -> Option<Step> {
     let mirror = view.way.route.mirror.as_ref()?;
     let (host, port) = &mirror.address;

@@ -117,6 +117,7 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
     told.say("rule", words::rule(&way.route, matched));
     let clock = RefCell::new(Clock::at(question.now));
     let view = View { settings, way, asked: &asked, peer, ports: question.ports, clock: &clock };
+    told.steps.extend(backend::span(&view));
 
     if let Some(wrong) = wrong {
         let what = words::wrong(wrong);

@@ -1,15 +1,20 @@
 //! Copies, logs and traces: who else hears of a request.
 
-use super::super::Instead;
-use super::{Annotation, missing, moot, sets};
-use super::{ON_OR_OFF, TRUTH, is_false, never};
+use super::{Annotation, moot, sets};
+use super::{ON_OR_OFF, TRUTH};
 use crate::model::copies::{Copies, MirrorTarget};
 use crate::model::host::Authority;
 use crate::model::options::Options;
+use crate::model::phrase::Phrase;
+use crate::model::trace::Spans;
 use crate::model::value::{boolean, switch};
 
 fn copies(options: &mut Options) -> &mut Copies {
     options.copies.get_or_insert_default()
+}
+
+fn spans(options: &mut Options) -> &mut Spans {
+    options.spans.get_or_insert_default()
 }
 
 pub(super) const ROWS: &[Annotation] = &[
@@ -59,13 +64,39 @@ pub(super) const ROWS: &[Annotation] = &[
         },
     ),
     moot("enable-rewrite-log", "false", "nginx's log."),
-    missing(
+    sets(
         "enable-opentelemetry",
         "false",
-        "No spans are made; trace headers pass untouched.",
-        is_false,
-        Instead::Serve,
+        "`true`: a span of each request goes to `otlp-collector-host`, and the endpoint gets its `traceparent`.",
+        |value, options| {
+            let on = boolean(value).ok_or(TRUTH)?;
+            if on || options.spans.is_some() {
+                spans(options).on = on;
+            }
+            Ok(())
+        },
     ),
-    missing("opentelemetry-operation-name", "", "Name of spans.", never, Instead::Serve),
-    moot("opentelemetry-trust-incoming-span", "true", "Trace headers pass untouched."),
+    sets(
+        "opentelemetry-operation-name",
+        "",
+        "Name of the spans, may have variables; the path of the rule where it is not given.",
+        |value, options| {
+            let name = Phrase::parse(value).map_err(|_| "a text with variables that are known")?;
+            spans(options).name = Some(Box::new(name)).filter(|it| !it.0.is_empty());
+            Ok(())
+        },
+    ),
+    sets(
+        "opentelemetry-trust-incoming-span",
+        "true",
+        "`false`: what the client says in `traceparent` and `tracestate` is not believed, and each request begins a \
+         trace.",
+        |value, options| {
+            let distrust = !boolean(value).ok_or(TRUTH)?;
+            if distrust || options.spans.is_some() {
+                spans(options).distrust = distrust;
+            }
+            Ok(())
+        },
+    ),
 ];
