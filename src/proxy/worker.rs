@@ -50,10 +50,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// After how many connections that let go of memory it is given back: some MiB.
 const MANY_RESTED: usize = 512;
-/// Wait after a connection was refused: those for whom there is no room must not take the time of those who
-/// are served. The kernel holds them meanwhile.
-const REFUSAL_PAUSE: Duration = Duration::from_millis(2);
-
 /// Most requests under way on one worker, as many as ingress-nginx allows connections
 /// (`max-worker-connections`). More wait for something that does not come.
 const MOST_REQUESTS: usize = 16_384;
@@ -167,11 +163,7 @@ pub(super) async fn accept(
                 worker.shared.metrics.accepted.inc();
                 match worker.admit() {
                     Ok(open) => serve(stream, address, open),
-                    Err(reason) => {
-                        worker.dropped(reason);
-                        drop(stream);
-                        tokio::time::sleep(REFUSAL_PAUSE).await;
-                    }
+                    Err(reason) => worker.dropped(reason),
                 }
             }
             Err(error) => {
