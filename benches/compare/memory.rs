@@ -13,6 +13,9 @@ use crate::site::{HOST, Running, Shape, Site, start};
 use crate::table::{self, Row, Target};
 use crate::{Result, Sizes, client};
 
+/// How long they are idle.
+const IDLE: Duration = Duration::from_secs(5);
+
 pub(crate) fn print(site: &Site, sizes: &Sizes) -> Result<()> {
     let config = Arc::new(config(site)?);
     let running = start(site, &Shape::default(), &["lockgate", "nginx", "haproxy"])?;
@@ -44,7 +47,7 @@ fn residents(config: &Arc<ClientConfig>, peer: &Running, connections: u32) -> Re
     for _ in 0..connections {
         open.push(connect(config, peer.port)?);
     }
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(IDLE);
     let after = peer.process.resident()?;
     let closed = open.iter().filter(|it| is_closed(&it.sock)).count();
     if closed > 0 {
