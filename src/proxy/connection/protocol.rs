@@ -56,7 +56,7 @@ where
         let finish = http1::UpgradeableConnection::graceful_shutdown;
         let end = drive(link, &mut watch, first.take(), Pin::new(&mut *connection), finish).await;
         let (End::Rest, Some(parts)) = (end, connection.into_parts()) else { return };
-        stream = parts.io.into_inner();
+        stream = let_go(parts);
         let resting = link.worker.rest();
         first = poll_fn(|cx| match watch.poll(cx) {
             Verdict::Go => stream.poll_readable(cx).map(|()| None),
@@ -67,6 +67,11 @@ where
         drop(resting);
         watch.rouse();
     }
+}
+
+/// Keeps the stream of a connection, and nothing else: not the buffer that its requests were read into.
+fn let_go<T, S>(parts: http1::Parts<TokioIo<T>, S>) -> T {
+    parts.io.into_inner()
 }
 
 /// Serves HTTP/2.
