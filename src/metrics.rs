@@ -23,6 +23,9 @@ use requests::Requests;
 pub use acme::{AcmeMetrics, Ca, Certificate, Endpoint};
 pub use requests::{Kind, RequestMeters};
 
+/// Of the names that ingress-nginx has, too.
+const PREFIX: &str = "nginx_ingress_controller_";
+/// ingress-nginx's buckets for lengths, in bytes.
 const LENGTHS: [f64; 7] = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
 
 const COPIES_LOST: &str =
@@ -299,7 +302,7 @@ struct Register {
 impl Register {
     /// Gives ingress-nginx's prefix and labels.
     fn nginx(&self, mut opts: Opts) -> Opts {
-        opts.name = format!("nginx_ingress_controller_{}", opts.name);
+        opts.name = format!("{PREFIX}{}", opts.name);
         opts.const_labels.extend(self.labels.clone());
         opts
     }

@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Counting;
+use super::{Counting, PREFIX};
 use crate::model::name::ObjectName;
 
 /// Labels of everything that is counted by request, as ingress-nginx has them, in the order of their names.
@@ -182,8 +182,6 @@ impl Requests {
         text
     }
 }
-
-const PREFIX: &str = "nginx_ingress_controller_";
 
 fn head(name: &str, of: &str, help: &str, to: &mut String) -> fmt::Result {
     writeln!(to, "# HELP {PREFIX}{name} {help}\n# TYPE {PREFIX}{name} {of}")

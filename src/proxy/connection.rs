@@ -19,6 +19,7 @@ use crate::live::limit::Open;
 use begin::{Stream, begin};
 use protocol::{h1, h2};
 
+pub(super) use begin::proxy_header;
 pub(super) use link::Link;
 
 /// Serves one accepted connection to its end. Each phase is an allocation of its own that ends with it: most

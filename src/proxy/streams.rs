@@ -8,10 +8,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::connection::proxy_header;
 use super::io::{Meter, Socket};
 use super::join::{self, Tries};
 use super::passthrough::may_pass;
-use super::proxy_protocol::{self, Ends, Header};
+use super::proxy_protocol::{self, Ends};
 use super::worker::{Seen, Worker};
 use crate::live::limit::Open;
 use crate::model::settings::Settings;
@@ -99,18 +100,8 @@ async fn named(
     ends: Ends,
 ) -> Option<Ends> {
     let proxy = ends.source;
-    match timeout(settings.trust.proxy_header_timeout, socket.proxy_header()).await {
-        Ok(Ok(Some(Header { ends: Some(named), .. })))
-            if settings.trust.proxies.contains(proxy.ip()) =>
-        {
-            return Some(named);
-        }
-        Ok(Ok(Some(_))) => return Some(ends),
-        // Load balancers try whether a port is open, and say nothing.
-        Ok(Ok(None)) => return None,
-        Ok(Err(error)) => tracing::debug!(%proxy, %error, "no PROXY header"),
-        Err(_) => tracing::debug!(%proxy, "no PROXY header in time"),
-    }
-    worker.dropped("proxy_header");
-    None
+    let patience = settings.trust.proxy_header_timeout;
+    let header = proxy_header(worker, socket, proxy, patience).await?;
+    let believed = header.ends.filter(|_| settings.trust.proxies.contains(proxy.ip()));
+    Some(believed.unwrap_or(ends))
 }

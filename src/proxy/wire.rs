@@ -5,6 +5,7 @@
 
 mod chunked;
 mod message;
+mod stream;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,16 +19,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, Method, Version, request};
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 use tokio_util::io::poll_read_buf;
 
 use super::upload::{Fault, RequestBody};
 use message::{Ending, Framing};
 
 pub(super) use message::AnswerHead;
+pub(super) use stream::Stream;
 
 /// Longest head of an answer, in bytes.
 const LONGEST_HEAD: usize = 64 << 10;
@@ -68,12 +68,6 @@ impl Torn {
             _ => Self::Lost,
         }
     }
-}
-
-/// What bytes go over.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// A connection; requests follow each other on it.
@@ -554,55 +548,4 @@ pub(super) fn detach(wire: &Rc<RefCell<Wire>>) -> AbortHandle {
     let wire = wire.clone();
     let sent = poll_fn(move |cx| wire.borrow_mut().poll_upload(cx));
     tokio::task::spawn_local(sent).abort_handle()
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! From an accepted connection to the first byte of HTTP: the PROXY header, the handshake, the protocol.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -124,21 +125,31 @@ fn proxy_header_patience(worker: &Worker, peer: &Peer) -> Option<Duration> {
     trust.expects_proxy_header(peer.address.ip()).then_some(trust.proxy_header_timeout)
 }
 
-/// The client whom the PROXY header names; `None` when there is no such header in time, which ends the
-/// connection without a word, as HAProxy does.
+/// The client whom the PROXY header names; `None` when there is none in time.
 async fn named(
     worker: &Worker,
     socket: &mut Socket,
     peer: Peer,
     patience: Duration,
 ) -> Option<Peer> {
+    let header = proxy_header(worker, socket, peer.address, patience).await?;
+    Some(header.ends.map_or(peer, |ends| peer.named(&ends)))
+}
+
+/// The PROXY header that `proxy` has to begin with; `None` when there is no such header in time, which ends the
+/// connection without a word, as HAProxy does.
+pub(in crate::proxy) async fn proxy_header(
+    worker: &Worker,
+    socket: &mut Socket,
+    proxy: SocketAddr,
+    patience: Duration,
+) -> Option<Header> {
     match timeout(patience, socket.proxy_header()).await {
-        Ok(Ok(Some(Header { ends: Some(ends), .. }))) => return Some(peer.named(&ends)),
-        Ok(Ok(Some(Header { ends: None, .. }))) => return Some(peer),
+        Ok(Ok(Some(header))) => return Some(header),
         // Load balancers try whether a port is open, and say nothing.
         Ok(Ok(None)) => return None,
-        Ok(Err(error)) => tracing::debug!(proxy = %peer.address, %error, "no PROXY header"),
-        Err(_) => tracing::debug!(proxy = %peer.address, "no PROXY header in time"),
+        Ok(Err(error)) => tracing::debug!(%proxy, %error, "no PROXY header"),
+        Err(_) => tracing::debug!(%proxy, "no PROXY header in time"),
     }
     worker.dropped("proxy_header");
     None
