@@ -58,7 +58,8 @@ impl Acme {
         match kind(problem) {
             "rateLimited" => self.limited(text, wait),
             _ if status == Some(429) => self.limited(text, wait),
-            "badNonce" | "orderNotReady" => Trouble::Unfinished(text),
+            "badNonce" => Trouble::Nonces(text),
+            "orderNotReady" => Trouble::Unfinished(text),
             "accountDoesNotExist" => Trouble::Account(text),
             "serverInternal" => Trouble::Down { text, wait },
             "connection" | "dns" | "incorrectResponse" | "tls" => Trouble::Invalid { text, bad },
@@ -82,7 +83,7 @@ impl Acme {
         match self.sort_problem(problem, None, None) {
             trouble @ (Trouble::Invalid { .. } | Trouble::Refused { .. }) => trouble,
             // That of a request, which instant-acme gave up.
-            trouble if kind(problem) == "badNonce" => trouble,
+            trouble @ Trouble::Nonces(_) => trouble,
             _ => {
                 let text = format!("the order ended with {}", described(problem));
                 Trouble::Invalid { text, bad: names_in(problem) }

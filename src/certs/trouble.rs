@@ -47,6 +47,9 @@ pub enum Trouble {
     /// The order is taken up again later: the CA has not finished.
     #[error("the CA has not finished: {0}")]
     Unfinished(String),
+    /// The CA took none of the nonces it gave (RFC 8555 section 6.5), though each was used once.
+    #[error("the CA takes none of its own nonces: {0}")]
+    Nonces(String),
     /// The CA asks to wait.
     #[error("the CA asks to wait: {}", .0.text)]
     Limited(Limited),
@@ -104,7 +107,7 @@ impl Trouble {
     /// Whose fault it is.
     pub fn class(&self) -> Class {
         match self {
-            Self::Down { .. } | Self::Unfinished(_) => Class::A,
+            Self::Down { .. } | Self::Unfinished(_) | Self::Nonces(_) => Class::A,
             Self::Invalid { .. } | Self::Unusable(_) => Class::B,
             Self::Limited(_) => Class::C,
             Self::Refused { .. } => Class::D,
@@ -128,6 +131,8 @@ impl Trouble {
             // The second that has begun is not over.
             Self::Down { wait: Some(wait), .. } => (*wait).clamp(5, DAY) + 1,
             Self::Down { .. } | Self::Unfinished(_) => outage(failures, spread),
+            // It did nothing, and is there: mostly the next one is good.
+            Self::Nonces(_) => doubled(2, failures).min(30 * MINUTE),
             Self::Invalid { .. } | Self::Unusable(_) => {
                 // Let's Encrypt's advice, and well within its five failures an hour.
                 let pause = match failures {
@@ -169,7 +174,7 @@ impl Trouble {
     /// The reason of the Event that tells of it.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Down { .. } | Self::Unfinished(_) => "CaUnavailable",
+            Self::Down { .. } | Self::Unfinished(_) | Self::Nonces(_) => "CaUnavailable",
             Self::Limited(it) if it.page.is_some() => "Paused",
             Self::Limited(_) => "RateLimited",
             Self::Invalid { .. } | Self::Unusable(_) => "ValidationFailed",
@@ -284,6 +289,7 @@ mod tests {
             (down(None), [30, 60, 120, 240, 480]),
             (down(Some(7)), [8; 5]),
             (down(Some(i64::MAX)), [DAY + 1; 5]),
+            (Trouble::Nonces(String::new()), [2, 4, 8, 16, 32]),
             (invalid(), [60, 600, 6_000, 43_200, 43_200]),
             (limited(1_007), [7; 5]),
             (limited(i64::MAX), [7 * DAY; 5]),
@@ -296,7 +302,9 @@ mod tests {
             let pauses = [1, 2, 3, 4, 5].map(|it| trouble.pause(it, 0.0, None, 1_000));
             assert_eq!(pauses, expected, "{trouble:?}");
         }
-        assert_eq!(down(None).pause(u32::MAX, 0.0, None, 0), 1_800);
+        for patient in [down(None), Trouble::Nonces(String::new())] {
+            assert_eq!(patient.pause(u32::MAX, 0.0, None, 0), 1_800);
+        }
         assert_eq!(Trouble::Foreign.pause(u32::MAX, 0.0, None, 0), 300);
     }
 
