@@ -81,9 +81,10 @@ impl Acme {
     /// both in an answer does neither here.
     pub(super) fn ended(&self, problem: &Problem) -> Trouble {
         match self.sort_problem(problem, None, None) {
-            trouble @ (Trouble::Invalid { .. } | Trouble::Refused { .. }) => trouble,
-            // That of a request, which instant-acme gave up.
-            trouble @ Trouble::Nonces(_) => trouble,
+            // Nonces are those of a request, which instant-acme gave up.
+            trouble @ (Trouble::Invalid { .. } | Trouble::Refused { .. } | Trouble::Nonces(_)) => {
+                trouble
+            }
             _ => {
                 let text = format!("the order ended with {}", described(problem));
                 Trouble::Invalid { text, bad: names_in(problem) }

@@ -28,6 +28,12 @@ pub const ASK: (&str, &str) = ("kubernetes.io/tls-acme", "true");
 /// The whole of a host goes to `web`.
 pub const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
 
+/// Longest wait for a certificate.
+///
+/// The CA refuses one nonce in twenty, on purpose, and connections break on a busy machine: then it is left
+/// alone for half a minute, and one order goes ahead of the others.
+pub const ISSUED: Duration = Duration::from_secs(90);
+
 /// Between two handshakes of [`Handshakes`]: its pace, as nothing is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -100,7 +100,26 @@ impl Cluster {
         let shipped = files.map(|file| format!("{}\n---\n", deploy(&format!("{file}.yaml"))));
         cluster.apply(&shipped.concat()).await;
         cluster.kubectl(&["create", "namespace", NAMESPACE]).await.expect("it can be created");
+        eventually("the rights that were granted", READY, async || {
+            // What is granted is known to who asks for it a moment later.
+            let everywhere = cluster.may("list", "networking.k8s.io", "ingresses", "").await;
+            everywhere && cluster.may("update", "coordination.k8s.io", "leases", "lockgate").await
+        })
+        .await;
         cluster
+    }
+
+    /// Whether the service account of the product may do this.
+    async fn may(&self, verb: &str, group: &str, resource: &str, namespace: &str) -> bool {
+        let attributes =
+            json!({ "verb": verb, "group": group, "resource": resource, "namespace": namespace });
+        let review = json!({
+            "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+            "spec": { "user": "system:serviceaccount:lockgate:lockgate", "resourceAttributes": attributes },
+        });
+        let answer =
+            self.post_json("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review).await;
+        answer["status"]["allowed"] == true
     }
 
     /// The product with the rights of the shipped service account and nothing beyond, by way of the

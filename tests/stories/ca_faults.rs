@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::acme::{Acme, Handshakes, asking};
+use crate::harness::acme::{Acme, Handshakes, ISSUED, asking};
 use crate::harness::ca_proxy::{Asked, CaProxy, Endpoint};
 use crate::harness::lockgate::Lockgate;
 use crate::harness::pebble::PebbleOptions;
@@ -52,7 +52,7 @@ async fn an_hour_without_a_ca_costs_eight_questions() {
     acme.ca.be_boulder();
     let start = acme.with_manifests(&asking("one", &["one.test"], &[]));
     let lockgate = acme.hasten(start, SPEED).start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     acme.ca.busy(&[]);
     let before = acme.ca.asked().len();
     let hosts = ["two.test", "three.test", "four.test"];
@@ -99,7 +99,7 @@ async fn r_ca_what_is_served_does_not_need_the_ca() {
     std::fs::write(dir.path().join("a.yaml"), acme.objects(&asking("one", &["one.test"], &[])))
         .unwrap();
     let lockgate = acme.in_directory(dir.path()).start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     drop(lockgate);
     // It starts, is ready and serves with nobody there, and with somebody who says nothing.
     for nobody in [true, false] {
@@ -130,7 +130,7 @@ async fn a_rate_limit_is_waited_for_to_the_second() {
     const WAIT: u64 = 7;
     let acme = Acme::new(PebbleOptions::default()).await;
     let lockgate = acme.with_manifests(&asking("zero", &["zero.test"], &[])).start().await;
-    acme.certified(&lockgate, "zero.test", SOON * 2).await;
+    acme.certified(&lockgate, "zero.test", ISSUED).await;
     for (turn, way) in ["seconds", "date", "text"].into_iter().enumerate() {
         let (fixed, now) = (Instant::now(), jiff::Timestamp::now());
         let until = now + Duration::from_secs(WAIT);
@@ -155,7 +155,7 @@ async fn a_rate_limit_is_waited_for_to_the_second() {
         // It is the account that has to wait.
         lockgate.write(&format!("{}.yaml", names[1]), asking(&names[1], &[&hosts[1]], &[]));
         for host in &hosts {
-            acme.certified(&lockgate, host, SOON * 2).await;
+            acme.certified(&lockgate, host, ISSUED).await;
         }
         let orders = orders();
         // Seconds run from the refusal; a moment was fixed before, in whole seconds.
@@ -198,7 +198,7 @@ async fn answers_that_are_lost_cost_no_certificate() {
     acme.ca.be_boulder();
     let lockgate = acme.with_manifests(&asking("zero", &["zero.test"], &[]));
     let lockgate = acme.hasten(lockgate, SPEED).start().await;
-    acme.certified(&lockgate, "zero.test", SOON * 2).await;
+    acme.certified(&lockgate, "zero.test", ISSUED).await;
     let places = [
         Endpoint::Nonce,
         Endpoint::NewOrder,
@@ -252,7 +252,7 @@ async fn failed_validations_are_tried_less_and_less() {
     acme.pebble.set_address("lost.test", NOWHERE).await;
     let yaml = asking("lost", &["lost.test"], &[UNCHECKED]) + &asking("one", &["one.test"], &[]);
     let lockgate = acme.hasten(acme.with_manifests(&yaml), SPEED).start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     waits(&lockgate, "connection refused", SOON).await;
     let tries = || {
         let mut orders = acme.ca.asked_for(Endpoint::NewOrder);
@@ -290,10 +290,10 @@ async fn r_clk_a_clock_that_is_minutes_off_is_told() {
     let acme = Acme::new(PebbleOptions::default()).await;
     acme.ca.set_clock(600.0, 1.0);
     let lockgate = acme.with_manifests(&asking("one", &["one.test"], &[])).start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     // Before the first answer nothing is known of the CA's clock.
     lockgate.write("two.yaml", asking("two", &["two.test"], &[]));
-    acme.certified(&lockgate, "two.test", SOON * 2).await;
+    acme.certified(&lockgate, "two.test", ISSUED).await;
     waits(&lockgate, "clock", SOON).await;
 }
 
@@ -303,7 +303,7 @@ async fn a_ca_that_lost_its_accounts_gets_the_same_key_again() {
     let mut acme = Acme::new(PebbleOptions::default()).await;
     let lockgate = acme.with_manifests(&asking("one", &["one.test"], &[]));
     let lockgate = acme.hasten(lockgate, 10).start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     let token = "http://one.test/.well-known/acme-challenge/0123456789abcdef";
     let thumbprint = lockgate.client().get(token).await.unwrap().text();
     let old = acme.client(&lockgate).await;

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::harness::acme::ISSUED;
 use crate::harness::backend::Backend;
 use crate::harness::client::{Client, Connection};
 use crate::harness::cluster::Cluster;
@@ -109,7 +110,7 @@ async fn an_annotation_gets_a_certificate_with_two_replicas() {
     for name in names {
         let host = format!("{name}.test");
         for replica in &replicas {
-            let connection = house.certified(replica, &host, SOON * 2).await;
+            let connection = house.certified(replica, &host, ISSUED).await;
             assert_eq!(connection.names(), [host.as_str()]);
         }
         let secret = house.secret(name).await.unwrap();
@@ -141,7 +142,7 @@ async fn an_annotation_gets_a_certificate_with_two_replicas() {
 
     // Another host in the same entry: one certificate for both takes its place.
     house.ask("one", &["one.test", "more.test"]).await;
-    eventually("both names", SOON * 2, async || {
+    eventually("both names", ISSUED, async || {
         let connection = house.certified(&replicas[1], "one.test", SOON).await;
         connection.names().len() == 2
     })

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use instant_acme::{ChallengeType, Identifier, NewOrder, RetryPolicy};
 
-use crate::harness::acme::{ASK, Acme, ROOT, asking};
+use crate::harness::acme::{ASK, Acme, ISSUED, ROOT, asking};
 use crate::harness::backend::{Answer, RawBackend};
 use crate::harness::lockgate::{backend, ingress, ingress_tls};
 use crate::harness::pebble::PebbleOptions;
@@ -54,7 +54,7 @@ async fn r_tok_2_a_host_that_asks_for_nothing_has_its_tokens_routed() {
     let acme = Acme::new(PebbleOptions::default()).await;
     let yaml = asking("ours", &["ours.test"], &[]) + &ingress("theirs", "theirs.test", &ROOT, &[]);
     let lockgate = acme.with_manifests(&yaml).start().await;
-    acme.certified(&lockgate, "ours.test", SOON * 2).await;
+    acme.certified(&lockgate, "ours.test", ISSUED).await;
     let client = lockgate.client();
     let path = format!("/.well-known/acme-challenge/{TOKEN}");
     for (host, ours) in [("ours.test", true), ("theirs.test", false), ("unknown.test", true)] {
@@ -112,8 +112,8 @@ async fn r_tok_3_a_route_of_challenges_is_a_solvers_or_a_contradiction() {
         taken("taken", &[]),
     ];
     let lockgate = acme.with_manifests(&yaml.concat()).start().await;
-    acme.certified(&lockgate, "solved.test", SOON * 2).await;
-    acme.certified(&lockgate, "ours.test", SOON * 2).await;
+    acme.certified(&lockgate, "solved.test", ISSUED).await;
+    acme.certified(&lockgate, "ours.test", ISSUED).await;
     let told = lockgate.problem("ChallengePathTaken").await;
     assert!(told.contains("taken.test"), "{told}");
     let routed = lockgate.client().get(&format!("http://solved.test{solver}")).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_users_own_acme_client_still_works() {
         + &ingress("theirs", "theirs.test", &paths, &[])
         + &backend("app", 80, &[app.addr()]);
     let lockgate = acme.with_manifests(&yaml).start().await;
-    acme.certified(&lockgate, "ours.test", SOON * 2).await;
+    acme.certified(&lockgate, "ours.test", ISSUED).await;
 
     let account = acme.pebble.stranger(&acme.pebble.directory()).await;
     let names = [Identifier::Dns("theirs.test".to_owned())];

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 
-use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, asking};
+use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, ISSUED, asking};
 use crate::harness::ca_proxy::{Asked, EXPLANATION, Endpoint, When};
 use crate::harness::client::Client;
 use crate::harness::endpoint::Authority;
@@ -39,7 +39,7 @@ async fn kept_alive(validity: Duration, renewals: usize, limit: Duration, reissu
     let mut loops = Vec::new();
     for replica in &replicas {
         for host in HOSTS {
-            house.acme.certified(replica, host, SOON * 2).await;
+            house.acme.certified(replica, host, ISSUED).await;
             loops.push(Handshakes::start(house.acme.client(replica).await, host));
         }
     }
@@ -125,7 +125,7 @@ async fn r_ren_3_a_certificate_is_replaced_within_the_suggested_window() {
         let window = [6, 12].map(|it| now + SignedDuration::from_secs(it));
         acme.ca.suggest(1, window, "21600");
         lockgate.write(&format!("{name}.yaml"), asking(&name, &[&host], &[]));
-        let first = acme.certified(&lockgate, &host, SOON * 2).await;
+        let first = acme.certified(&lockgate, &host, ISSUED).await;
         if refused {
             acme.ca.refuse(Endpoint::NewOrder, 1, 409, "alreadyReplaced", "it has been", &[]);
         }
@@ -165,7 +165,7 @@ async fn r_ren_8_a_recalled_certificate_is_replaced_at_once() {
     // What a CA says before any wish of ours to be asked again; a minute is the least that is believed.
     acme.ca.suggest(usize::MAX, [day(60), day(61)], "1");
     let lockgate = start.start().await;
-    let first = acme.certified(&lockgate, "one.test", SOON * 2).await;
+    let first = acme.certified(&lockgate, "one.test", ISSUED).await;
     eventually("a second look", MINUTE, async || acme.ca.count(Endpoint::RenewalInfo, 200) > 1)
         .await;
     let looks = acme.ca.asked_for(Endpoint::RenewalInfo);
@@ -194,7 +194,7 @@ async fn r_ord_5_a_profile_is_ordered_or_nothing_is() {
     assert_eq!(acme.ca.orders(), 0);
     drop(lockgate);
     let lockgate = acme.with_manifests(&yaml).args(["--acme-profile=week"]).start().await;
-    let shown = acme.certified(&lockgate, "one.test", SOON * 2).await;
+    let shown = acme.certified(&lockgate, "one.test", ISSUED).await;
     let (_, leaf) = X509Certificate::from_der(shown.peer_certificate().unwrap()).unwrap();
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert!((life - 604_800).abs() < 100, "{life} s");
@@ -229,7 +229,7 @@ async fn moving_to_another_ca_leaves_no_gap() {
     let yaml = staging.objects(&asking("one", &["one.test"], &[]));
     std::fs::write(dir.path().join("a.yaml"), yaml).unwrap();
     let lockgate = staging.in_directory(dir.path()).start().await;
-    staging.certified(&lockgate, "one.test", SOON * 2).await;
+    staging.certified(&lockgate, "one.test", ISSUED).await;
     drop(lockgate);
     production.ca.hold(Endpoint::NewOrder, When::Before);
     let lockgate = production.in_directory(dir.path()).start().await;
@@ -243,7 +243,7 @@ async fn moving_to_another_ca_leaves_no_gap() {
     };
     staging.certified(&lockgate, "one.test", SOON).await;
     production.ca.release();
-    production.certified(&lockgate, "one.test", SOON * 2).await;
+    production.certified(&lockgate, "one.test", ISSUED).await;
     handshakes.stop().await.assert_clean();
     assert_eq!(orders(&production, "one.test")[0].2["replaces"], Value::Null);
     assert_eq!((staging.ca.orders(), production.ca.orders()), (1, 1));
@@ -265,7 +265,7 @@ async fn a_secret_that_kube_lego_filled_is_taken_over() {
     let any = lockgate.tls_client().connect("https://one.test/").await.unwrap();
     assert_eq!(any.names(), ["one.test"]);
     acme.ca.release();
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     let stored: Value =
         serde_json::from_str(&lockgate.file("issued/demo.one.secret.json").unwrap()).unwrap();
     assert_eq!(stored["metadata"]["annotations"]["lockgate.dev/managed"], "v1", "{stored:#}");
@@ -286,7 +286,7 @@ async fn kube_legos_settings_are_understood() {
         .env("LEGO_URL", &acme.ca.directory())
         .env("LEGO_EMAIL", "somebody@one.test");
     let lockgate = lockgate.start().await;
-    acme.certified(&lockgate, "one.test", SOON * 2).await;
+    acme.certified(&lockgate, "one.test", ISSUED).await;
     let accounts = acme.ca.asked();
     let told =
         accounts.iter().any(|it| it.payload["contact"] == json!(["mailto:somebody@one.test"]));
@@ -308,7 +308,7 @@ async fn r_vis_owners_are_told_what_happens() {
     house.ask("good", &["good.test"]).await;
     house.ask("foreign", &["foreign.test"]).await;
     house.cluster.apply(&asking("lost", &["lost.test"], &unchecked)).await;
-    house.acme.certified(&replica, "good.test", SOON * 2).await;
+    house.acme.certified(&replica, "good.test", ISSUED).await;
     let milestones = [
         "CertificateRequested",
         "OrderCreated",

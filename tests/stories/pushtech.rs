@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use crate::harness::acme::{AcmeCluster, asking};
+use crate::harness::acme::{AcmeCluster, ISSUED, asking};
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::SOON;
 
@@ -29,7 +29,7 @@ async fn eleven_ingresses_applied_at_once_get_eleven_certificates() {
     house.cluster.apply(&yaml.concat()).await;
 
     let others: Vec<&String> = hosts.iter().filter(|it| **it != lost).collect();
-    join_all(others.iter().map(|host| acme.certified(&replicas[0], host, SOON * 2))).await;
+    join_all(others.iter().map(|host| acme.certified(&replicas[0], host, ISSUED))).await;
     assert_eq!(acme.ca.issued(), 10);
     let told = house.told(&name(&lost), "WaitingForRoute").await;
     assert!(told.contains(&lost), "{told}");
