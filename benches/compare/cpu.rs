@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::load::{self, Outcome, h2load, wrk};
+use crate::load::{self, Length, Outcome, h2load, wrk};
 use crate::site::{Running, Shape, Site, start_all};
 use crate::table::{self, Row, Target, median};
 use crate::{Result, Sizes};
@@ -39,7 +39,7 @@ const WORK: [Work; 5] = [
         name: "HTTPS HTTP/2, 16 connections x 32 streams",
         target: 0.90,
         many: false,
-        load: |run| h2load(run.port, run.seconds, &["-c16", "-m32"]),
+        load: |run| h2load(run.port, &Length::Seconds(run.seconds), &["-c16", "-m32"]),
     },
     Work {
         name: "new connection, full TLS 1.3 handshake per request",

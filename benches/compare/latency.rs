@@ -2,17 +2,23 @@
 //!
 //! All are driven at the same rate. The load tool counts from the moment it sends a request, which may be
 //! late when the last one on its connection was: at half load few are.
+//!
+//! Each connection of the tool asks when a timer of 10 ms of its own says so. Opened at once, all of them ask
+//! in one burst, the shorter the faster the handshakes were, and what is measured is a place in that queue.
+//! So they are opened one after another, at times that are spread over those 10 ms.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use crate::load::{self, h2load, wrk};
+use crate::load::{self, Length, h2load, wrk};
 use crate::site::{Running, Shape, Site, start_all};
 use crate::table::{self, Row, Target, median, percentile};
 use crate::{Result, Sizes};
 
 const CONNECTIONS: u32 = 64;
-/// Those at the beginning, which wait for handshakes, are not counted.
+/// Between two that are opened: whatever comes after it modulo 10 ms comes once in ten.
+const APART: &str = "--rate-period=7ms";
+/// Until all of them are open and settled; what was asked in it is not counted.
 const WARM_UP: u32 = 1;
 
 pub(crate) fn print(site: &Site, sizes: &Sizes) -> Result<()> {
@@ -64,7 +70,9 @@ fn times(site: &Site, peer: &Running, rate: f64, seconds: u32) -> Result<Vec<f64
     let clients = format!("-c{CONNECTIONS}");
     let each = format!("--rps={:.3}", rate / f64::from(CONNECTIONS));
     let log = format!("--log-file={}", file.display());
-    let load = h2load(peer.port, seconds + WARM_UP, &["--h1", &clients, &each, &log]);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
+    let length = Length::Requests((rate * f64::from(WARM_UP + seconds)) as u64);
+    let load = h2load(peer.port, &length, &["--h1", &clients, "-r1", APART, &each, &log]);
     let outcome = load::run(&load)?;
     if outcome.refused + outcome.broken > 0.0 {
         return Err(format!("{} does not answer everything", peer.name).into());
@@ -82,5 +90,8 @@ fn times(site: &Site, peer: &Running, rate: f64, seconds: u32) -> Result<Vec<f64
     fs::remove_file(&file)?;
     let first = all.iter().map(|(start, _)| *start).min().ok_or("nothing was answered")?;
     let from = first + i64::from(WARM_UP) * 1_000_000;
-    Ok(all.iter().filter(|(start, _)| *start >= from).map(|(_, it)| f64::from(*it)).collect())
+    // From here on the first ones have asked all they were to ask.
+    let until = from + i64::from(seconds) * 1_000_000;
+    let counted = all.iter().filter(|(start, _)| (from..until).contains(start));
+    Ok(counted.map(|(_, taken)| f64::from(*taken)).collect())
 }

@@ -15,10 +15,21 @@ pub(crate) fn wrk(port: u16, seconds: u32, connections: u32, path: &str, more: &
     command
 }
 
+/// How long a load lasts.
+pub(crate) enum Length {
+    Seconds(u32),
+    /// On all connections together.
+    Requests(u64),
+}
+
 /// `h2load` on one thread; HTTP/2 unless told otherwise.
-pub(crate) fn h2load(port: u16, seconds: u32, more: &[&str]) -> Command {
+pub(crate) fn h2load(port: u16, length: &Length, more: &[&str]) -> Command {
+    let length = match length {
+        Length::Seconds(it) => format!("-D{it}"),
+        Length::Requests(it) => format!("-n{it}"),
+    };
     let mut command = Command::new("h2load");
-    command.args(["-t1", "-D", &seconds.to_string()]).args(more);
+    command.args(["-t1", &length]).args(more);
     command.arg(format!("--connect-to=127.0.0.1:{port}"));
     command.arg(format!("https://{HOST}/"));
     command

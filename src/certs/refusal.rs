@@ -80,16 +80,13 @@ impl Acme {
     /// It will not go on, so nobody waits for it, and it says nothing of the CA as a whole: what would do
     /// both in an answer does neither here.
     pub(super) fn ended(&self, problem: &Problem) -> Trouble {
-        match self.sort_problem(problem, None, None) {
-            // Nonces are those of a request, which instant-acme gave up.
-            trouble @ (Trouble::Invalid { .. } | Trouble::Refused { .. } | Trouble::Nonces(_)) => {
-                trouble
-            }
-            _ => {
-                let text = format!("the order ended with {}", described(problem));
-                Trouble::Invalid { text, bad: names_in(problem) }
-            }
+        let trouble = self.sort_problem(problem, None, None);
+        // Nonces are those of a request, which instant-acme gave up.
+        if let Trouble::Invalid { .. } | Trouble::Refused { .. } | Trouble::Nonces(_) = trouble {
+            return trouble;
         }
+        let text = format!("the order ended with {}", described(problem));
+        Trouble::Invalid { text, bad: names_in(problem) }
     }
 
     /// What the CA says went wrong with each name.
