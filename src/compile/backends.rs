@@ -1,6 +1,6 @@
 //! Services and EndpointSlices → who answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::Policy;
@@ -20,7 +20,7 @@ pub(super) fn add(
     plan: &mut Plan,
     problems: &mut Vec<Problem>,
 ) {
-    let slices = by_service(objects);
+    let slices = Slices::of(objects);
     if let Some(name) = &policy.default_backend {
         let port = objects.services.get(name).and_then(|it| it.ports.first());
         match port {
@@ -40,21 +40,24 @@ pub(super) fn add(
     let routes = plan.hosts.values().flat_map(|it| it.paths.values());
     let defaults = routes.clone().filter_map(|it| it.answers.as_ref()?.default.as_ref());
     let routes = routes.chain(defaults);
-    let mut named: BTreeMap<&BackendId, BTreeSet<&ObjectName>> = BTreeMap::new();
-    for route in routes.chain(&plan.fallback) {
-        if let Target::Backend(id) = &route.target {
-            named.entry(id).or_default().insert(&route.ingress);
-        }
-    }
-    let none = BTreeSet::new();
+    // Who names what: mostly in order already, as a host is often called what its Service is.
+    let named = routes.chain(&plan.fallback).filter_map(|route| match &route.target {
+        Target::Backend(id) => Some((id, Some(&route.ingress))),
+        _ => None,
+    });
+    let mut named: Vec<(&BackendId, Option<&ObjectName>)> = named.collect();
+    let canaries = named.iter().filter_map(|(id, _)| shares.get(*id)?.canary.as_ref());
+    let canaries: Vec<_> = canaries.map(|it| (&it.backend, None)).collect();
+    named.extend(canaries);
+    named.sort();
+    named.dedup();
     let usual = Share::default();
-    let canaries = named.keys().filter_map(|it| shares.get(*it)?.canary.as_ref());
-    let canaries: BTreeSet<&BackendId> = canaries.map(|it| &it.backend).collect();
-    let all: BTreeSet<&BackendId> = named.keys().copied().chain(canaries).collect();
-    for id in all {
+    let mut backends = Vec::with_capacity(named.len());
+    for by in named.chunk_by(|(a, _), (b, _)| a == b) {
+        let id = by[0].0;
         let share = shares.get(id).unwrap_or(&usual);
         let mut report = |text: &str, instead: [&str; 2]| {
-            let mains = named.get(id).unwrap_or(&none).iter().map(|it| (*it, instead[0]));
+            let mains = by.iter().filter_map(|(_, it)| Some(((*it)?, instead[0])));
             let canaries = share.canary_of.iter().map(|it| (*it, instead[1]));
             problems.extend(mains.chain(canaries).map(|(it, instead)| {
                 let text = format!("{text}: {instead}");
@@ -74,7 +77,7 @@ pub(super) fn add(
             None => Err(format!("Service {} is not there", id.service)),
             Some(service) => match &service.external_name {
                 Some(name) => external(name, service, id, policy),
-                None => internal(service, slices.get(&id.service), id, None).map(|endpoints| {
+                None => internal(service, &slices, id, None).map(|endpoints| {
                     if !share.service_upstream {
                         return endpoints;
                     }
@@ -100,8 +103,9 @@ pub(super) fn add(
             canary: share.canary.clone(),
             ..backend
         };
-        plan.backends.insert(id.clone(), backend);
+        backends.push((id.clone(), backend));
     }
+    plan.backends.append(&mut backends.into_iter().collect());
 }
 
 /// The Service as its own single endpoint.
@@ -115,43 +119,62 @@ pub(super) fn find(
     id: &BackendId,
     transport: Transport,
     objects: &Objects,
-    slices: &BTreeMap<ObjectName, Vec<&Slice>>,
+    slices: &Slices<'_>,
     policy: &Policy,
 ) -> Result<Backend, String> {
     let service = objects.services.get(&id.service);
     let service = service.ok_or_else(|| format!("Service {} is not there", id.service))?;
     match &service.external_name {
         Some(name) => external(name, service, id, policy),
-        None => internal(service, slices.get(&id.service), id, Some(transport)),
+        None => internal(service, slices, id, Some(transport)),
     }
 }
 
-pub(super) fn by_service(objects: &Objects) -> BTreeMap<ObjectName, Vec<&Slice>> {
-    let mut slices: BTreeMap<ObjectName, Vec<&Slice>> = BTreeMap::new();
-    for (name, slice) in &objects.slices {
-        let service = ObjectName::new(name.namespace.clone(), slice.service.clone());
-        slices.entry(service).or_default().push(slice);
+/// All EndpointSlices, by the namespace and name of their Service.
+pub(super) struct Slices<'a>(Vec<(&'a str, &'a str, &'a Slice)>);
+
+impl<'a> Slices<'a> {
+    pub(super) fn of(objects: &'a Objects) -> Self {
+        let all = objects.slices.iter();
+        let mut all: Vec<_> =
+            all.map(|(name, it)| (&*name.namespace, &*it.service, &**it)).collect();
+        // They begin with their Service's name, so this finds little to do.
+        all.sort_by_key(|(namespace, service, _)| (*namespace, *service));
+        Self(all)
     }
-    slices
+
+    /// Those of a Service, in the order of their names.
+    fn of_service(&self, name: &ObjectName) -> impl Iterator<Item = &'a Slice> {
+        let wanted = (&*name.namespace, &*name.name);
+        let first = self.0.partition_point(|(namespace, it, _)| (*namespace, *it) < wanted);
+        let rest = self.0.get(first..).unwrap_or_default().iter();
+        rest.take_while(move |(namespace, it, _)| (*namespace, *it) == wanted).map(|it| it.2)
+    }
 }
 
 /// The first of the Service's ports whose number, target or name is what the Ingress says.
 fn port<'a>(service: &'a Service, wanted: &str) -> Option<&'a Port> {
-    service
-        .ports
-        .iter()
-        .find(|it| it.port.to_string() == wanted || *it.target == *wanted || *it.name == *wanted)
+    let number = number(wanted);
+    let is_meant =
+        |it: &&Port| number == Some(it.port) || *it.target == *wanted || *it.name == *wanted;
+    service.ports.iter().find(is_meant)
 }
 
 /// The same of the ports of one transport, where a number is a port's own, as ingress-nginx reads streams.
 fn port_of<'a>(service: &'a Service, wanted: &str, udp: bool) -> Option<&'a Port> {
+    let number = number(wanted);
     let mut ports = service.ports.iter().filter(|it| it.udp == udp);
-    ports.find(|it| it.port.to_string() == wanted || *it.name == *wanted)
+    ports.find(|it| number == Some(it.port) || *it.name == *wanted)
+}
+
+/// A port as a number is written; `+80` and `080` are names that no port has.
+fn number(wanted: &str) -> Option<u16> {
+    wanted.parse().ok().filter(|_| !wanted.starts_with(['+', '0']))
 }
 
 fn internal(
     service: &Service,
-    slices: Option<&Vec<&Slice>>,
+    slices: &Slices<'_>,
     id: &BackendId,
     transport: Option<Transport>,
 ) -> Result<Backend, String> {
@@ -162,22 +185,24 @@ fn internal(
     let kind = transport.map(|it| format!("{it} ")).unwrap_or_default();
     let port =
         port.ok_or_else(|| format!("Service {} has no {kind}port {}", id.service, id.port))?;
-    let mut ready = BTreeSet::new();
-    let mut lingering = BTreeSet::new();
-    for slice in slices.into_iter().flatten() {
+    let (mut ready, mut lingering) = (Vec::new(), Vec::new());
+    for slice in slices.of_service(&id.service) {
         for number in numbers(slice, port) {
             for endpoint in &slice.endpoints {
                 let address = SocketAddr::new(endpoint.address, number);
                 if endpoint.ready {
-                    ready.insert(address);
+                    ready.push(address);
                 } else if endpoint.lingering {
-                    lingering.insert(address);
+                    lingering.push(address);
                 }
             }
         }
     }
-    let used = if ready.is_empty() { lingering } else { ready };
-    Ok(Backend { addresses: used.into_iter().collect(), ..Backend::default() })
+    let mut addresses = if ready.is_empty() { lingering } else { ready };
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.shrink_to_fit();
+    Ok(Backend { addresses, ..Backend::default() })
 }
 
 /// A slice's port is found by name, else it is the Service's numeric target.

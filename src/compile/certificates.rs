@@ -124,7 +124,8 @@ fn secret_of(
     plan: &Plan,
 ) -> Option<ObjectName> {
     let full = |secret: &str| ObjectName::new(ours.name.namespace.clone(), secret);
-    let listed = |it: &&Tls| it.hosts.iter().any(|it| it.parse() == Ok(host.clone()));
+    let is_host = |it: &str| it.parse::<HostPattern>().is_ok_and(|it| it == *host);
+    let listed = |it: &&Tls| it.hosts.iter().any(|it| is_host(it));
     if let Some(entry) = ours.ingress.tls.iter().find(listed) {
         return entry.secret.as_deref().map(full);
     }

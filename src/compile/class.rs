@@ -1,6 +1,5 @@
 //! Which Ingresses are ours, and in which order they count.
 
-use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::Policy;
@@ -20,8 +19,15 @@ pub(super) fn ours<'a>(
 ) -> Vec<(&'a ObjectName, &'a Arc<Ingress>)> {
     let mut ours: Vec<_> =
         objects.ingresses.iter().filter(|(_, it)| is_ours(it, objects, policy)).collect();
-    ours.sort_by_cached_key(|(name, it)| (it.created, Reverse(name.to_string())));
+    ours.sort_by(|(a, older), (b, younger)| {
+        older.created.cmp(&younger.created).then_with(|| text(b).cmp(text(a)))
+    });
     ours
+}
+
+/// `namespace/name`, whose order is not that of the two: a namespace may hold what is less than a slash.
+fn text(name: &ObjectName) -> impl Iterator<Item = u8> {
+    name.namespace.bytes().chain(*b"/").chain(name.name.bytes())
 }
 
 /// ingress-nginx's rule: the field decides where it is set, else the annotation, else

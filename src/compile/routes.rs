@@ -1,6 +1,6 @@
 //! Ingress rules → hosts and paths, merged the way ingress-nginx merges them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::annotation::{self, Reading};
@@ -87,34 +87,41 @@ pub(super) fn add(
             for host in it.ingress.rules.iter().filter_map(|rule| rule.host.parse().ok()) {
                 if it.may_have(&host, policy, plan) {
                     let route = it.route(&host, "/", it.target(Some(backend)));
-                    add_root(plan, host, route);
+                    add_root(entry(plan, host, it.name), route);
                 }
             }
         }
     }
-    for it in ours {
-        for rule in &it.ingress.rules {
-            if let Ok(host) = rule.host.parse::<HostPattern>()
-                && plan.hosts.get(&host).is_some_and(|known| known.owner == *it.name)
-                && host != HostPattern::Any
-            {
-                let route = it.route(&host, "/", it.target_fallback());
-                add_root(plan, host, route);
+    let root = PathPattern::Prefix("/".into());
+    let mut rootless = plan.hosts.iter_mut();
+    let mut rootless = rootless
+        .by_ref()
+        .filter(|(host, it)| **host != HostPattern::Any && !it.paths.contains_key(&root))
+        .peekable();
+    if rootless.peek().is_some() {
+        let owners: HashMap<&ObjectName, &Ours<'_>> = ours.iter().map(|it| (it.name, it)).collect();
+        for (host, entry) in rootless {
+            if let Some(owner) = owners.get(&entry.owner) {
+                add_root(entry, owner.route(host, "/", owner.target_fallback()));
             }
         }
     }
     locations::rank(plan);
 }
 
-fn add_root(plan: &mut Plan, host: HostPattern, route: Route) {
-    let owner = route.ingress.clone();
-    let entry = plan.hosts.entry(host).or_insert_with(|| Host::new(owner));
+/// A host of the plan, which is this Ingress's if it is new.
+fn entry<'a>(plan: &'a mut Plan, host: HostPattern, owner: &ObjectName) -> &'a mut Host {
+    plan.hosts.entry(host).or_insert_with(|| Host::new(owner.clone()))
+}
+
+/// Adds a route for everything that no other takes, unless there is one.
+fn add_root(host: &mut Host, route: Route) {
     let root = PathPattern::Prefix("/".into());
-    if !entry.paths.contains_key(&root) {
+    if !host.paths.contains_key(&root) {
         if let Ok(all) = Location::parse("/") {
-            entry.try_location(&root, all.into());
+            host.try_location(&root, all.into());
         }
-        entry.paths.insert(root, Arc::new(route));
+        host.paths.insert(root, Arc::new(route));
     }
 }
 
@@ -139,7 +146,7 @@ fn add_rules(
             };
             route.options = Arc::new(quiet);
             route.rewrite = None;
-            add_root(plan, host, route);
+            add_root(entry(plan, host, ours.name), route);
         } else {
             report("HostTaken", "default backend ignored: somebody older has every host".into());
         }
@@ -152,7 +159,7 @@ fn add_rules(
                 continue;
             }
         };
-        let entry = plan.hosts.entry(host.clone()).or_insert_with(|| Host::new(ours.name.clone()));
+        let entry = entry(plan, host.clone(), ours.name);
         let expressions = of_expressions.contains(&host);
         if expressions {
             entry.locations.get_or_insert_default();
@@ -273,22 +280,27 @@ pub(super) fn fallback(service: &ObjectName, port: u16, settings: &Settings) -> 
 /// A host with a `tls` entry is redirected, whatever its Secret holds, as in ingress-nginx; but while
 /// we are still to obtain its first certificate it is not, unless `force-ssl-redirect` says so.
 pub(super) fn decide_redirects(plan: &mut Plan) {
-    let waiting = |host: &HostPattern| {
-        plan.certificates.get(host).is_some_and(|it| {
-            let awaited = it.secret.as_ref().is_some_and(|secret| plan.awaits(secret, host));
-            it.keypair.is_none() && awaited
-        })
+    // Few wait, and few are wildcards: most hosts are looked up in nothing.
+    let waiting = plan.certificates.iter().filter(|(host, it)| {
+        let awaited = it.secret.as_ref().is_some_and(|secret| plan.awaits(secret, host));
+        it.keypair.is_none() && awaited
+    });
+    let waiting: BTreeSet<HostPattern> = waiting.map(|(host, _)| host.clone()).collect();
+    // Rules without a host have no certificate.
+    let is_secured = |host: &HostPattern, it: &Host| {
+        it.tls && *host != HostPattern::Any && !waiting.contains(host)
     };
-    // A certificate for a wildcard counts for the hosts below it; rules without a host have none.
-    let secured: BTreeSet<HostPattern> = plan
+    // A certificate for a wildcard counts for the hosts below it.
+    let wildcards = plan
         .hosts
         .iter()
-        .filter(|(host, it)| it.tls && **host != HostPattern::Any && !waiting(host))
-        .map(|(host, _)| host.clone())
-        .collect();
+        .filter(|(host, it)| matches!(host, HostPattern::Wildcard(_)) && is_secured(host, it));
+    let wildcards: BTreeSet<HostPattern> = wildcards.map(|(host, _)| host.clone()).collect();
     for (host, it) in &mut plan.hosts {
-        let above = host.above().is_some_and(|it| secured.contains(&it));
-        let secure = secured.contains(host) || (above && !it.tls);
+        let above = !it.tls
+            && !wildcards.is_empty()
+            && host.above().is_some_and(|it| wildcards.contains(&it));
+        let secure = above || is_secured(host, it);
         for route in it.paths.values_mut() {
             let Options { ssl_redirect, force_ssl_redirect, .. } = *route.options;
             let exempt = plan.settings.no_redirect.iter().any(|it| route.path.starts_with(&**it));

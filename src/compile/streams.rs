@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Policy;
-use super::backends;
-use super::objects::{Objects, Slice};
-use crate::model::name::{Kind, ObjectName};
+use super::backends::{self, Slices};
+use super::objects::Objects;
+use crate::model::name::Kind;
 use crate::model::plan::{Backend, BackendId, Plan};
 use crate::model::problem::Problem;
 use crate::model::stream::{Door, Entry, Stream, Transport, port};
 
 /// Most ports of one ConfigMap: each takes a socket a worker.
 const MOST: usize = 1000;
-
-type Slices<'a> = BTreeMap<ObjectName, Vec<&'a Slice>>;
 
 /// Adds what these ConfigMaps list; a bad entry costs nobody but its owner.
 pub(super) fn add(
@@ -44,7 +42,7 @@ pub(super) fn add(
             report("BadStream", text.to_owned());
             continue;
         }
-        let slices = backends::by_service(objects);
+        let slices = Slices::of(objects);
         let mut ports = BTreeMap::new();
         for (key, value) in &map.data {
             match number(key, transport, policy) {
