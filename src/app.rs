@@ -91,6 +91,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
     let exporter = tokio::spawn(exporter.run(plans.clone()));
+    let last = plans.clone();
     let (ready, readiness) = watch::channel(false);
     let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
@@ -163,7 +164,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         }
     };
     let grace = Duration::from_secs(args.shutdown_grace_period);
-    shut_down(proxy, &phase, &mut signals, grace, args.drain_timeout, elected, election).await;
+    let drain = args.drain_timeout.unwrap_or_else(|| last.borrow().settings.connections.drain);
+    shut_down(proxy, &phase, &mut signals, grace, drain, elected, election).await;
     tasks.shutdown().await;
     // It ends by itself once nobody makes spans any more, and has sent the last.
     let _ = tokio::time::timeout(FAREWELL, exporter).await;

@@ -202,9 +202,10 @@ pub struct Serve {
         help_heading = "Serving"
     )]
     pub shutdown_grace_period: u64,
-    /// Longest time after that for requests under way, as ingress-nginx's worker-shutdown-timeout.
-    #[arg(long, env = "LOCKGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "240s", value_parser = duration, help_heading = "Serving")]
-    pub drain_timeout: Duration,
+    /// Longest time after that for requests under way; what the ConfigMap's worker-shutdown-timeout says, or
+    /// 240s, when it is not given.
+    #[arg(long, env = "LOCKGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = duration, help_heading = "Serving")]
+    pub drain_timeout: Option<Duration>,
 
     /// Who issues certificates to Ingresses that ask for one.
     #[arg(

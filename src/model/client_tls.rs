@@ -215,6 +215,9 @@ pub struct Connections {
     pub body: Duration,
     /// `http2-max-concurrent-streams`
     pub streams: u32,
+    /// `worker-shutdown-timeout`: how long what is under way may last once nothing new is accepted, where no
+    /// flag says so.
+    pub drain: Duration,
     /// To endpoints.
     pub upstream: Upstream,
 }
@@ -240,6 +243,7 @@ impl Default for Connections {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
             streams: 100,
+            drain: Duration::from_secs(240),
             upstream: Upstream::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! What the ConfigMap says of handshakes and connections.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
@@ -20,6 +21,11 @@ use crate::harness::raw::Raw;
 
 /// Serves `a.test` with these settings.
 async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
+    let lockgate = Lockgate::with_manifests(objects(web, settings));
+    lockgate.args(["--configmap=demo/settings"]).start().await
+}
+
+fn objects(web: &Backend, settings: &[(&str, &str)]) -> String {
     let objects = [
         ingress_class(),
         ingress_tls("a", "a.test", &[("/", "Prefix", "web", 80)], &[], "tls"),
@@ -27,8 +33,7 @@ async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
         backend("web", 80, &[web.addr()]),
         config_map("settings", settings),
     ];
-    let lockgate = Lockgate::with_manifests(objects.concat());
-    lockgate.args(["--configmap=demo/settings"]).start().await
+    objects.concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,4 +186,39 @@ async fn slow_clients_have_as_long_as_set() {
     let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
     raw.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nhalf").await;
     assert_eq!(raw.reply().await.status, Some(408));
+}
+
+/// What is under way at a shutdown is cut when the ConfigMap says so, as it is then, unless the flag says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_takes_as_long_as_is_set() {
+    let web = Backend::start("web").await;
+    for (flags, at_first, in_the_end) in
+        [(&[][..], "1s", "1s"), (&[], "240s", "1s"), (&["--drain-timeout=1s"], "240s", "240s")]
+    {
+        let case = format!("{flags:?}, {at_first}, {in_the_end}");
+        let with = |time, hsts| objects(&web, &[("worker-shutdown-timeout", time), ("hsts", hsts)]);
+        let args = ["--configmap=demo/settings", "--shutdown-grace-period=0"];
+        let lockgate = Lockgate::with_manifests(with(at_first, "true"))
+            .args(args.iter().chain(flags).copied())
+            .start()
+            .await;
+        lockgate.edit(with(in_the_end, "false"));
+        eventually("the new settings", SOON, async || {
+            let reply = lockgate.tls_client().get("https://a.test/").await.unwrap();
+            reply.header("strict-transport-security").is_none().then_some(())
+        })
+        .await;
+        let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
+        let asked = web.requests();
+        raw.send("GET /slow/60000 HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        eventually("a request under way", SOON, async || (web.requests() > asked).then_some(()))
+            .await;
+        let begun = Instant::now();
+        lockgate.signal("TERM");
+        assert_eq!(lockgate.wait(SOON).await, 0, "{case}");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(1), "{case}: {took:?}");
+        let (rest, closed) = raw.rest().await;
+        assert!(rest.is_empty() && closed, "{case}: {rest:?}");
+    }
 }

@@ -82,6 +82,15 @@ pub(super) const KEYS: &[Key] = &[
         Ok(())
     }),
     key(
+        "worker-shutdown-timeout",
+        "How long requests under way may last at a shutdown, where `--drain-timeout` is not given.",
+        |value, it| {
+            let time = duration(value).or_else(|| positive_seconds(value));
+            it.connections.drain = time.filter(|it| !it.is_zero()).ok_or(TIME)?;
+            Ok(())
+        },
+    ),
+    key(
         "upstream-keepalive-connections",
         "Idle connections to an endpoint; 0 for none.",
         |value, it| {
@@ -213,6 +222,10 @@ mod tests {
                 Connections { streams: 1000, ..usual() },
             ),
             ("http2-max-concurrent-streams", "0", false, usual()),
+            ("worker-shutdown-timeout", "10s", true, Connections { drain: seconds(10), ..usual() }),
+            ("worker-shutdown-timeout", "90", true, Connections { drain: seconds(90), ..usual() }),
+            ("worker-shutdown-timeout", "0", false, usual()),
+            ("worker-shutdown-timeout", "soon", false, usual()),
             ("upstream-keepalive-connections", "0", true, upstream(Upstream { idle: 0, ..up() })),
             ("upstream-keepalive-connections", "few", false, usual()),
             (

@@ -90,7 +90,6 @@ const MISSING: &[(&str, &str)] = &[
     ("location-snippet", ""),
     ("stream-snippet", ""),
     ("bind-address", ""),
-    ("worker-shutdown-timeout", "240s"),
     ("ignore-invalid-headers", "true"),
     ("custom-http-errors-default-backend", ""),
 ];
