@@ -215,11 +215,42 @@ pub struct Connections {
     pub body: Duration,
     /// `http2-max-concurrent-streams`
     pub streams: u32,
+    /// How long a request's head may be.
+    pub heads: Heads,
     /// `worker-shutdown-timeout`: how long what is under way may last once nothing new is accepted, where no
     /// flag says so.
     pub drain: Duration,
     /// To endpoints.
     pub upstream: Upstream,
+}
+
+/// How long the head of a request may be, in bytes; as nginx reads it, into one buffer at first and into
+/// larger ones where that is too small.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Heads {
+    /// `client-header-buffer-size`: of the first.
+    pub first: u32,
+    /// `large-client-header-buffers`: how many larger ones.
+    pub number: u32,
+    /// And of what size.
+    pub size: u32,
+}
+
+impl Heads {
+    /// Longest head that can be allowed: it is in memory as a whole.
+    pub const MOST: u32 = 1 << 20;
+    /// Shortest limit for one, in which a request of a browser fits.
+    pub const LEAST: u32 = 1 << 10;
+
+    /// Longest line, with its end: each has to fit into one buffer.
+    pub fn line(&self) -> u32 {
+        self.size.max(self.first)
+    }
+
+    /// Longest head.
+    pub fn whole(&self) -> u32 {
+        self.number.saturating_mul(self.size).max(self.first)
+    }
 }
 
 /// Idle connections to endpoints: `upstream-keepalive-…`.
@@ -243,9 +274,17 @@ impl Default for Connections {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
             streams: 100,
+            heads: Heads::default(),
             drain: Duration::from_secs(240),
             upstream: Upstream::default(),
         }
+    }
+}
+
+impl Default for Heads {
+    /// nginx's and ingress-nginx's.
+    fn default() -> Self {
+        Self { first: 1 << 10, number: 4, size: 8 << 10 }
     }
 }
 

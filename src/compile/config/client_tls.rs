@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{Key, key, truth};
+use crate::model::client_tls::Heads;
 use crate::model::upstream::TlsVersions;
-use crate::model::value::{duration, positive_seconds};
+use crate::model::value::{duration, positive_bytes, positive_seconds};
 
 const SECONDS: &str = "a whole number of seconds, at least 1";
 const TIME: &str = "a time such as 10m or 1h";
@@ -77,6 +78,35 @@ pub(super) const KEYS: &[Key] = &[
         it.connections.head = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
+    key(
+        "client-header-buffer-size",
+        "Longest line of a request's head where `large-client-header-buffers` has shorter ones, at most 1m.",
+        |value, it| {
+            let size = positive_bytes(value).ok_or("a size such as 1k")?;
+            it.connections.heads.first = size.min(Heads::MOST);
+            (size <= Heads::MOST).then_some(()).ok_or("at most 1m, which holds")
+        },
+    ),
+    key(
+        "large-client-header-buffers",
+        "Longest line and, times their number, longest head of a request: 1k to 1m; `4 8k` unless set.",
+        |value, it| {
+            let (number, size) = buffers(value).ok_or("a number and a size such as 4 8k")?;
+            let heads = &mut it.connections.heads;
+            let whole = u64::from(number) * u64::from(size);
+            if whole > Heads::MOST.into() {
+                heads.size = size.min(Heads::MOST);
+                heads.number = Heads::MOST / heads.size;
+                return Err("at most 1m in all, which holds");
+            }
+            if whole < Heads::LEAST.into() {
+                (heads.number, heads.size) = (1, Heads::LEAST);
+                return Err("at least 1k in all, which holds");
+            }
+            (heads.number, heads.size) = (number, size);
+            Ok(())
+        },
+    ),
     key("client-body-timeout", "Seconds between two pieces of a request's body.", |value, it| {
         it.connections.body = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
@@ -113,6 +143,12 @@ pub(super) const KEYS: &[Key] = &[
         Ok(())
     }),
 ];
+
+/// How many buffers, and of what size.
+fn buffers(value: &str) -> Option<(u32, u32)> {
+    let (number, size) = value.split_once(char::is_whitespace)?;
+    Some((number.parse().ok().filter(|it| *it > 0)?, positive_bytes(size)?))
+}
 
 #[cfg(test)]
 mod tests {
@@ -203,6 +239,10 @@ mod tests {
         let usual = Connections::default;
         let upstream = |upstream| Connections { upstream, ..usual() };
         let up = Upstream::default;
+        let heads = |first, number, size| {
+            let heads = Heads { first, number, size };
+            Connections { heads, ..usual() }
+        };
         let seconds = Duration::from_secs;
         for (key, value, good, expected) in [
             ("keep-alive", "10", true, Connections { keep_alive: Some(seconds(10)), ..usual() }),
@@ -222,6 +262,19 @@ mod tests {
                 Connections { streams: 1000, ..usual() },
             ),
             ("http2-max-concurrent-streams", "0", false, usual()),
+            ("client-header-buffer-size", "16k", true, heads(16 << 10, 4, 8 << 10)),
+            ("client-header-buffer-size", "2m", false, heads(1 << 20, 4, 8 << 10)),
+            ("client-header-buffer-size", "0", false, usual()),
+            ("client-header-buffer-size", "one", false, usual()),
+            ("large-client-header-buffers", "8 16k", true, heads(1 << 10, 8, 16 << 10)),
+            ("large-client-header-buffers", "1  1024", true, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "4 1m", false, heads(1 << 10, 1, 1 << 20)),
+            ("large-client-header-buffers", "9999999 3000m", false, heads(1 << 10, 1, 1 << 20)),
+            ("large-client-header-buffers", "1000 8k", false, heads(1 << 10, 128, 8 << 10)),
+            ("large-client-header-buffers", "4 128", false, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "0 8k", false, usual()),
+            ("large-client-header-buffers", "8k", false, usual()),
+            ("large-client-header-buffers", "8k 4", false, usual()),
             ("worker-shutdown-timeout", "10s", true, Connections { drain: seconds(10), ..usual() }),
             ("worker-shutdown-timeout", "90", true, Connections { drain: seconds(90), ..usual() }),
             ("worker-shutdown-timeout", "0", false, usual()),
