@@ -7,6 +7,7 @@ use regex::{Regex, RegexBuilder};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
+use super::ciphers::Ciphers;
 use super::upstream::{Authorities, TlsVersions};
 
 /// Client certificates, and TLS that is handed on. As the annotations of an Ingress have it.
@@ -166,6 +167,8 @@ pub fn holds(authorities: &Authorities, certificate: &CertificateDer<'_>) -> boo
 pub struct TlsSettings {
     /// `ssl-protocols`
     pub versions: TlsVersions,
+    /// `ssl-ciphers`: what is offered with TLS 1.2.
+    pub ciphers: Ciphers,
     /// `use-http2`: offer HTTP/2.
     pub h2: bool,
     /// `ssl-session-tickets`, and for lack of tickets `ssl-session-cache`: how sessions are resumed.
@@ -191,6 +194,7 @@ impl Default for TlsSettings {
     fn default() -> Self {
         Self {
             versions: TlsVersions::default(),
+            ciphers: Ciphers::default(),
             h2: true,
             resumption: Resumption { tickets: true, cache: true },
             session_timeout: Duration::from_secs(600),

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::harness::backend::Backend;
-use crate::harness::client::any_certificate_of;
+use crate::harness::client::{any_certificate_by, any_certificate_of};
 use crate::harness::lockgate::{
     Lockgate, backend, config_map, ingress_class, ingress_tls, pair, tls_secret,
 };
@@ -103,6 +103,51 @@ async fn versions_and_sessions_are_as_set() {
         lockgate.no_problem().await;
         let found = (resumes(&lockgate, &TLS12).await, resumes(&lockgate, &TLS13).await);
         assert_eq!(found, (old, new), "{settings:?}");
+    }
+}
+
+/// Of TLS 1.2 only the suites that are listed are offered, and no session outlives a change of the list; of
+/// TLS 1.3 all are.
+#[tokio::test(flavor = "multi_thread")]
+async fn ciphers_are_as_set() {
+    const AES128: CipherSuite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    const AES256: CipherSuite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
+    const MODERN: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let web = Backend::start("web").await;
+    let listed = |list| objects(&web, &[("ssl-ciphers", list)]);
+    let lockgate = Lockgate::with_manifests(listed("DEFAULT")).args(["--configmap=demo/settings"]);
+    let lockgate = lockgate.start().await;
+    let clients = [(AES128, &TLS12), (AES256, &TLS12), (MODERN, &TLS13)];
+    let [old128, old256, modern] = clients.map(|(suite, version)| {
+        let mut config = any_certificate_by(suite, version);
+        config.resumption = Resumption::in_memory_sessions(32);
+        Arc::new(config)
+    });
+    let visit = async |client: &Arc<ClientConfig>| {
+        let name = ServerName::try_from("a.test").unwrap();
+        let tcp = TcpStream::connect(lockgate.https).await.unwrap();
+        let tls = TlsConnector::from(Arc::clone(client)).connect(name, tcp).await.ok()?;
+        tls.get_ref().1.handshake_kind().map(|it| it == HandshakeKind::Resumed)
+    };
+    for client in [&old128, &old256] {
+        assert_eq!((visit(client).await, visit(client).await), (Some(false), Some(true)));
+    }
+    for (list, taken, refused) in [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", &old128, &old256),
+        ("HIGH:!aNULL:!AES128:DHE-RSA-AES256-GCM-SHA384", &old256, &old128),
+    ] {
+        lockgate.edit(listed(list));
+        eventually("the new list", SOON, async || visit(refused).await.is_none().then_some(()))
+            .await;
+        lockgate.no_problem().await;
+        assert_eq!(visit(taken).await, Some(false), "{list}");
+        assert_eq!(visit(taken).await, Some(true), "{list}");
+        assert!(visit(&modern).await.is_some(), "{list}");
+    }
+    lockgate.edit(listed("DHE-RSA-AES256-GCM-SHA384"));
+    lockgate.problem("BadSetting").await;
+    for client in [&old128, &old256, &modern] {
+        assert!(visit(client).await.is_some());
     }
 }
 

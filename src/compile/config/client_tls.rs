@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Key, key, truth};
+use crate::model::ciphers::{Ciphers, CiphersError};
 use crate::model::client_tls::Heads;
 use crate::model::upstream::TlsVersions;
 use crate::model::value::{duration, positive_bytes, positive_seconds};
@@ -23,6 +24,33 @@ pub(super) const KEYS: &[Key] = &[
         let all = value.split_whitespace().all(known);
         all.then_some(()).ok_or("a list of TLSv1.2 and TLSv1.3 alone; no other one is spoken")
     }),
+    key(
+        "ssl-ciphers",
+        "Suites of TLS 1.2, as OpenSSL lists them; the order is ours.",
+        |value, it| {
+            if value.is_empty() {
+                return Ok(());
+            }
+            let (ciphers, wrong) = match Ciphers::parse(value) {
+                Ok(ciphers) => (ciphers, None),
+                Err(CiphersError::Partly(ciphers)) => (
+                    ciphers,
+                    Some(
+                        "a list without @SECLEVEL and SUITEB, which have no effect; the rest holds",
+                    ),
+                ),
+                Err(CiphersError::None) => (
+                    it.tls.ciphers,
+                    Some(
+                        "a list with a suite of ours, which are ECDHE with AES-GCM and CHACHA20-POLY1305; \
+                     all of them are offered",
+                    ),
+                ),
+            };
+            it.tls.ciphers = ciphers;
+            wrong.map_or(Ok(()), Err)
+        },
+    ),
     key(
         "ssl-session-tickets",
         "Let clients keep sealed sessions; without, we keep them.",
@@ -166,6 +194,10 @@ mod tests {
     #[test]
     fn keys_of_handshakes_are_read() {
         let usual = TlsSettings::default;
+        let ciphers = |list| {
+            let ciphers = Ciphers::parse(list).expect("a list");
+            TlsSettings { ciphers, ..usual() }
+        };
         let versions = |tls12, tls13| TlsVersions { tls12, tls13 };
         let resumption = |tickets, cache| Resumption { tickets, cache };
         let seconds = Duration::from_secs;
@@ -189,6 +221,11 @@ mod tests {
                 TlsSettings { versions: versions(false, true), ..usual() },
             ),
             ("ssl-protocols", "TLSv1.1", false, usual()),
+            ("ssl-ciphers", "", true, usual()),
+            ("ssl-ciphers", "HIGH:!aNULL:!MD5", true, usual()),
+            ("ssl-ciphers", "ECDHE+AESGCM:DHE+AESGCM", true, ciphers("ECDHE+AESGCM")),
+            ("ssl-ciphers", "AESGCM@SECLEVEL=1", false, ciphers("ECDHE+AESGCM")),
+            ("ssl-ciphers", "AES128-SHA", false, usual()),
             ("ssl-session-tickets", "true", true, usual()),
             (
                 "ssl-session-tickets",

@@ -74,7 +74,6 @@ const PROTECTING: &[(&str, &[&str])] = &[
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("ssl-ciphers", ""),
     ("ssl-ecdh-curve", "auto"),
     ("ssl-dh-param", ""),
     ("ssl-session-ticket-key", ""),
