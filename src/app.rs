@@ -125,12 +125,10 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         });
         tasks.spawn(keeper.run(plans));
     }
-    let interval = Duration::from_secs(args.status_update_interval.max(5));
-    let addresses = addresses(args);
     tasks.spawn(status::publish(
         store.clone(),
-        addresses,
-        interval,
+        addresses(args),
+        Duration::from_secs(args.status_update_interval.max(5)),
         leadership.clone(),
         compilations.clone(),
     ));
@@ -296,6 +294,12 @@ fn identity(args: &Serve) -> String {
         let random: u64 = rand::random();
         format!("lockgate-{random:016x}")
     })
+}
+
+/// The pod that we run in, as far as we were told.
+fn own_pod(args: &Serve) -> Option<ObjectName> {
+    let name = args.pod_name.as_deref().filter(|it| !it.is_empty())?;
+    Some(ObjectName::new(args.pod_namespace.as_str(), name))
 }
 
 /// All addresses of this machine, by IPv6 where there is any.
@@ -475,6 +479,9 @@ fn addresses(args: &Serve) -> Addresses {
         _ if !args.update_status => Addresses::None,
         _ if !given.is_empty() => Addresses::Given(given),
         Some(service) => Addresses::Service(service.clone()),
-        None => Addresses::None,
+        None => match own_pod(args) {
+            Some(pod) => Addresses::Nodes { pod, internal: args.report_node_internal_ip_address },
+            None => Addresses::None,
+        },
     }
 }

@@ -54,7 +54,6 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "metrics-per-undefined-host",
     "one_output",
     "profiling",
-    "report-node-internal-ip-address",
     "skip_headers",
     "skip_log_headers",
     "update-status-on-shutdown",

@@ -299,6 +299,10 @@ pub struct Serve {
         help_heading = "Cluster"
     )]
     pub publish_status_address: Vec<String>,
+    /// Where neither is given, the external addresses of the nodes with a replica are written, if --pod-name
+    /// says which is ours; with this flag, the internal ones.
+    #[arg(long, env = "LOCKGATE_REPORT_NODE_INTERNAL_IP_ADDRESS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Cluster")]
+    pub report_node_internal_ip_address: bool,
     /// Write the status of Ingresses at all.
     #[arg(long, env = "LOCKGATE_UPDATE_STATUS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", help_heading = "Cluster")]
     pub update_status: bool,

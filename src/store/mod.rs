@@ -233,6 +233,19 @@ impl Store {
         }
     }
 
+    /// Reads the addresses of the nodes on which pods like this one are ready, sorted; `internal` has a node's
+    /// inner address wanted. None are known of files.
+    pub async fn addresses_of_nodes(
+        &self,
+        pod: &ObjectName,
+        internal: bool,
+    ) -> Result<Vec<Box<str>>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.addresses_of_nodes(pod, internal).await,
+            Self::Directory(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Reads a lease; nobody holds one that is not there.
     pub async fn lease(&self, name: &ObjectName) -> Result<LeaseRecord, StoreError> {
         match self {
