@@ -49,7 +49,6 @@ const IGNORED_BOOLEAN: &[&str] = &[
     "disable-sync-events",
     "enable-annotation-validation",
     "enable-ssl-chain-completion",
-    "enable-topology-aware-routing",
     "logtostderr",
     "metrics-per-undefined-host",
     "one_output",

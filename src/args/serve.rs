@@ -137,6 +137,10 @@ pub struct Serve {
     /// Do not serve Services of type ExternalName.
     #[arg(long, env = "LOCKGATE_DISABLE_SVC_EXTERNAL_NAME", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
     pub disable_svc_external_name: bool,
+    /// Follow EndpointSlices that say which endpoints are for our zone: the one of the node that the pod of
+    /// --pod-name runs on, when we start.
+    #[arg(long, env = "LOCKGATE_ENABLE_TOPOLOGY_AWARE_ROUTING", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
+    pub enable_topology_aware_routing: bool,
     /// Hand TLS for hosts with the annotation ssl-passthrough on to their endpoints as it is.
     #[arg(long, env = "LOCKGATE_ENABLE_SSL_PASSTHROUGH", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
     pub enable_ssl_passthrough: bool,

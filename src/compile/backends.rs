@@ -74,16 +74,18 @@ pub(super) fn add(
             None => Err(format!("Service {} is not there", id.service)),
             Some(service) => match &service.external_name {
                 Some(name) => external(name, service, id, policy),
-                None => internal(service, slices.get(&id.service), id, None).map(|endpoints| {
-                    if !share.service_upstream {
-                        return endpoints;
-                    }
-                    whole(service, id).unwrap_or_else(|| {
-                        let text = format!("Service {} has no cluster IP", id.service);
-                        report(&text, ["service-upstream has no effect"; 2]);
-                        endpoints
+                None => {
+                    internal(service, slices.get(&id.service), id, None, policy).map(|endpoints| {
+                        if !share.service_upstream {
+                            return endpoints;
+                        }
+                        whole(service, id).unwrap_or_else(|| {
+                            let text = format!("Service {} has no cluster IP", id.service);
+                            report(&text, ["service-upstream has no effect"; 2]);
+                            endpoints
+                        })
                     })
-                }),
+                }
             },
         };
         let backend = found.unwrap_or_else(|text| {
@@ -122,7 +124,7 @@ pub(super) fn find(
     let service = service.ok_or_else(|| format!("Service {} is not there", id.service))?;
     match &service.external_name {
         Some(name) => external(name, service, id, policy),
-        None => internal(service, slices.get(&id.service), id, Some(transport)),
+        None => internal(service, slices.get(&id.service), id, Some(transport), policy),
     }
 }
 
@@ -154,6 +156,7 @@ fn internal(
     slices: Option<&Vec<&Slice>>,
     id: &BackendId,
     transport: Option<Transport>,
+    policy: &Policy,
 ) -> Result<Backend, String> {
     let port = match transport {
         None => port(service, &id.port),
@@ -165,8 +168,12 @@ fn internal(
     let mut ready = BTreeSet::new();
     let mut lingering = BTreeSet::new();
     for slice in slices.into_iter().flatten() {
+        let near = near(slice, policy.zone.as_deref());
         for number in numbers(slice, port) {
-            for endpoint in &slice.endpoints {
+            for (place, endpoint) in slice.endpoints.iter().enumerate() {
+                if near.is_some_and(|it| it.binary_search(&place).is_err()) {
+                    continue;
+                }
                 let address = SocketAddr::new(endpoint.address, number);
                 if endpoint.ready {
                     ready.insert(address);
@@ -178,6 +185,13 @@ fn internal(
     }
     let used = if ready.is_empty() { lingering } else { ready };
     Ok(Backend { addresses: used.into_iter().collect(), ..Backend::default() })
+}
+
+/// The places of the endpoints that are for our zone, where a slice has ready ones; `None` for all of them.
+fn near<'a>(slice: &'a Slice, zone: Option<&str>) -> Option<&'a [usize]> {
+    let near = slice.zones.get(zone?)?;
+    let ready = |place: &usize| slice.endpoints.get(*place).is_some_and(|it| it.ready);
+    near.iter().any(ready).then_some(near)
 }
 
 /// A slice's port is found by name, else it is the Service's numeric target.
@@ -212,4 +226,45 @@ fn external(
         },
     };
     Ok(Backend { external: Some((name.into(), number)), ..Backend::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::objects::Endpoint;
+
+    #[test]
+    fn a_slice_says_which_endpoints_are_for_a_zone() {
+        // Zones that each endpoint is for, and whether it is ready; the last digits of those that are used.
+        let a = |ready| (&["a"][..], ready);
+        let b = |ready| (&["b"][..], ready);
+        let both = (&["a", "b"][..], true);
+        for (endpoints, zone, expected) in [
+            (&[a(true), b(true), both][..], Some("a"), &[0, 2][..]),
+            (&[a(true), b(true), both], Some("b"), &[1, 2]),
+            (&[a(true), b(true)], None, &[0, 1]),
+            (&[a(true), b(true)], Some("c"), &[0, 1]),
+            (&[a(false), b(true)], Some("a"), &[1]),
+            (&[a(false), a(true), b(true)], Some("a"), &[1]),
+        ] {
+            let mut slice = Slice::default();
+            for (place, (zones, ready)) in endpoints.iter().enumerate() {
+                let last = u8::try_from(place).expect("few");
+                let address = [10, 0, 0, last].into();
+                slice.endpoints.push(Endpoint { address, ready: *ready, lingering: false });
+                for zone in *zones {
+                    slice.zones.entry((*zone).into()).or_default().push(place);
+                }
+            }
+            let policy = Policy { zone: zone.map(Into::into), ..Policy::default() };
+            let port = Port { port: 80, target: "8080".into(), ..Port::default() };
+            let service = Service { ports: vec![port], ..Service::default() };
+            let id = BackendId { service: ObjectName::new("a", "web"), port: "80".into() };
+            let found = internal(&service, Some(&vec![&slice]), &id, None, &policy);
+            let found = found.expect("a port").addresses;
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            let expected: Vec<_> = expected.iter().map(|it| format!("10.0.0.{it}:8080")).collect();
+            assert_eq!(found, expected, "{endpoints:?} {zone:?}");
+        }
+    }
 }

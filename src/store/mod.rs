@@ -246,6 +246,14 @@ impl Store {
         }
     }
 
+    /// Reads the zone of the node that a pod runs on. None is known of files.
+    pub async fn zone(&self, pod: &ObjectName) -> Result<Option<Box<str>>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.zone(pod).await,
+            Self::Directory(_) => Ok(None),
+        }
+    }
+
     /// Reads a lease; nobody holds one that is not there.
     pub async fn lease(&self, name: &ObjectName) -> Result<LeaseRecord, StoreError> {
         match self {

@@ -240,6 +240,43 @@ async fn status_shows_the_addresses_of_nodes() {
     }
 }
 
+/// Who starts in a zone knows it, and who cannot know serves all the same. (API servers of today keep the hints
+/// that follow from it; the one here is too old.)
+#[tokio::test(flavor = "multi_thread")]
+async fn our_zone_is_that_of_our_node() {
+    let (cluster, web) = tokio::join!(Cluster::installed(), Backend::outside("web"));
+    cluster.apply(&backend("web", 80, &[web.addr()])).await;
+    cluster.apply(&ingress("one", "a.test", &ROOT, &[])).await;
+    let labels = json!({ "topology.kubernetes.io/zone": "zone-7" });
+    for metadata in [json!({ "name": "one", "labels": labels }), json!({ "name": "two" })] {
+        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata });
+        cluster.post_json("/api/v1/nodes", &node).await;
+    }
+    for (name, node) in [("lockgate", "one"), ("lockgate-b", "two")] {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name },
+            "spec": {
+                "nodeName": node, "serviceAccountName": "lockgate",
+                "containers": [{ "name": "it", "image": "it" }],
+            },
+        });
+        cluster.post_json("/api/v1/namespaces/lockgate/pods", &pod).await;
+    }
+    for (user, flag, told) in [
+        ("lockgate", "--enable-topology-aware-routing", Some("zone-7")),
+        ("lockgate", "--enable-topology-aware-routing=false", None),
+        ("lockgate-b", "--enable-topology-aware-routing", Some("our zone is not known")),
+        ("lockgate-c", "--enable-topology-aware-routing", Some("our zone is not known")),
+    ] {
+        let lockgate = cluster.lockgate(user).await.args([flag]).start().await;
+        lockgate.answers("http://a.test/", 200).await;
+        let log = lockgate.stderr();
+        let zone = log.lines().find(|it| it.contains("zone"));
+        assert_eq!(zone.is_some(), told.is_some(), "{user} {flag}: {log}");
+        assert!(zone.is_none_or(|it| it.contains(told.unwrap())), "{user} {flag}: {log}");
+    }
+}
+
 /// Changing rules costs nobody a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_edits_under_load_fail_no_request() {

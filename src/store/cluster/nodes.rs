@@ -1,4 +1,4 @@
-//! Where we run: addresses of the nodes with pods like our own.
+//! Where we run: addresses of the nodes with pods like our own, and the zone of our own node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,6 +27,8 @@ const OWN: [&str; 7] = [
     "app.kubernetes.io/version",
     "helm.sh/chart",
 ];
+/// The label that says in which zone a node is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 impl Cluster {
     /// The addresses of the nodes on which pods are ready that have the labels of `pod`, sorted: as in
@@ -58,6 +60,21 @@ impl Cluster {
                 }
             }
             Ok(addresses.into_iter().collect())
+        })
+        .await
+    }
+
+    /// The zone of the node that `pod` runs on, where it has one.
+    pub(in crate::store) async fn zone(
+        &self,
+        pod: &ObjectName,
+    ) -> Result<Option<Box<str>>, StoreError> {
+        bounded(async {
+            let api = Api::<core::Pod>::namespaced(self.client.clone(), &pod.namespace);
+            let own = call(pod, api.get(&pod.name)).await?;
+            let Some(name) = own.spec.and_then(|it| it.node_name) else { return Ok(None) };
+            let labels = self.node(&name).await?.metadata.labels.unwrap_or_default();
+            Ok(labels.get(ZONE).filter(|it| !it.is_empty()).map(|it| it.as_str().into()))
         })
         .await
     }
