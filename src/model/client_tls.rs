@@ -245,6 +245,8 @@ impl Heads {
     pub const MOST: u32 = 1 << 20;
     /// Shortest limit for one, in which a request of a browser fits.
     pub const LEAST: u32 = 1 << 10;
+    /// Smallest of the larger buffers, as nginx has it.
+    pub const LEAST_SIZE: u32 = 512;
 
     /// Longest line, with its end: each has to fit into one buffer.
     pub fn line(&self) -> u32 {

@@ -127,9 +127,9 @@ pub(super) const KEYS: &[Key] = &[
                 heads.number = Heads::MOST / heads.size;
                 return Err("at most 1m in all, which holds");
             }
-            if whole < Heads::LEAST.into() {
+            if size < Heads::LEAST_SIZE || whole < Heads::LEAST.into() {
                 (heads.number, heads.size) = (1, Heads::LEAST);
-                return Err("at least 1k in all, which holds");
+                return Err("at least 512 bytes each and 1k in all; 1 1k holds");
             }
             (heads.number, heads.size) = (number, size);
             Ok(())
@@ -309,6 +309,8 @@ mod tests {
             ("large-client-header-buffers", "9999999 3000m", false, heads(1 << 10, 1, 1 << 20)),
             ("large-client-header-buffers", "1000 8k", false, heads(1 << 10, 128, 8 << 10)),
             ("large-client-header-buffers", "4 128", false, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "1024 1", false, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "2 512", true, heads(1 << 10, 2, 512)),
             ("large-client-header-buffers", "0 8k", false, usual()),
             ("large-client-header-buffers", "8k", false, usual()),
             ("large-client-header-buffers", "8k 4", false, usual()),

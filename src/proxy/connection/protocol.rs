@@ -27,8 +27,8 @@ use crate::proxy::observe::{ObserveLayer, ObservedBody, RequestIdLayer};
 pub(super) const IDLE: Duration = Duration::from_secs(75);
 /// How long an HTTP/2 connection may be without a stream (nginx's `http2_idle_timeout`).
 const IDLE_H2: Duration = Duration::from_secs(180);
-/// How many bytes longer than allowed the head of an HTTP/1 request may be to get nginx's answer, with which
-/// line is too long; a longer one gets hyper's 431.
+/// A head of HTTP/1 that is longer than allowed by no more bytes than these gets nginx's answer, which tells
+/// what is too long; a longer one gets hyper's 431.
 const BEYOND: usize = 32 << 10;
 
 /// Serves HTTP/1. A connection that waits for its next request for long holds no more than its socket and
