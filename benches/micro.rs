@@ -45,8 +45,8 @@ fn objects(count: usize) -> Objects {
         let slice = Slice {
             service: name.name.clone(),
             ports: Some(vec![("http".into(), 8080)]),
-            udp: Vec::new(),
             endpoints: (1..=5).map(endpoint).collect(),
+            ..Slice::default()
         };
         objects.ingresses.insert(name.clone(), Arc::new(ingress));
         objects.services.insert(name.clone(), Arc::new(service));

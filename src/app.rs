@@ -84,6 +84,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let account = policy.account.clone();
     let store = store(args, source, &policy, &identity).await?;
     policy.near = matches!(store, Store::Directory(_));
+    policy.zone = zone(args, &store).await;
     let elected = CancellationToken::new();
     let holder = identity.clone();
     let (leadership, election) = elect(args, &store, &metrics, identity, elected.clone());
@@ -91,6 +92,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
     let exporter = tokio::spawn(exporter.run(plans.clone()));
+    let last = plans.clone();
     let (ready, readiness) = watch::channel(false);
     let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
@@ -124,12 +126,10 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         });
         tasks.spawn(keeper.run(plans));
     }
-    let interval = Duration::from_secs(args.status_update_interval.max(5));
-    let addresses = addresses(args);
     tasks.spawn(status::publish(
         store.clone(),
-        addresses,
-        interval,
+        addresses(args),
+        Duration::from_secs(args.status_update_interval.max(5)),
         leadership.clone(),
         compilations.clone(),
     ));
@@ -163,7 +163,8 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         }
     };
     let grace = Duration::from_secs(args.shutdown_grace_period);
-    shut_down(proxy, &phase, &mut signals, grace, args.drain_timeout, elected, election).await;
+    let drain = args.drain_timeout.unwrap_or(last.borrow().settings.connections.drain);
+    shut_down(proxy, &phase, &mut signals, grace, drain, elected, election).await;
     tasks.shutdown().await;
     // It ends by itself once nobody makes spans any more, and has sent the last.
     let _ = tokio::time::timeout(FAREWELL, exporter).await;
@@ -296,6 +297,32 @@ fn identity(args: &Serve) -> String {
     })
 }
 
+/// The pod that we run in, as far as we were told.
+fn own_pod(args: &Serve) -> Option<ObjectName> {
+    let name = args.pod_name.as_deref().filter(|it| !it.is_empty())?;
+    Some(ObjectName::new(args.pod_namespace.as_str(), name))
+}
+
+/// Our zone, where it counts. Without it hints are not followed, which costs no request.
+async fn zone(args: &Serve, store: &Store) -> Option<Box<str>> {
+    if !args.enable_topology_aware_routing {
+        return None;
+    }
+    let why = match own_pod(args) {
+        None => "--pod-name does not say which pod is ours".to_owned(),
+        Some(pod) => match store.zone(&pod).await {
+            Ok(Some(zone)) => {
+                tracing::info!(zone, "endpoints for our zone are used where there are some");
+                return Some(zone);
+            }
+            Ok(None) => "our node has no label topology.kubernetes.io/zone".to_owned(),
+            Err(error) => error.to_string(),
+        },
+    };
+    tracing::warn!(why, "our zone is not known: hints of zones are not followed until a restart");
+    None
+}
+
 /// All addresses of this machine, by IPv6 where there is any.
 fn everywhere() -> IpAddr {
     let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -339,6 +366,7 @@ pub(crate) fn policy(args: &Serve) -> Policy {
         no_catch_all: args.disable_catch_all,
         no_external_name: args.disable_svc_external_name,
         passthrough: args.enable_ssl_passthrough,
+        zone: None,
         strict_hosts: args.host_ownership == HostOwnership::Namespace,
         issuer: match args.issuer {
             IssuerFlag::Acme => IssuerKind::Acme,
@@ -473,6 +501,9 @@ fn addresses(args: &Serve) -> Addresses {
         _ if !args.update_status => Addresses::None,
         _ if !given.is_empty() => Addresses::Given(given),
         Some(service) => Addresses::Service(service.clone()),
-        None => Addresses::None,
+        None => match own_pod(args) {
+            Some(pod) => Addresses::Nodes { pod, internal: args.report_node_internal_ip_address },
+            None => Addresses::None,
+        },
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use crate::compile::objects::Objects;
 use crate::lease::Leadership;
@@ -16,6 +17,8 @@ use crate::store::{Notice, Store, StoreError};
 
 /// When problems that could not be told are tried again.
 const AGAIN: Duration = Duration::from_secs(30);
+/// When nodes are looked at again that had no pod ready: our own is, soon after we serve.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What was compiled last, for everybody who tells of it.
 #[derive(Clone, Debug, Default)]
@@ -35,20 +38,61 @@ pub enum Addresses {
     Given(Vec<Box<str>>),
     /// `--publish-service`
     Service(ObjectName),
+    /// Those of the nodes that run pods like ours.
+    Nodes {
+        /// Our own.
+        pod: ObjectName,
+        /// `--report-node-internal-ip-address`
+        internal: bool,
+    },
     /// Nothing is written.
     None,
 }
 
+/// The addresses of nodes, as they were seen last.
+#[derive(Debug, Default)]
+struct Seen {
+    addresses: Option<Vec<Box<str>>>,
+    /// When to look again.
+    due: Option<Instant>,
+}
+
 impl Addresses {
     /// The addresses as they are now, sorted; `None` when they are not known or nothing is to be written.
-    fn now(&self, objects: &Objects) -> Option<Vec<Box<str>>> {
+    fn now(&self, objects: &Objects, seen: &Seen) -> Option<Vec<Box<str>>> {
         match self {
             Self::Given(addresses) => {
                 let sorted: BTreeSet<_> = addresses.iter().cloned().collect();
                 Some(sorted.into_iter().collect())
             }
             Self::Service(name) => Some(objects.services.get(name)?.addresses.clone()),
+            Self::Nodes { .. } => seen.addresses.clone(),
             Self::None => None,
+        }
+    }
+
+    /// Looks at pods and nodes where they decide and that is due, which is every `interval` at most, however
+    /// often objects change. Nodes that cannot be seen, or none, leave everything as it is: when the last pod
+    /// stops being ready for a while, or the first is not yet, nobody's DNS is to become empty.
+    async fn look(&self, store: &Store, interval: Duration, seen: &mut Seen) {
+        let Self::Nodes { pod, internal } = self else { return };
+        let now = Instant::now();
+        if seen.due.is_some_and(|it| now < it) {
+            return;
+        }
+        let found = store.addresses_of_nodes(pod, *internal).await;
+        seen.due = Some(now + interval);
+        match found {
+            Ok(addresses) if !addresses.is_empty() => seen.addresses = Some(addresses),
+            Ok(_) => {
+                seen.due = Some(now + SOON);
+                tracing::debug!(%pod, "no pod like it is ready on a node with an address");
+            }
+            // Without a pod of that name we do not run in the cluster, and no node is ours.
+            Err(StoreError::Gone(name)) => {
+                tracing::debug!(%name, "not there: no addresses of nodes");
+            }
+            Err(error) => tracing::warn!(%error, "nodes not seen, status left as it is"),
         }
     }
 }
@@ -63,9 +107,13 @@ pub async fn publish(
     mut leadership: Leadership,
     mut compiled: watch::Receiver<Compiled>,
 ) {
+    let mut seen = Seen::default();
     loop {
         let Compiled { objects, plan, .. } = compiled.borrow_and_update().clone();
-        if let Some(wanted) = addresses.now(&objects) {
+        if leadership.holds() && !plan.ours.is_empty() {
+            addresses.look(&store, interval, &mut seen).await;
+        }
+        if let Some(wanted) = addresses.now(&objects, &seen) {
             for name in &plan.ours {
                 let written = objects.ingresses.get(name).is_some_and(|it| {
                     let mut held = it.addresses.clone();
@@ -89,10 +137,12 @@ pub async fn publish(
                 }
             }
         }
+        let now = Instant::now();
+        let next = seen.due.filter(|it| *it > now).unwrap_or(now + interval);
         tokio::select! {
             changed = compiled.changed() => if changed.is_err() { return },
             () = leadership.changed() => {}
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep_until(next) => {}
         }
     }
 }

@@ -279,8 +279,8 @@ fn compiled(annotations: &[(&str, &str)]) -> (Option<Route>, Vec<Problem>) {
     let slice = Slice {
         service: "web".into(),
         ports: Some(vec![("http".into(), 8080)]),
-        udp: Vec::new(),
         endpoints: vec![endpoint],
+        ..Slice::default()
     };
     objects.slices.insert(name("web-1"), Arc::new(slice));
     let (plan, problems) = compile(&objects, &policy());

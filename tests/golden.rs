@@ -393,7 +393,7 @@ prop_compose! {
         let endpoints = endpoints
             .into_iter()
             .map(|(address, ready, lingering)| Endpoint { address, ready, lingering });
-        let slice = Slice { service: "web".into(), ports: Some(numbers), udp: Vec::new(), endpoints: endpoints.collect() };
+        let slice = Slice { service: "web".into(), ports: Some(numbers), endpoints: endpoints.collect(), ..Slice::default() };
         objects.slices.insert(ObjectName::new("a", "web-1"), Arc::new(slice));
         objects.config_maps.insert(
             ObjectName::new("a", "settings"),
@@ -611,8 +611,8 @@ fn slice(service: &str, place: u8) -> Slice {
     Slice {
         service: service.into(),
         ports: Some(vec![("http".into(), 8080)]),
-        udp: Vec::new(),
         endpoints: vec![Endpoint { address, ready: true, lingering: false }],
+        ..Slice::default()
     }
 }
 

@@ -137,6 +137,10 @@ pub struct Serve {
     /// Do not serve Services of type ExternalName.
     #[arg(long, env = "LOCKGATE_DISABLE_SVC_EXTERNAL_NAME", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
     pub disable_svc_external_name: bool,
+    /// Follow EndpointSlices that say which endpoints are for our zone: the one of the node that the pod of
+    /// --pod-name runs on, when we start.
+    #[arg(long, env = "LOCKGATE_ENABLE_TOPOLOGY_AWARE_ROUTING", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
+    pub enable_topology_aware_routing: bool,
     /// Hand TLS for hosts with the annotation ssl-passthrough on to their endpoints as it is.
     #[arg(long, env = "LOCKGATE_ENABLE_SSL_PASSTHROUGH", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Serving")]
     pub enable_ssl_passthrough: bool,
@@ -202,9 +206,10 @@ pub struct Serve {
         help_heading = "Serving"
     )]
     pub shutdown_grace_period: u64,
-    /// Longest time after that for requests under way, as ingress-nginx's worker-shutdown-timeout.
-    #[arg(long, env = "LOCKGATE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "240s", value_parser = duration, help_heading = "Serving")]
-    pub drain_timeout: Duration,
+    /// Longest time after that for requests under way; what the ConfigMap's worker-shutdown-timeout says, or
+    /// 240s, when it is not given.
+    #[arg(long, env = "LOCKGATE_DRAIN_TIMEOUT", value_name = "TIME", value_parser = duration, help_heading = "Serving")]
+    pub drain_timeout: Option<Duration>,
 
     /// Who issues certificates to Ingresses that ask for one.
     #[arg(
@@ -298,6 +303,10 @@ pub struct Serve {
         help_heading = "Cluster"
     )]
     pub publish_status_address: Vec<String>,
+    /// Where neither is given, the external addresses of the nodes with a replica are written, if --pod-name
+    /// says which is ours; with this flag, the internal ones.
+    #[arg(long, env = "LOCKGATE_REPORT_NODE_INTERNAL_IP_ADDRESS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", help_heading = "Cluster")]
+    pub report_node_internal_ip_address: bool,
     /// Write the status of Ingresses at all.
     #[arg(long, env = "LOCKGATE_UPDATE_STATUS", value_parser = boolean, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", help_heading = "Cluster")]
     pub update_status: bool,

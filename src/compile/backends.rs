@@ -20,7 +20,7 @@ pub(super) fn add(
     plan: &mut Plan,
     problems: &mut Vec<Problem>,
 ) {
-    let slices = Slices::of(objects);
+    let slices = Slices::of(objects, policy);
     if let Some(name) = &policy.default_backend {
         let port = objects.services.get(name).and_then(|it| it.ports.first());
         match port {
@@ -131,23 +131,27 @@ pub(super) fn find(
 }
 
 /// All EndpointSlices, by the namespace and name of their Service.
-pub(super) struct Slices<'a>(Vec<(&'a str, &'a str, &'a Slice)>);
+pub(super) struct Slices<'a> {
+    all: Vec<(&'a str, &'a str, &'a Slice)>,
+    /// Ours, where endpoints in it are to be preferred.
+    zone: Option<&'a str>,
+}
 
 impl<'a> Slices<'a> {
-    pub(super) fn of(objects: &'a Objects) -> Self {
+    pub(super) fn of(objects: &'a Objects, policy: &'a Policy) -> Self {
         let all = objects.slices.iter();
         let mut all: Vec<_> =
             all.map(|(name, it)| (&*name.namespace, &*it.service, &**it)).collect();
         // They begin with their Service's name, so this finds little to do.
         all.sort_by_key(|(namespace, service, _)| (*namespace, *service));
-        Self(all)
+        Self { all, zone: policy.zone.as_deref() }
     }
 
     /// Those of a Service, in the order of their names.
     fn of_service(&self, name: &ObjectName) -> impl Iterator<Item = &'a Slice> {
         let wanted = (&*name.namespace, &*name.name);
-        let first = self.0.partition_point(|(namespace, it, _)| (*namespace, *it) < wanted);
-        let rest = self.0.get(first..).unwrap_or_default().iter();
+        let first = self.all.partition_point(|(namespace, it, _)| (*namespace, *it) < wanted);
+        let rest = self.all.get(first..).unwrap_or_default().iter();
         rest.take_while(move |(namespace, it, _)| (*namespace, *it) == wanted).map(|it| it.2)
     }
 }
@@ -187,8 +191,12 @@ fn internal(
         port.ok_or_else(|| format!("Service {} has no {kind}port {}", id.service, id.port))?;
     let (mut ready, mut lingering) = (Vec::new(), Vec::new());
     for slice in slices.of_service(&id.service) {
+        let near = near(slice, slices.zone);
         for number in numbers(slice, port) {
-            for endpoint in &slice.endpoints {
+            for (place, endpoint) in slice.endpoints.iter().enumerate() {
+                if near.is_some_and(|it| it.binary_search(&place).is_err()) {
+                    continue;
+                }
                 let address = SocketAddr::new(endpoint.address, number);
                 if endpoint.ready {
                     ready.push(address);
@@ -203,6 +211,13 @@ fn internal(
     addresses.dedup();
     addresses.shrink_to_fit();
     Ok(Backend { addresses, ..Backend::default() })
+}
+
+/// The places of the endpoints that are for our zone, where a slice has ready ones; `None` for all of them.
+fn near<'a>(slice: &'a Slice, zone: Option<&str>) -> Option<&'a [usize]> {
+    let near = slice.zones.get(zone?)?;
+    let ready = |place: &usize| slice.endpoints.get(*place).is_some_and(|it| it.ready);
+    near.iter().any(ready).then_some(near)
 }
 
 /// A slice's port is found by name, else it is the Service's numeric target.
@@ -237,4 +252,47 @@ fn external(
         },
     };
     Ok(Backend { external: Some((name.into(), number)), ..Backend::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::objects::Endpoint;
+
+    #[test]
+    fn a_slice_says_which_endpoints_are_for_a_zone() {
+        // Zones that each endpoint is for, and whether it is ready; the last digits of those that are used.
+        let a = |ready| (&["a"][..], ready);
+        let b = |ready| (&["b"][..], ready);
+        let both = (&["a", "b"][..], true);
+        for (endpoints, zone, expected) in [
+            (&[a(true), b(true), both][..], Some("a"), &[0, 2][..]),
+            (&[a(true), b(true), both], Some("b"), &[1, 2]),
+            (&[a(true), b(true)], None, &[0, 1]),
+            (&[a(true), b(true)], Some("c"), &[0, 1]),
+            (&[a(false), b(true)], Some("a"), &[1]),
+            (&[a(false), a(true), b(true)], Some("a"), &[1]),
+        ] {
+            let mut slice = Slice { service: "web".into(), ..Slice::default() };
+            for (place, (zones, ready)) in endpoints.iter().enumerate() {
+                let last = u8::try_from(place).expect("few");
+                let address = [10, 0, 0, last].into();
+                slice.endpoints.push(Endpoint { address, ready: *ready, lingering: false });
+                for zone in *zones {
+                    slice.zones.entry((*zone).into()).or_default().push(place);
+                }
+            }
+            let policy = Policy { zone: zone.map(Into::into), ..Policy::default() };
+            let port = Port { port: 80, target: "8080".into(), ..Port::default() };
+            let service = Service { ports: vec![port], ..Service::default() };
+            let id = BackendId { service: ObjectName::new("a", "web"), port: "80".into() };
+            let mut objects = Objects::default();
+            objects.slices.insert(ObjectName::new("a", "web-1"), slice.into());
+            let found = internal(&service, &Slices::of(&objects, &policy), &id, None);
+            let found = found.expect("a port").addresses;
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            let expected: Vec<_> = expected.iter().map(|it| format!("10.0.0.{it}:8080")).collect();
+            assert_eq!(found, expected, "{endpoints:?} {zone:?}");
+        }
+    }
 }

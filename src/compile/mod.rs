@@ -65,6 +65,8 @@ pub struct Policy {
     pub no_external_name: bool,
     /// `--enable-ssl-passthrough`
     pub passthrough: bool,
+    /// Our zone, with `--enable-topology-aware-routing`.
+    pub zone: Option<Box<str>>,
     /// `--host-ownership=namespace`
     pub strict_hosts: bool,
     /// `--issuer`
@@ -101,6 +103,7 @@ impl Default for Policy {
             no_catch_all: false,
             no_external_name: false,
             passthrough: false,
+            zone: None,
             strict_hosts: false,
             issuer: IssuerKind::None,
             account: ObjectName::new("lockgate", "lockgate-acme-account"),

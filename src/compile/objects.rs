@@ -135,6 +135,9 @@ pub struct Slice {
     /// UDP ports, likewise.
     pub udp: Vec<(Box<str>, u16)>,
     pub endpoints: Vec<Endpoint>,
+    /// By zone the places of the endpoints that its clients should use (`hints.forZones`), in order; nothing
+    /// unless every endpoint is for a zone.
+    pub zones: BTreeMap<Box<str>, Vec<usize>>,
 }
 
 /// An address and what may be sent there.

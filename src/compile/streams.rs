@@ -42,7 +42,7 @@ pub(super) fn add(
             report("BadStream", text.to_owned());
             continue;
         }
-        let slices = Slices::of(objects);
+        let slices = Slices::of(objects, policy);
         let mut ports = BTreeMap::new();
         for (key, value) in &map.data {
             match number(key, transport, policy) {

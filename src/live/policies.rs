@@ -10,13 +10,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use rustls::crypto::CryptoProvider;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
 };
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ConfigBuilder, ServerConfig, WantsVerifier};
+use rustls::{ConfigBuilder, ServerConfig, SupportedCipherSuite, WantsVerifier};
 
 use super::Live;
 use super::judge::Judge;
@@ -148,10 +147,13 @@ fn asking(
 }
 
 fn begin(settings: &TlsSettings) -> Option<ConfigBuilder<ServerConfig, WantsVerifier>> {
-    let versions = [(settings.versions.tls13, &TLS13), (settings.versions.tls12, &TLS12)];
+    let TlsSettings { versions, ciphers, .. } = settings;
+    let versions = [(versions.tls13, &TLS13), (versions.tls12, &TLS12)];
     let versions: Vec<_> = versions.into_iter().filter_map(|(it, v)| it.then_some(v)).collect();
-    let provider: Arc<CryptoProvider> = rustls::crypto::aws_lc_rs::default_provider().into();
-    ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions).ok()
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let offered = |it: &SupportedCipherSuite| it.tls13().is_some() || ciphers.offer(it.suite());
+    provider.cipher_suites.retain(offered);
+    ServerConfig::builder_with_provider(provider.into()).with_protocol_versions(&versions).ok()
 }
 
 /// `small` tells that a session is: it holds no certificate that a client chose.

@@ -7,6 +7,7 @@ use regex::{Regex, RegexBuilder};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 
+use super::ciphers::Ciphers;
 use super::upstream::{Authorities, TlsVersions};
 
 /// Client certificates, and TLS that is handed on. As the annotations of an Ingress have it.
@@ -166,6 +167,8 @@ pub fn holds(authorities: &Authorities, certificate: &CertificateDer<'_>) -> boo
 pub struct TlsSettings {
     /// `ssl-protocols`
     pub versions: TlsVersions,
+    /// `ssl-ciphers`: what is offered with TLS 1.2.
+    pub ciphers: Ciphers,
     /// `use-http2`: offer HTTP/2.
     pub h2: bool,
     /// `ssl-session-tickets`, and for lack of tickets `ssl-session-cache`: how sessions are resumed.
@@ -191,6 +194,7 @@ impl Default for TlsSettings {
     fn default() -> Self {
         Self {
             versions: TlsVersions::default(),
+            ciphers: Ciphers::default(),
             h2: true,
             resumption: Resumption { tickets: true, cache: true },
             session_timeout: Duration::from_secs(600),
@@ -215,8 +219,44 @@ pub struct Connections {
     pub body: Duration,
     /// `http2-max-concurrent-streams`
     pub streams: u32,
+    /// How long a request's head may be.
+    pub heads: Heads,
+    /// `worker-shutdown-timeout`: how long what is under way may last once nothing new is accepted, where no
+    /// flag says so.
+    pub drain: Duration,
     /// To endpoints.
     pub upstream: Upstream,
+}
+
+/// How long the head of a request may be, in bytes; as nginx reads it, into one buffer at first and into
+/// larger ones where that is too small.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Heads {
+    /// `client-header-buffer-size`: of the first.
+    pub first: u32,
+    /// `large-client-header-buffers`: how many larger ones.
+    pub number: u32,
+    /// And of what size.
+    pub size: u32,
+}
+
+impl Heads {
+    /// Longest head that can be allowed: it is in memory as a whole.
+    pub const MOST: u32 = 1 << 20;
+    /// Shortest limit for one, in which a request of a browser fits.
+    pub const LEAST: u32 = 1 << 10;
+    /// Smallest of the larger buffers, as nginx has it.
+    pub const LEAST_SIZE: u32 = 512;
+
+    /// Longest line, with its end: each has to fit into one buffer.
+    pub fn line(&self) -> u32 {
+        self.size.max(self.first)
+    }
+
+    /// Longest head.
+    pub fn whole(&self) -> u32 {
+        self.number.saturating_mul(self.size).max(self.first)
+    }
 }
 
 /// Idle connections to endpoints: `upstream-keepalive-…`.
@@ -240,8 +280,17 @@ impl Default for Connections {
             head: Duration::from_secs(10),
             body: Duration::from_secs(60),
             streams: 100,
+            heads: Heads::default(),
+            drain: Duration::from_secs(240),
             upstream: Upstream::default(),
         }
+    }
+}
+
+impl Default for Heads {
+    /// nginx's and ingress-nginx's.
+    fn default() -> Self {
+        Self { first: 1 << 10, number: 4, size: 8 << 10 }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod answering;
+pub mod ciphers;
 pub mod client_tls;
 pub mod copies;
 pub mod cors;

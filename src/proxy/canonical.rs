@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::peer::Peer;
 use super::upgrade::is_extended;
+use crate::model::client_tls::Heads;
 use crate::model::host::Authority;
 use crate::model::path;
 
@@ -48,6 +49,39 @@ fn refuse<T>(status: StatusCode, why: &'static str) -> Result<T, Refused> {
 
 fn bad<T>(why: &'static str) -> Result<T, Refused> {
     refuse(StatusCode::BAD_REQUEST, why)
+}
+
+/// Refuses a head that is longer than allowed, with nginx's statuses: 414 for the request line, 400 for the
+/// rest. Lines are counted as HTTP/1.1 writes them, ends included.
+pub(super) fn check_length(head: &request::Parts, allowed: Heads) -> Result<(), Refused> {
+    /// Spaces, version and end of the request line; what is between and after name and value.
+    const AROUND_TARGET: usize = "  HTTP/1.1\r\n".len();
+    const AROUND_VALUE: usize = ": \r\n".len();
+    let (longest, most) = (allowed.line() as usize, allowed.whole() as usize);
+    let mut whole = head.method.as_str().len() + length(head) + AROUND_TARGET;
+    if whole > longest {
+        return refuse(StatusCode::URI_TOO_LONG, "the request line is too long");
+    }
+    for (name, value) in &head.headers {
+        let line = name.as_str().len() + value.len() + AROUND_VALUE;
+        if line > longest {
+            return bad("a header field is too long");
+        }
+        whole += line;
+    }
+    if whole > most { bad("the header fields are too long together") } else { Ok(()) }
+}
+
+/// How long the target is as it was written; of HTTP/2, path and query.
+fn length(head: &request::Parts) -> usize {
+    let uri = &head.uri;
+    let before = match (uri.scheme_str(), uri.authority()) {
+        (Some(scheme), Some(authority)) if head.version != Version::HTTP_2 => {
+            scheme.len() + "://".len() + authority.as_str().len()
+        }
+        _ => 0,
+    };
+    before + uri.path_and_query().map_or(0, |it| it.as_str().len())
 }
 
 impl Asked {
@@ -303,6 +337,41 @@ mod tests {
         ] {
             let asked = read(Version::HTTP_11, "POST", "/", &[("host", "a.test"), (name, value)]);
             assert_eq!(asked.err(), expected, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_as_long_as_is_allowed() {
+        let allowed = Heads { first: 1, number: 2, size: 100 };
+        // Around the target stand 15 bytes, around a value with its name 5.
+        for (target, fields, expected) in [
+            (85, &[][..], None),
+            (86, &[], Some(414)),
+            (1, &[95], None),
+            (1, &[96], Some(400)),
+            (85, &[95], None),
+            (85, &[40, 50], None),
+            (85, &[40, 51], Some(400)),
+            (86, &[96], Some(414)),
+        ] {
+            let target = format!("/{}", "a".repeat(target - 1));
+            let mut request = http::Request::builder().uri(target.as_str());
+            for count in fields {
+                request = request.header("x", "b".repeat(*count));
+            }
+            let (head, ()) = request.body(()).expect("a request").into_parts();
+            let refused = check_length(&head, allowed).err().map(|it| it.status.as_u16());
+            assert_eq!(refused, expected, "{target} {fields:?}");
+        }
+        for (version, target, expected) in [
+            (Version::HTTP_11, "/a?b", 4),
+            (Version::HTTP_11, "http://a.test/b", 15),
+            (Version::HTTP_11, "*", 1),
+            (Version::HTTP_2, "http://a.test/b", 2),
+        ] {
+            let request = http::Request::builder().version(version).uri(target);
+            let (head, ()) = request.body(()).expect("a request").into_parts();
+            assert_eq!(length(&head), expected, "{target}");
         }
     }
 

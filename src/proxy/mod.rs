@@ -309,6 +309,7 @@ async fn walk(
     };
 
     // What is asked, in the one form that everything below uses.
+    canonical::check_length(&head, link.heads).map_err(Failure::Refused)?;
     let asked = Asked::read(&head, peer).map_err(Failure::Refused)?;
     if asked.asterisk {
         return Ok(Response::new(ReplyBody::empty()));

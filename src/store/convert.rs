@@ -1,7 +1,6 @@
 //! The API's types → ours: one function a kind, and the only place that knows both.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -148,18 +147,31 @@ pub(super) fn slice(it: EndpointSlice) -> Slice {
     };
     let ports = listed.as_ref().map(|_| of("TCP"));
     let udp = of("UDP");
-    let endpoints = it.endpoints.into_iter().flat_map(|it| {
+    let mut endpoints = Vec::new();
+    let mut zones: BTreeMap<Box<str>, Vec<usize>> = BTreeMap::new();
+    let mut all_hinted = true;
+    for it in it.endpoints {
         let conditions = it.conditions.unwrap_or_default();
         let ready = conditions.ready.unwrap_or(true);
         let lingering = conditions.serving == Some(true) && conditions.terminating == Some(true);
-        let addresses: Vec<IpAddr> = it.addresses.iter().filter_map(|it| it.parse().ok()).collect();
-        addresses.into_iter().map(move |address| Endpoint { address, ready, lingering })
-    });
+        let hints: Vec<_> = it.hints.and_then(|it| it.for_zones).unwrap_or_default();
+        all_hinted &= !hints.is_empty();
+        for address in it.addresses.iter().filter_map(|it| it.parse().ok()) {
+            for hint in &hints {
+                zones.entry(hint.name.as_str().into()).or_default().push(endpoints.len());
+            }
+            endpoints.push(Endpoint { address, ready, lingering });
+        }
+    }
+    if !all_hinted {
+        zones.clear();
+    }
     Slice {
         service: service.map(|it| it.as_str().into()).unwrap_or_default(),
         ports,
         udp,
-        endpoints: endpoints.collect(),
+        endpoints,
+        zones,
     }
 }
 
@@ -188,4 +200,40 @@ pub(super) fn secret(it: core::Secret) -> Secret {
 pub(super) fn config_map(it: core::ConfigMap) -> ConfigMap {
     let data = it.data.unwrap_or_default();
     ConfigMap { data: data.into_iter().map(|(k, v)| (k.into(), v.into())).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn hints_of_zones_count_where_each_endpoint_has_one() {
+        let for_zones = |zones: &[&str]| {
+            let zones: Vec<_> = zones.iter().map(|it| json!({ "name": it })).collect();
+            json!({ "forZones": zones })
+        };
+        for (hints, expected) in [
+            (
+                vec![for_zones(&["a"]), for_zones(&["b", "a"])],
+                &[("a", &[0, 1, 2][..]), ("b", &[2])][..],
+            ),
+            (vec![for_zones(&["a"]), for_zones(&[])], &[]),
+            (vec![for_zones(&["a"]), Value::Null], &[]),
+            (vec![Value::Null, Value::Null], &[]),
+        ] {
+            // The first endpoint has two addresses.
+            let addresses = [json!(["10.0.0.1", "10.0.0.2"]), json!(["10.0.0.3"])];
+            let endpoints = addresses.iter().zip(&hints);
+            let endpoints: Vec<_> =
+                endpoints.map(|(it, hints)| json!({ "addresses": it, "hints": hints })).collect();
+            let object = json!({
+                "metadata": {}, "addressType": "IPv4", "endpoints": endpoints,
+            });
+            let slice = slice(serde_json::from_value(object).expect("a slice"));
+            let zones: Vec<_> = slice.zones.iter().map(|(zone, it)| (&**zone, &**it)).collect();
+            assert_eq!(zones, expected, "{hints:?}");
+        }
+    }
 }

@@ -233,6 +233,27 @@ impl Store {
         }
     }
 
+    /// Reads the addresses of the nodes on which pods like this one are ready, sorted; `internal` has a node's
+    /// inner address wanted. None are known of files.
+    pub async fn addresses_of_nodes(
+        &self,
+        pod: &ObjectName,
+        internal: bool,
+    ) -> Result<Vec<Box<str>>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.addresses_of_nodes(pod, internal).await,
+            Self::Directory(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads the zone of the node that a pod runs on. None is known of files.
+    pub async fn zone(&self, pod: &ObjectName) -> Result<Option<Box<str>>, StoreError> {
+        match self {
+            Self::Cluster(it) => it.zone(pod).await,
+            Self::Directory(_) => Ok(None),
+        }
+    }
+
     /// Reads a lease; nobody holds one that is not there.
     pub async fn lease(&self, name: &ObjectName) -> Result<LeaseRecord, StoreError> {
         match self {

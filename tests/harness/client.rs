@@ -19,14 +19,15 @@ use hyper::client::conn::{http1, http2};
 use hyper::header::{HOST, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, SupportedProtocolVersion,
+    CipherSuite, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    SignatureScheme, SupportedProtocolVersion,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -478,10 +479,7 @@ pub fn any_certificate_of(
     chain: Option<&Pair>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ClientConfig {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
-    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
-    let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
+    let config = taking_any(aws_lc_rs::default_provider(), versions);
     let Some(chain) = chain else { return config.with_no_client_auth() };
     let key = PemObject::from_pem_slice(chain.key.as_bytes()).unwrap();
     let key = aws_lc_rs::sign::any_supported_type(&key).unwrap();
@@ -489,6 +487,26 @@ pub fn any_certificate_of(
     // Whatever webpki would say of it.
     let shown = CertifiedKey::new(chain.map(Result::unwrap).collect(), key);
     config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
+}
+
+/// One that offers a single suite of this version, and shows no certificate.
+pub fn any_certificate_by(
+    suite: CipherSuite,
+    version: &'static SupportedProtocolVersion,
+) -> ClientConfig {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|it| it.suite() == suite);
+    taking_any(provider, &[version]).with_no_client_auth()
+}
+
+fn taking_any(
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let provider = Arc::new(provider);
+    let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    config.unwrap().dangerous().with_custom_certificate_verifier(verifier)
 }
 
 fn trusting(roots: RootCertStore) -> ClientConfig {

@@ -1,17 +1,18 @@
 //! What the ConfigMap says of handshakes and connections.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, HandshakeKind, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::harness::backend::Backend;
-use crate::harness::client::any_certificate_of;
+use crate::harness::client::{any_certificate_by, any_certificate_of};
 use crate::harness::lockgate::{
     Lockgate, backend, config_map, ingress_class, ingress_tls, pair, tls_secret,
 };
@@ -20,6 +21,11 @@ use crate::harness::raw::Raw;
 
 /// Serves `a.test` with these settings.
 async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
+    let lockgate = Lockgate::with_manifests(objects(web, settings));
+    lockgate.args(["--configmap=demo/settings"]).start().await
+}
+
+fn objects(web: &Backend, settings: &[(&str, &str)]) -> String {
     let objects = [
         ingress_class(),
         ingress_tls("a", "a.test", &[("/", "Prefix", "web", 80)], &[], "tls"),
@@ -27,8 +33,7 @@ async fn serve(web: &Backend, settings: &[(&str, &str)]) -> Lockgate {
         backend("web", 80, &[web.addr()]),
         config_map("settings", settings),
     ];
-    let lockgate = Lockgate::with_manifests(objects.concat());
-    lockgate.args(["--configmap=demo/settings"]).start().await
+    objects.concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,6 +103,51 @@ async fn versions_and_sessions_are_as_set() {
         lockgate.no_problem().await;
         let found = (resumes(&lockgate, &TLS12).await, resumes(&lockgate, &TLS13).await);
         assert_eq!(found, (old, new), "{settings:?}");
+    }
+}
+
+/// Of TLS 1.2 only the suites that are listed are offered, and no session outlives a change of the list; of
+/// TLS 1.3 all are.
+#[tokio::test(flavor = "multi_thread")]
+async fn ciphers_are_as_set() {
+    const AES128: CipherSuite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    const AES256: CipherSuite = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384;
+    const MODERN: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    let web = Backend::start("web").await;
+    let listed = |list| objects(&web, &[("ssl-ciphers", list)]);
+    let lockgate = Lockgate::with_manifests(listed("DEFAULT")).args(["--configmap=demo/settings"]);
+    let lockgate = lockgate.start().await;
+    let clients = [(AES128, &TLS12), (AES256, &TLS12), (MODERN, &TLS13)];
+    let [old128, old256, modern] = clients.map(|(suite, version)| {
+        let mut config = any_certificate_by(suite, version);
+        config.resumption = Resumption::in_memory_sessions(32);
+        Arc::new(config)
+    });
+    let visit = async |client: &Arc<ClientConfig>| {
+        let name = ServerName::try_from("a.test").unwrap();
+        let tcp = TcpStream::connect(lockgate.https).await.unwrap();
+        let tls = TlsConnector::from(Arc::clone(client)).connect(name, tcp).await.ok()?;
+        tls.get_ref().1.handshake_kind().map(|it| it == HandshakeKind::Resumed)
+    };
+    for client in [&old128, &old256] {
+        assert_eq!((visit(client).await, visit(client).await), (Some(false), Some(true)));
+    }
+    for (list, taken, refused) in [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", &old128, &old256),
+        ("HIGH:!aNULL:!AES128:DHE-RSA-AES256-GCM-SHA384", &old256, &old128),
+    ] {
+        lockgate.edit(listed(list));
+        eventually("the new list", SOON, async || visit(refused).await.is_none().then_some(()))
+            .await;
+        lockgate.no_problem().await;
+        assert_eq!(visit(taken).await, Some(false), "{list}");
+        assert_eq!(visit(taken).await, Some(true), "{list}");
+        assert!(visit(&modern).await.is_some(), "{list}");
+    }
+    lockgate.edit(listed("DHE-RSA-AES256-GCM-SHA384"));
+    lockgate.problem("BadSetting").await;
+    for client in [&old128, &old256, &modern] {
+        assert!(visit(client).await.is_some());
     }
 }
 
@@ -181,4 +231,39 @@ async fn slow_clients_have_as_long_as_set() {
     let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
     raw.send("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 9\r\n\r\nhalf").await;
     assert_eq!(raw.reply().await.status, Some(408));
+}
+
+/// What is under way at a shutdown is cut when the ConfigMap says so, as it is then, unless the flag says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_takes_as_long_as_is_set() {
+    let web = Backend::start("web").await;
+    for (flags, at_first, in_the_end) in
+        [(&[][..], "1s", "1s"), (&[], "240s", "1s"), (&["--drain-timeout=1s"], "240s", "240s")]
+    {
+        let case = format!("{flags:?}, {at_first}, {in_the_end}");
+        let with = |time, hsts| objects(&web, &[("worker-shutdown-timeout", time), ("hsts", hsts)]);
+        let args = ["--configmap=demo/settings", "--shutdown-grace-period=0"];
+        let lockgate = Lockgate::with_manifests(with(at_first, "true"))
+            .args(args.iter().chain(flags).copied())
+            .start()
+            .await;
+        lockgate.edit(with(in_the_end, "false"));
+        eventually("the new settings", SOON, async || {
+            let reply = lockgate.tls_client().get("https://a.test/").await.unwrap();
+            reply.header("strict-transport-security").is_none().then_some(())
+        })
+        .await;
+        let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
+        let asked = web.requests();
+        raw.send("GET /slow/60000 HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        eventually("a request under way", SOON, async || (web.requests() > asked).then_some(()))
+            .await;
+        let begun = Instant::now();
+        lockgate.signal("TERM");
+        assert_eq!(lockgate.wait(SOON).await, 0, "{case}");
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(1), "{case}: {took:?}");
+        let (rest, closed) = raw.rest().await;
+        assert!(rest.is_empty() && closed, "{case}: {rest:?}");
+    }
 }

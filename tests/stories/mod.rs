@@ -20,6 +20,7 @@ mod explain;
 mod framing;
 mod grpc;
 mod handshakes;
+mod heads;
 mod idle;
 mod imagelayers;
 mod judges;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::{Key, key, truth};
+use crate::model::ciphers::{Ciphers, CiphersError};
+use crate::model::client_tls::Heads;
 use crate::model::upstream::TlsVersions;
-use crate::model::value::{duration, positive_seconds};
+use crate::model::value::{duration, positive_bytes, positive_seconds};
 
 const SECONDS: &str = "a whole number of seconds, at least 1";
 const TIME: &str = "a time such as 10m or 1h";
@@ -22,6 +24,33 @@ pub(super) const KEYS: &[Key] = &[
         let all = value.split_whitespace().all(known);
         all.then_some(()).ok_or("a list of TLSv1.2 and TLSv1.3 alone; no other one is spoken")
     }),
+    key(
+        "ssl-ciphers",
+        "Suites of TLS 1.2, as OpenSSL lists them; the order is ours.",
+        |value, it| {
+            if value.is_empty() {
+                return Ok(());
+            }
+            let (ciphers, wrong) = match Ciphers::parse(value) {
+                Ok(ciphers) => (ciphers, None),
+                Err(CiphersError::Partly(ciphers)) => (
+                    ciphers,
+                    Some(
+                        "a list without @SECLEVEL and SUITEB, which have no effect; the rest holds",
+                    ),
+                ),
+                Err(CiphersError::None) => (
+                    it.tls.ciphers,
+                    Some(
+                        "a list with a suite of ours, which are ECDHE with AES-GCM and CHACHA20-POLY1305; \
+                     all of them are offered",
+                    ),
+                ),
+            };
+            it.tls.ciphers = ciphers;
+            wrong.map_or(Ok(()), Err)
+        },
+    ),
     key(
         "ssl-session-tickets",
         "Let clients keep sealed sessions; without, we keep them.",
@@ -77,10 +106,48 @@ pub(super) const KEYS: &[Key] = &[
         it.connections.head = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
+    key(
+        "client-header-buffer-size",
+        "Longest line of a request's head where `large-client-header-buffers` has shorter ones, at most 1m.",
+        |value, it| {
+            let size = positive_bytes(value).ok_or("a size such as 1k")?;
+            it.connections.heads.first = size.min(Heads::MOST);
+            (size <= Heads::MOST).then_some(()).ok_or("at most 1m, which holds")
+        },
+    ),
+    key(
+        "large-client-header-buffers",
+        "Longest line and, times their number, longest head of a request: 1k to 1m; `4 8k` unless set.",
+        |value, it| {
+            let (number, size) = buffers(value).ok_or("a number and a size such as 4 8k")?;
+            let heads = &mut it.connections.heads;
+            let whole = u64::from(number) * u64::from(size);
+            if whole > Heads::MOST.into() {
+                heads.size = size.min(Heads::MOST);
+                heads.number = Heads::MOST / heads.size;
+                return Err("at most 1m in all, which holds");
+            }
+            if size < Heads::LEAST_SIZE || whole < Heads::LEAST.into() {
+                (heads.number, heads.size) = (1, Heads::LEAST);
+                return Err("at least 512 bytes each and 1k in all; 1 1k holds");
+            }
+            (heads.number, heads.size) = (number, size);
+            Ok(())
+        },
+    ),
     key("client-body-timeout", "Seconds between two pieces of a request's body.", |value, it| {
         it.connections.body = positive_seconds(value).ok_or(SECONDS)?;
         Ok(())
     }),
+    key(
+        "worker-shutdown-timeout",
+        "How long requests under way may last at a shutdown, where `--drain-timeout` is not given.",
+        |value, it| {
+            let time = duration(value).or_else(|| positive_seconds(value));
+            it.connections.drain = time.filter(|it| !it.is_zero()).ok_or(TIME)?;
+            Ok(())
+        },
+    ),
     key(
         "upstream-keepalive-connections",
         "Idle connections to an endpoint; 0 for none.",
@@ -105,6 +172,12 @@ pub(super) const KEYS: &[Key] = &[
     }),
 ];
 
+/// How many buffers, and of what size.
+fn buffers(value: &str) -> Option<(u32, u32)> {
+    let (number, size) = value.split_once(char::is_whitespace)?;
+    Some((number.parse().ok().filter(|it| *it > 0)?, positive_bytes(size)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,6 +194,10 @@ mod tests {
     #[test]
     fn keys_of_handshakes_are_read() {
         let usual = TlsSettings::default;
+        let ciphers = |list| {
+            let ciphers = Ciphers::parse(list).expect("a list");
+            TlsSettings { ciphers, ..usual() }
+        };
         let versions = |tls12, tls13| TlsVersions { tls12, tls13 };
         let resumption = |tickets, cache| Resumption { tickets, cache };
         let seconds = Duration::from_secs;
@@ -144,6 +221,11 @@ mod tests {
                 TlsSettings { versions: versions(false, true), ..usual() },
             ),
             ("ssl-protocols", "TLSv1.1", false, usual()),
+            ("ssl-ciphers", "", true, usual()),
+            ("ssl-ciphers", "HIGH:!aNULL:!MD5", true, usual()),
+            ("ssl-ciphers", "ECDHE+AESGCM:DHE+AESGCM", true, ciphers("ECDHE+AESGCM")),
+            ("ssl-ciphers", "AESGCM@SECLEVEL=1", false, ciphers("ECDHE+AESGCM")),
+            ("ssl-ciphers", "AES128-SHA", false, usual()),
             ("ssl-session-tickets", "true", true, usual()),
             (
                 "ssl-session-tickets",
@@ -194,6 +276,10 @@ mod tests {
         let usual = Connections::default;
         let upstream = |upstream| Connections { upstream, ..usual() };
         let up = Upstream::default;
+        let heads = |first, number, size| {
+            let heads = Heads { first, number, size };
+            Connections { heads, ..usual() }
+        };
         let seconds = Duration::from_secs;
         for (key, value, good, expected) in [
             ("keep-alive", "10", true, Connections { keep_alive: Some(seconds(10)), ..usual() }),
@@ -213,6 +299,25 @@ mod tests {
                 Connections { streams: 1000, ..usual() },
             ),
             ("http2-max-concurrent-streams", "0", false, usual()),
+            ("client-header-buffer-size", "16k", true, heads(16 << 10, 4, 8 << 10)),
+            ("client-header-buffer-size", "2m", false, heads(1 << 20, 4, 8 << 10)),
+            ("client-header-buffer-size", "0", false, usual()),
+            ("client-header-buffer-size", "one", false, usual()),
+            ("large-client-header-buffers", "8 16k", true, heads(1 << 10, 8, 16 << 10)),
+            ("large-client-header-buffers", "1  1024", true, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "4 1m", false, heads(1 << 10, 1, 1 << 20)),
+            ("large-client-header-buffers", "9999999 3000m", false, heads(1 << 10, 1, 1 << 20)),
+            ("large-client-header-buffers", "1000 8k", false, heads(1 << 10, 128, 8 << 10)),
+            ("large-client-header-buffers", "4 128", false, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "1024 1", false, heads(1 << 10, 1, 1 << 10)),
+            ("large-client-header-buffers", "2 512", true, heads(1 << 10, 2, 512)),
+            ("large-client-header-buffers", "0 8k", false, usual()),
+            ("large-client-header-buffers", "8k", false, usual()),
+            ("large-client-header-buffers", "8k 4", false, usual()),
+            ("worker-shutdown-timeout", "10s", true, Connections { drain: seconds(10), ..usual() }),
+            ("worker-shutdown-timeout", "90", true, Connections { drain: seconds(90), ..usual() }),
+            ("worker-shutdown-timeout", "0", false, usual()),
+            ("worker-shutdown-timeout", "soon", false, usual()),
             ("upstream-keepalive-connections", "0", true, upstream(Upstream { idle: 0, ..up() })),
             ("upstream-keepalive-connections", "few", false, usual()),
             (

@@ -74,7 +74,6 @@ const PROTECTING: &[(&str, &[&str])] = &[
 
 /// Keys that are known and not built, each with the value that asks for nothing.
 const MISSING: &[(&str, &str)] = &[
-    ("ssl-ciphers", ""),
     ("ssl-ecdh-curve", "auto"),
     ("ssl-dh-param", ""),
     ("ssl-session-ticket-key", ""),
@@ -90,7 +89,6 @@ const MISSING: &[(&str, &str)] = &[
     ("location-snippet", ""),
     ("stream-snippet", ""),
     ("bind-address", ""),
-    ("worker-shutdown-timeout", "240s"),
     ("ignore-invalid-headers", "true"),
     ("custom-http-errors-default-backend", ""),
 ];
@@ -101,7 +99,6 @@ const MOOT: &[&str] = &[
     "annotation-value-word-blocklist",
     "annotations-risk-level",
     "client-body-buffer-size",
-    "client-header-buffer-size",
     "datadog-*",
     "debug-connections",
     "default-type",
@@ -116,7 +113,6 @@ const MOOT: &[&str] = &[
     "gzip-disable",
     "http2-max-*",
     "jaeger-*",
-    "large-client-header-buffers",
     "log-format-stream",
     "lua-shared-dicts",
     "map-hash-bucket-size",

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::budget::{HANDED, REQUEST};
 use super::watch::STALLED;
 use crate::live::policies::PolicyId;
+use crate::model::client_tls::{Connections, Heads};
 use crate::proxy::client_tls::Shown;
 use crate::proxy::headers::Vouched;
 use crate::proxy::io::Meter;
@@ -46,6 +47,8 @@ pub(in crate::proxy) struct Link {
     pub(super) given_up: Cell<u32>,
     /// Whether it is to end after what is under way.
     pub(super) finishes: Cell<bool>,
+    /// How long the heads of its requests may be, as it was when it began.
+    pub(in crate::proxy) heads: Heads,
     /// How many requests it may still carry.
     left: Cell<u32>,
     /// The request that just came, until hyper has made a task of it; of HTTP/2.
@@ -57,7 +60,7 @@ pub(in crate::proxy) struct Link {
 
 impl Link {
     pub(super) fn new(worker: &Rc<Worker>, peer: Peer, meter: &Arc<Meter>) -> Rc<Self> {
-        let most = worker.settings().requests;
+        let Connections { requests: most, heads, .. } = worker.settings();
         Rc::new(Self {
             vouched: Vouched::new(&peer),
             worker: worker.clone(),
@@ -66,6 +69,7 @@ impl Link {
             policy: Cell::default(),
             shown: OnceCell::new(),
             finishes: Cell::new(false),
+            heads,
             left: Cell::new(most.unwrap_or(u32::MAX)),
             place: Cell::new(0),
             h2: Cell::new(false),

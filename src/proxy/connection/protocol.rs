@@ -27,6 +27,9 @@ use crate::proxy::observe::{ObserveLayer, ObservedBody, RequestIdLayer};
 pub(super) const IDLE: Duration = Duration::from_secs(75);
 /// How long an HTTP/2 connection may be without a stream (nginx's `http2_idle_timeout`).
 const IDLE_H2: Duration = Duration::from_secs(180);
+/// A head of HTTP/1 that is longer than allowed by no more bytes than these gets nginx's answer, which tells
+/// what is too long; a longer one gets hyper's 431.
+const BEYOND: usize = 32 << 10;
 
 /// Serves HTTP/1. A connection that waits for its next request for long holds no more than its socket and
 /// TLS: what hyper needs for a request is made anew when one comes.
@@ -38,6 +41,7 @@ where
     let last = keep_alive.is_some_and(|it| it.is_zero());
     // The first request is waited for in any case.
     let idle = keep_alive.filter(|_| !last).unwrap_or(IDLE);
+    let buffer = link.heads.whole() as usize + BEYOND;
     let mut watch = Watch::new(link, Some(head), idle);
     let mut first = None;
     loop {
@@ -47,8 +51,8 @@ where
                 .timer(TokioTimer::new())
                 // Our own deadlines tell an idle connection from a slow head.
                 .header_read_timeout(None)
-                .max_header_size(32 << 10)
-                .max_buf_size(64 << 10)
+                .max_header_size(buffer)
+                .max_buf_size(buffer)
                 .half_close(false)
                 .serve_connection(TokioIo::new(stream), stack(link))
                 .with_upgrades(),
@@ -85,7 +89,7 @@ where
         // RFC 8441: WebSockets.
         .enable_connect_protocol()
         .max_concurrent_streams(streams)
-        .max_header_list_size(32 << 10)
+        .max_header_list_size(link.heads.whole())
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(200)
         .initial_stream_window_size(128 << 10)

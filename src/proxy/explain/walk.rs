@@ -16,7 +16,7 @@ use crate::model::plan::Target;
 use crate::proxy::View;
 use crate::proxy::access::{self, Foreseen};
 use crate::proxy::canary::{self, Choice};
-use crate::proxy::canonical::Asked;
+use crate::proxy::canonical::{self, Asked};
 use crate::proxy::clock::Clock;
 use crate::proxy::dress::{self, Errand};
 use crate::proxy::headers::{self, Vouched};
@@ -47,7 +47,8 @@ pub(super) fn walk(live: &Live, question: &Question, told: &mut Told) -> Answer 
     let own = Vouched::new(&peer);
     let (peer, vouched) = client.as_ref().map_or((&peer, &own), |it| (&it.peer, &it.vouched));
 
-    let asked = match Asked::read(&head, peer) {
+    let fits = canonical::check_length(&head, settings.connections.heads);
+    let asked = match fits.and_then(|()| Asked::read(&head, peer)) {
         Ok(asked) => asked,
         Err(refused) => {
             let why = path::canonical(head.uri.path()).err();

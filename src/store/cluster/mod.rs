@@ -1,8 +1,10 @@
 //! Objects behind a Kubernetes API server.
 //!
-//! `watch` keeps what is there, `hub` gathers it into snapshots, `write` changes what is ours.
+//! `watch` keeps what is there, `hub` gathers it into snapshots, `write` changes what is ours, `nodes` looks
+//! where we run.
 
 mod hub;
+mod nodes;
 mod watch;
 mod write;
 
