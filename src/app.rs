@@ -39,6 +39,8 @@ pub(crate) use objects::objects;
 
 /// How long WebSockets have to end once they were told to.
 const GOODBYE: Duration = Duration::from_millis(800);
+/// Longest wait for our zone, before anything is served.
+const ZONE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long tasks may take to end once nothing is served any more.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -80,6 +82,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         Proxy::start(&listening, current.clone(), metrics.clone(), phases.clone(), wall, sink)?;
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
+    let mut signals = Signals::new()?;
     let mut policy = policy(args);
     let account = policy.account.clone();
     let store = store(args, source, &policy, &identity).await?;
@@ -151,7 +154,6 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     tasks.spawn(admin.run(admin_listener));
     tasks.spawn(memory::watch(proxy.limits()));
 
-    let mut signals = Signals::new()?;
     let failed = tokio::select! {
         () = signals.next() => false,
         () = stop.cancelled() => false,
@@ -303,20 +305,22 @@ fn own_pod(args: &Serve) -> Option<ObjectName> {
     Some(ObjectName::new(args.pod_namespace.as_str(), name))
 }
 
-/// Our zone, where it counts. Without it hints are not followed, which costs no request.
+/// Our zone, where it counts, as far as the API server tells it in [`ZONE_PATIENCE`]. Without it hints are not
+/// followed, which costs no request.
 async fn zone(args: &Serve, store: &Store) -> Option<Box<str>> {
     if !args.enable_topology_aware_routing {
         return None;
     }
     let why = match own_pod(args) {
         None => "--pod-name does not say which pod is ours".to_owned(),
-        Some(pod) => match store.zone(&pod).await {
-            Ok(Some(zone)) => {
+        Some(pod) => match tokio::time::timeout(ZONE_PATIENCE, store.zone(&pod)).await {
+            Ok(Ok(Some(zone))) => {
                 tracing::info!(zone, "endpoints for our zone are used where there are some");
                 return Some(zone);
             }
-            Ok(None) => "our node has no label topology.kubernetes.io/zone".to_owned(),
-            Err(error) => error.to_string(),
+            Ok(Ok(None)) => "our node has no label topology.kubernetes.io/zone".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("the API server did not answer in {ZONE_PATIENCE:?}"),
         },
     };
     tracing::warn!(why, "our zone is not known: hints of zones are not followed until a restart");

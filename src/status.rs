@@ -55,6 +55,8 @@ struct Seen {
     addresses: Option<Vec<Box<str>>>,
     /// When to look again.
     due: Option<Instant>,
+    /// How long was waited after there was last nothing to see.
+    pause: Duration,
 }
 
 impl Addresses {
@@ -83,9 +85,12 @@ impl Addresses {
         let found = store.addresses_of_nodes(pod, *internal).await;
         seen.due = Some(now + interval);
         match found {
-            Ok(addresses) if !addresses.is_empty() => seen.addresses = Some(addresses),
+            Ok(addresses) if !addresses.is_empty() => {
+                (seen.addresses, seen.pause) = (Some(addresses), Duration::ZERO);
+            }
             Ok(_) => {
-                seen.due = Some(now + SOON);
+                seen.pause = (seen.pause * 2).max(SOON).min(interval);
+                seen.due = Some(now + seen.pause);
                 tracing::debug!(%pod, "no pod like it is ready on a node with an address");
             }
             // Without a pod of that name we do not run in the cluster, and no node is ours.
@@ -110,7 +115,8 @@ pub async fn publish(
     let mut seen = Seen::default();
     loop {
         let Compiled { objects, plan, .. } = compiled.borrow_and_update().clone();
-        if leadership.holds() && !plan.ours.is_empty() {
+        let leads = leadership.holds() && !plan.ours.is_empty();
+        if leads {
             addresses.look(&store, interval, &mut seen).await;
         }
         if let Some(wanted) = addresses.now(&objects, &seen) {
@@ -138,7 +144,7 @@ pub async fn publish(
             }
         }
         let now = Instant::now();
-        let next = seen.due.filter(|it| *it > now).unwrap_or(now + interval);
+        let next = seen.due.filter(|_| leads).unwrap_or(now + interval);
         tokio::select! {
             changed = compiled.changed() => if changed.is_err() { return },
             () = leadership.changed() => {}

@@ -144,8 +144,14 @@ impl Office {
         self.trip(trouble, now);
         self.tell_clock(wanted);
         let class = trouble.class();
-        let pause = match trouble {
-            Trouble::Down { .. } => self.desk.breaker.until().map_or(30, |it| it - now),
+        let state = if class == Class::H { State::Blocked } else { State::Backoff };
+        // What one request of this item alone meets must not look like the CA to all others, again and
+        // again: while one order goes ahead, it is another's.
+        let held = matches!(class, Class::A | Class::F | Class::H)
+            .then(|| self.hold(name, Some((wanted, trouble)), state, trouble.to_string()));
+        let pause = match (trouble, held) {
+            (Trouble::Down { .. }, _) => self.desk.breaker.until().map_or(30, |it| it - now),
+            (_, Some(held)) if class != Class::H => held,
             _ => self.keeper.wait(item, trouble, now),
         };
         if !matches!(class, Class::H) {
@@ -162,22 +168,16 @@ impl Office {
             }
             self.tell(wanted, trouble.reason(), &text, true);
         }
-        let state = if class == Class::H { State::Blocked } else { State::Backoff };
-        // What one request of this item alone meets must not look like the CA to all others, again and
-        // again: while one order goes ahead, it is another's.
-        if matches!(class, Class::A | Class::F | Class::H) {
-            self.hold(name, Some((wanted, trouble)), state, trouble.to_string());
-        }
     }
 
-    /// Lets an item wait for reasons of its own.
+    /// Lets an item wait for reasons of its own; says for how many seconds.
     fn hold(
         &mut self,
         name: &ObjectName,
         of: Option<(&Wanted, &Trouble)>,
         state: State,
         why: String,
-    ) {
+    ) -> i64 {
         let failures = self.desk.paused.get(name).map_or(0, |it| it.failures).saturating_add(1);
         let seconds = match of {
             Some((_, trouble)) if is_race(trouble) && failures == 1 => 1,
@@ -198,6 +198,7 @@ impl Office {
         let time = Duration::from_secs(u64::try_from(seconds).unwrap_or(1));
         let until = Instant::now() + time;
         self.desk.paused.insert(name.clone(), Paused { until, failures, names, state, why });
+        seconds
     }
 
     /// Lets a revocation wait, and nothing else: what is held is renewed and put back meanwhile.

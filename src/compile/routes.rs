@@ -93,9 +93,9 @@ pub(super) fn add(
         }
     }
     let root = PathPattern::Prefix("/".into());
-    let mut rootless = plan.hosts.iter_mut();
-    let mut rootless = rootless
-        .by_ref()
+    let mut rootless = plan
+        .hosts
+        .iter_mut()
         .filter(|(host, it)| **host != HostPattern::Any && !it.paths.contains_key(&root))
         .peekable();
     if rootless.peek().is_some() {
@@ -282,8 +282,8 @@ pub(super) fn fallback(service: &ObjectName, port: u16, settings: &Settings) -> 
 pub(super) fn decide_redirects(plan: &mut Plan) {
     // Few wait, and few are wildcards: most hosts are looked up in nothing.
     let waiting = plan.certificates.iter().filter(|(host, it)| {
-        let awaited = it.secret.as_ref().is_some_and(|secret| plan.awaits(secret, host));
-        it.keypair.is_none() && awaited
+        let awaited = || it.secret.as_ref().is_some_and(|secret| plan.awaits(secret, host));
+        it.keypair.is_none() && awaited()
     });
     let waiting: BTreeSet<HostPattern> = waiting.map(|(host, _)| host.clone()).collect();
     // Rules without a host have no certificate.

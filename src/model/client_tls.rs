@@ -253,9 +253,10 @@ impl Heads {
         self.size.max(self.first)
     }
 
-    /// Longest head.
+    /// Longest head: what fits into all of them.
     pub fn whole(&self) -> u32 {
-        self.number.saturating_mul(self.size).max(self.first)
+        let all = self.number.saturating_mul(self.size).saturating_add(self.first);
+        all.min(Self::MOST)
     }
 }
 

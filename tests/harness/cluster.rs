@@ -96,14 +96,15 @@ impl Cluster {
     /// As [`Self::start`], or if the API refuses something.
     pub async fn installed() -> Self {
         let cluster = Self::start().await;
-        let files = ["namespace", "serviceaccount", "rbac", "ingressclass", "configmap"];
+        // No Service of its own says where it is reached: the nodes do.
+        let files = ["namespace", "serviceaccount", "rbac", "nodes", "ingressclass", "configmap"];
         let shipped = files.map(|file| format!("{}\n---\n", deploy(&format!("{file}.yaml"))));
         cluster.apply(&shipped.concat()).await;
         cluster.kubectl(&["create", "namespace", NAMESPACE]).await.expect("it can be created");
         eventually("the rights that were granted", READY, async || {
             // What is granted is known to who asks for it a moment later.
             let everywhere = cluster.may("list", "networking.k8s.io", "ingresses", "").await;
-            everywhere && cluster.may("update", "coordination.k8s.io", "leases", "lockgate").await
+            everywhere && cluster.may("create", "coordination.k8s.io", "leases", "lockgate").await
         })
         .await;
         cluster

@@ -117,19 +117,20 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "large-client-header-buffers",
-        "Longest line and, times their number, longest head of a request: 1k to 1m; `4 8k` unless set.",
+        "Longest line and, times their number, longest head of a request, 1k to 1m (a target: 64k); `4 8k` unless set. \
+         As much more of an answer may wait in memory for a client.",
         |value, it| {
             let (number, size) = buffers(value).ok_or("a number and a size such as 4 8k")?;
             let heads = &mut it.connections.heads;
             let whole = u64::from(number) * u64::from(size);
+            if size < Heads::LEAST_SIZE || whole < Heads::LEAST.into() {
+                (heads.number, heads.size) = (1, Heads::LEAST);
+                return Err("at least 512 bytes each and 1k in all; 1 1k holds");
+            }
             if whole > Heads::MOST.into() {
                 heads.size = size.min(Heads::MOST);
                 heads.number = Heads::MOST / heads.size;
                 return Err("at most 1m in all, which holds");
-            }
-            if size < Heads::LEAST_SIZE || whole < Heads::LEAST.into() {
-                (heads.number, heads.size) = (1, Heads::LEAST);
-                return Err("at least 512 bytes each and 1k in all; 1 1k holds");
             }
             (heads.number, heads.size) = (number, size);
             Ok(())
@@ -311,6 +312,7 @@ mod tests {
             ("large-client-header-buffers", "4 128", false, heads(1 << 10, 1, 1 << 10)),
             ("large-client-header-buffers", "1024 1", false, heads(1 << 10, 1, 1 << 10)),
             ("large-client-header-buffers", "2 512", true, heads(1 << 10, 2, 512)),
+            ("large-client-header-buffers", "2000000 1", false, heads(1 << 10, 1, 1 << 10)),
             ("large-client-header-buffers", "0 8k", false, usual()),
             ("large-client-header-buffers", "8k", false, usual()),
             ("large-client-header-buffers", "8k 4", false, usual()),

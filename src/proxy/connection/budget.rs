@@ -11,9 +11,9 @@ use crate::proxy::io::Meter;
 /// How many bytes may be unpaid. The connection's window of 1 MiB can arrive before anybody takes it; as much
 /// again is for its frames and TLS's records.
 pub(super) const MOST_UNPAID: u64 = 2 << 20;
-/// What a request accounts for, in bytes: its head of 32 KiB, and a stream's window of 128 KiB, which may come
-/// after we have answered.
-pub(super) const REQUEST: u64 = 192 << 10;
+/// What a request accounts for beside its head, in bytes: a stream's window of 128 KiB, which may come after we
+/// have answered, and the frames around it.
+pub(super) const REQUEST: u64 = 160 << 10;
 /// What a piece of an answer accounts for, in bytes: WINDOW_UPDATE frames, two for each of its frames.
 pub(super) const HANDED: u64 = 4 << 10;
 /// What a second accounts for, in bytes: some 25 PINGs.

@@ -109,7 +109,7 @@ impl Link {
             many => self.left.set(many - 1),
         }
         self.meter.begin_request();
-        self.meter.pay(REQUEST);
+        self.meter.pay(REQUEST + u64::from(self.heads.whole()));
         self.worker.begin_request();
     }
 

@@ -18,8 +18,9 @@ use tower::{Layer, Service};
 use super::budget::MOST_UNPAID;
 use super::link::Link;
 use super::watch::{Verdict, Watch};
-use crate::model::client_tls::Connections;
+use crate::model::client_tls::{Connections, Heads};
 use crate::proxy;
+use crate::proxy::canonical::MOST_FIELDS;
 use crate::proxy::io::Readable;
 use crate::proxy::observe::{ObserveLayer, ObservedBody, RequestIdLayer};
 
@@ -30,6 +31,16 @@ const IDLE_H2: Duration = Duration::from_secs(180);
 /// A head of HTTP/1 that is longer than allowed by no more bytes than these gets nginx's answer, which tells
 /// what is too long; a longer one gets hyper's 431.
 const BEYOND: usize = 32 << 10;
+
+/// What h2 lets through, so that our own look at a head decides as it does for HTTP/1. h2 counts 32 bytes more
+/// for each field (RFC 9113 section 6.5.2), and ends the connection for four times as much.
+fn list_size(heads: Heads) -> u32 {
+    /// Of the pseudo-fields and all others.
+    const MORE: usize = 32 * (5 + MOST_FIELDS);
+    const LEAST: u32 = 16 << 10;
+    let more = u32::try_from(MORE).unwrap_or(u32::MAX);
+    heads.whole().saturating_add(more).max(LEAST)
+}
 
 /// Serves HTTP/1. A connection that waits for its next request for long holds no more than its socket and
 /// TLS: what hyper needs for a request is made anew when one comes.
@@ -89,7 +100,7 @@ where
         // RFC 8441: WebSockets.
         .enable_connect_protocol()
         .max_concurrent_streams(streams)
-        .max_header_list_size(link.heads.whole())
+        .max_header_list_size(list_size(link.heads))
         .max_pending_accept_reset_streams(20)
         .max_local_error_reset_streams(200)
         .initial_stream_window_size(128 << 10)

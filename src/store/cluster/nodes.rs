@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1 as core;
 use kube::Api;
 use kube::api::ListParams;
@@ -16,6 +17,8 @@ use crate::store::StoreError;
 const LOOK: Duration = Duration::from_secs(30);
 /// Most pods that are looked at.
 const MOST_PODS: u32 = 500;
+/// Most nodes that are asked for at once.
+const AT_ONCE: usize = 8;
 /// Labels of a pod that tell it from others of its Deployment, DaemonSet or StatefulSet, or one version of
 /// those from the next.
 const OWN: [&str; 7] = [
@@ -47,12 +50,20 @@ impl Cluster {
                 vec![own]
             } else {
                 let like_it = ListParams::default().labels(&labels).limit(MOST_PODS);
-                call(pod, api.list(&like_it)).await?.items
+                let found = call(pod, api.list(&like_it)).await?;
+                if found.metadata.continue_.is_some_and(|it| !it.is_empty()) {
+                    tracing::warn!(
+                        most = MOST_PODS,
+                        "more pods like ours: not all nodes are in status"
+                    );
+                }
+                found.items
             };
             let names: BTreeSet<String> = pods.into_iter().filter_map(ready_on).collect();
             let mut addresses = BTreeSet::new();
-            for name in names {
-                match self.node(&name).await {
+            let mut nodes = stream::iter(names).map(|it| self.node(it)).buffered(AT_ONCE);
+            while let Some(node) = nodes.next().await {
+                match node {
                     Ok(node) => addresses.extend(address(&node, internal)),
                     // Gone since, with its pods.
                     Err(StoreError::Gone(_)) => {}
@@ -73,15 +84,15 @@ impl Cluster {
             let api = Api::<core::Pod>::namespaced(self.client.clone(), &pod.namespace);
             let own = call(pod, api.get(&pod.name)).await?;
             let Some(name) = own.spec.and_then(|it| it.node_name) else { return Ok(None) };
-            let labels = self.node(&name).await?.metadata.labels.unwrap_or_default();
+            let labels = self.node(name).await?.metadata.labels.unwrap_or_default();
             Ok(labels.get(ZONE).filter(|it| !it.is_empty()).map(|it| it.as_str().into()))
         })
         .await
     }
 
-    async fn node(&self, name: &str) -> Result<core::Node, StoreError> {
+    async fn node(&self, name: String) -> Result<core::Node, StoreError> {
         let api = Api::<core::Node>::all(self.client.clone());
-        call(&ObjectName::new("", name), api.get(name)).await
+        call(&ObjectName::new("", name.as_str()), api.get(&name)).await
     }
 }
 
