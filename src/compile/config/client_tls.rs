@@ -9,6 +9,10 @@ use crate::model::upstream::TlsVersions;
 use crate::model::value::{duration, positive_bytes, positive_seconds};
 
 const SECONDS: &str = "a whole number of seconds, at least 1";
+const UNREAD_CIPHERS: &str =
+    "a list without @SECLEVEL and SUITEB, which have no effect; the rest holds";
+const NO_CIPHERS: &str = "a list with a suite of ours, which are ECDHE with AES-GCM and CHACHA20-POLY1305; \
+                          all of them are offered";
 const TIME: &str = "a time such as 10m or 1h";
 const COUNT: &str = "a whole number, at least 1";
 /// Longest life of a session; the keys of tickets live twice as long.
@@ -31,24 +35,15 @@ pub(super) const KEYS: &[Key] = &[
             if value.is_empty() {
                 return Ok(());
             }
-            let (ciphers, wrong) = match Ciphers::parse(value) {
-                Ok(ciphers) => (ciphers, None),
-                Err(CiphersError::Partly(ciphers)) => (
-                    ciphers,
-                    Some(
-                        "a list without @SECLEVEL and SUITEB, which have no effect; the rest holds",
-                    ),
-                ),
-                Err(CiphersError::None) => (
-                    it.tls.ciphers,
-                    Some(
-                        "a list with a suite of ours, which are ECDHE with AES-GCM and CHACHA20-POLY1305; \
-                     all of them are offered",
-                    ),
-                ),
-            };
-            it.tls.ciphers = ciphers;
-            wrong.map_or(Ok(()), Err)
+            match Ciphers::parse(value) {
+                Ok(ciphers) => it.tls.ciphers = ciphers,
+                Err(CiphersError::Partly(ciphers)) => {
+                    it.tls.ciphers = ciphers;
+                    return Err(UNREAD_CIPHERS);
+                }
+                Err(CiphersError::None) => return Err(NO_CIPHERS),
+            }
+            Ok(())
         },
     ),
     key(

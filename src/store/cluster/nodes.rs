@@ -42,8 +42,8 @@ impl Cluster {
         pod: &ObjectName,
         internal: bool,
     ) -> Result<Vec<Box<str>>, StoreError> {
-        bounded(async {
-            let api = Api::<core::Pod>::namespaced(self.client.clone(), &pod.namespace);
+        let look = async {
+            let api = self.pods(pod);
             let own = call(pod, api.get(&pod.name)).await?;
             let labels = alike(own.metadata.labels.as_ref());
             let pods = if labels.is_empty() {
@@ -71,34 +71,31 @@ impl Cluster {
                 }
             }
             Ok(addresses.into_iter().collect())
-        })
-        .await
+        };
+        let late = || StoreError::Unavailable("pods and nodes are not told in time".to_owned());
+        timeout(LOOK, look).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// The zone of the node that `pod` runs on, where it has one.
+    /// The zone of the node that `pod` runs on, where it has one: two calls.
     pub(in crate::store) async fn zone(
         &self,
         pod: &ObjectName,
     ) -> Result<Option<Box<str>>, StoreError> {
-        bounded(async {
-            let api = Api::<core::Pod>::namespaced(self.client.clone(), &pod.namespace);
-            let own = call(pod, api.get(&pod.name)).await?;
-            let Some(name) = own.spec.and_then(|it| it.node_name) else { return Ok(None) };
-            let labels = self.node(name).await?.metadata.labels.unwrap_or_default();
-            Ok(labels.get(ZONE).filter(|it| !it.is_empty()).map(|it| it.as_str().into()))
-        })
-        .await
+        let own = call(pod, self.pods(pod).get(&pod.name)).await?;
+        let Some(name) = own.spec.and_then(|it| it.node_name) else { return Ok(None) };
+        let labels = self.node(name).await?.metadata.labels.unwrap_or_default();
+        Ok(labels.get(ZONE).filter(|it| !it.is_empty()).map(|it| it.as_str().into()))
+    }
+
+    /// The pods beside this one.
+    fn pods(&self, pod: &ObjectName) -> Api<core::Pod> {
+        Api::namespaced(self.client.clone(), &pod.namespace)
     }
 
     async fn node(&self, name: String) -> Result<core::Node, StoreError> {
         let api = Api::<core::Node>::all(self.client.clone());
         call(&ObjectName::new("", name.as_str()), api.get(&name)).await
     }
-}
-
-async fn bounded<T>(look: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let late = || StoreError::Unavailable("pods and nodes are not told in time".to_owned());
-    timeout(LOOK, look).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// What selects the pods that do the same work; empty where the labels do not say.
