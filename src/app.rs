@@ -38,11 +38,13 @@ use compiler::{Compiler, Workshop};
 pub(crate) use objects::objects;
 
 /// How long WebSockets have to end once they were told to.
-const GOODBYE: Duration = Duration::from_millis(800);
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Longest wait for our zone, before anything is served.
 const ZONE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long tasks may take to end once nothing is served any more.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the last spans may take to be sent.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// The time of day. Everything that needs it gets this function handed down.
 #[expect(clippy::disallowed_methods, reason = "this is the place that hands the clock down")]
@@ -169,7 +171,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     shut_down(proxy, &phase, &mut signals, grace, drain, elected, election).await;
     tasks.shutdown().await;
     // It ends by itself once nobody makes spans any more, and has sent the last.
-    let _ = tokio::time::timeout(FAREWELL, exporter).await;
+    let _ = tokio::time::timeout(LAST_SPANS, exporter).await;
     anyhow::ensure!(!failed, "a task of the control plane ended");
     Ok(())
 }

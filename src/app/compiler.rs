@@ -89,6 +89,11 @@ impl Compiler {
                 continue;
             };
             self.store.read_also(&plan.unlisted, &plan.unlisted_maps);
+            self.plan.send_if_modified(|it| {
+                let changed = !Arc::ptr_eq(it, &plan);
+                *it = plan.clone();
+                changed
+            });
             if let Some(live) = live {
                 self.current.replace(live);
                 self.metrics.keep(&plan.ours);
@@ -105,17 +110,14 @@ impl Compiler {
             problems.extend(taken.iter().cloned());
             problems.sort_unstable();
             self.metrics.problems(&problems);
-            if is_answering(&self.policy, &plan, &objects) {
+            let answering = is_answering(&self.policy, &plan, &objects);
+            let problems = Arc::new(problems);
+            let compiled = Compiled { objects, plan, problems };
+            let Compiled { objects, .. } = self.compiled.send_replace(compiled);
+            // Last, so that whoever sees it can see all the rest.
+            if answering {
                 self.ready.send_replace(true);
             }
-            let problems = Arc::new(problems);
-            let compiled = Compiled { objects, plan: plan.clone(), problems };
-            let Compiled { objects, .. } = self.compiled.send_replace(compiled);
-            self.plan.send_if_modified(|it| {
-                let changed = !Arc::ptr_eq(it, &plan);
-                *it = plan;
-                changed
-            });
             self.workshop.retire([objects, previous]);
         }
     }

@@ -13,7 +13,7 @@ use super::obtain::{Got, Item, is_race};
 use super::selfcheck::Look;
 use super::standing::State;
 use super::trouble::{Class, Trouble};
-use super::work::{Done, Office};
+use super::work::{Done, NOT_READY, Office};
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::Wanted;
@@ -72,7 +72,8 @@ impl Office {
             Done::Looked(name, wanted, looks) => self.seen(&name, &wanted, looks, now),
             Done::Tidied(Ok(orphans)) => self.desk.leave(orphans, Instant::now()),
             Done::Tidied(Err(error)) => {
-                tracing::warn!(%error, "records of orders were not looked through");
+                tracing::warn!(%error, "records of orders were not looked through: later again");
+                self.untidy = Some(Instant::now() + NOT_READY);
             }
             Done::Forgotten(_, Ok(())) => {}
             Done::Forgotten(name, Err(error)) => {

@@ -314,7 +314,7 @@ impl Deaf {
         let listener = socket.listen(1).unwrap();
         let addr = listener.local_addr().unwrap();
         let mut queued = Vec::new();
-        while let Ok(tcp) = timeout(Duration::from_millis(500), TcpStream::connect(addr)).await {
+        while let Ok(tcp) = timeout(Duration::from_secs(2), TcpStream::connect(addr)).await {
             queued.push(tcp.unwrap());
         }
         Self { listener, _queued: queued }

@@ -556,7 +556,8 @@ mod checks {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn boulder_gives_a_waiting_order_again_and_does_not_say_why_one_failed() {
-        let pebble = Pebble::start(PebbleOptions::default()).await;
+        let options = PebbleOptions { nonce_reject: 0, ..PebbleOptions::default() };
+        let pebble = Pebble::start(options).await;
         let ca = CaProxy::start(&pebble).await;
         let account = pebble.stranger(&ca.directory()).await;
         let order = async |name: &str| {

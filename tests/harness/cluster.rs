@@ -38,6 +38,8 @@ pub struct Cluster {
     /// Declared, and so dropped, before the directory it uses.
     apiserver: Mutex<Option<Process>>,
     _etcd: Process,
+    /// What etcd keeps; gone after it.
+    _data: TempDir,
     /// One per user, in the order of [`USERS`].
     fronts: Vec<ApiProxy>,
     /// The way of the test itself.
@@ -71,7 +73,12 @@ impl Cluster {
 
         let ports = Ports { etcd: free_port(), apiserver: free_port() };
         let minor = minor_version();
-        let etcd = spawn_etcd(&dir, ports.etcd);
+        let data = match std::env::var_os("LOCKGATE_ETCD_DATA") {
+            Some(place) => TempDir::new_in(place),
+            None => TempDir::new(),
+        };
+        let data = data.expect("there is room for a directory");
+        let etcd = spawn_etcd(&data, ports.etcd);
         let mut fronts = Vec::new();
         for _ in USERS {
             fronts.push(front(&ports, &identity, minor).await);
@@ -79,7 +86,8 @@ impl Cluster {
         let own = front(&ports, &identity, minor).await;
         let client = identity.client();
         let apiserver = Mutex::new(None);
-        let cluster = Self { apiserver, _etcd: etcd, fronts, own, client, ports, minor, dir };
+        let cluster =
+            Self { apiserver, _etcd: etcd, _data: data, fronts, own, client, ports, minor, dir };
         for user in USERS {
             cluster.write_kubeconfig(user, &cluster.front(user).url(), &token(user));
         }
@@ -103,15 +111,17 @@ impl Cluster {
         cluster.kubectl(&["create", "namespace", NAMESPACE]).await.expect("it can be created");
         eventually("the rights that were granted", READY, async || {
             // What is granted is known to who asks for it a moment later.
-            let everywhere = cluster.may("list", "networking.k8s.io", "ingresses", "").await;
-            everywhere && cluster.may("create", "coordination.k8s.io", "leases", "lockgate").await
+            cluster.may("list", "networking.k8s.io", "ingresses", "").await
+                && cluster.may("create", "coordination.k8s.io", "leases", "lockgate").await
+                && cluster.may("get", "", "nodes", "").await
+                && cluster.may("list", "", "pods", "lockgate").await
         })
         .await;
         cluster
     }
 
     /// Whether the service account of the product may do this.
-    async fn may(&self, verb: &str, group: &str, resource: &str, namespace: &str) -> bool {
+    pub async fn may(&self, verb: &str, group: &str, resource: &str, namespace: &str) -> bool {
         let attributes =
             json!({ "verb": verb, "group": group, "resource": resource, "namespace": namespace });
         let review = json!({
@@ -136,7 +146,7 @@ impl Cluster {
         let kubeconfig = kubeconfig.display().to_string();
         let args =
             ["--kubeconfig", &kubeconfig, "--configmap=lockgate/lockgate", "--pod-name", user];
-        let more = ["--election-ttl=6s", "--shutdown-grace-period=0", "--drain-timeout=5s"];
+        let more = ["--election-ttl=12s", "--shutdown-grace-period=0", "--drain-timeout=5s"];
         Lockgate::with_args(args).args(more)
     }
 
@@ -413,11 +423,11 @@ fn token(user: &str) -> String {
     format!("{user}-token")
 }
 
-fn spawn_etcd(dir: &TempDir, port: u16) -> Process {
+fn spawn_etcd(data: &TempDir, port: u16) -> Process {
     let url = format!("http://127.0.0.1:{port}");
     let peers = format!("http://127.0.0.1:{}", free_port());
     let mut etcd = command(component("LOCKGATE_ETCD"));
-    etcd.arg("--data-dir").arg(dir.path().join("etcd"));
+    etcd.arg("--data-dir").arg(data.path());
     etcd.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
     etcd.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
     etcd.args(["--initial-cluster", &format!("default={peers}")]);

@@ -137,7 +137,7 @@ impl GrpcRun {
     ///
     /// If something did not.
     pub async fn succeeds(&self) -> String {
-        let code = self.process.wait(Duration::from_secs(60)).await;
+        let code = self.process.wait(Duration::from_secs(600)).await;
         assert_eq!(code, 0, "{}", self.process.log());
         self.process.log()
     }

@@ -93,7 +93,7 @@ async def main(address, pair):
     await server.start()
     print("serving", flush=True)
     await echo.stop.wait()
-    await server.stop(5)
+    await server.stop(60)
 
 
 asyncio.run(main(sys.argv[1], sys.argv[2:]))

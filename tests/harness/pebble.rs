@@ -228,6 +228,7 @@ impl Pebble {
             for url in &urls {
                 self.ask("GET", url, None).await?;
             }
+            tokio::net::TcpStream::connect(self.ports.dns).await?;
             Ok::<_, Failure>(())
         })
         .await;

@@ -26,7 +26,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Longest wait for what takes a moment, on a machine that compiles at the same time.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Between two looks of [`eventually`].
 const POLL: Duration = Duration::from_millis(30);

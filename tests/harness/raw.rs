@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use super::client::any_certificate;
 
 /// How long anything here is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a server that announced no `Connection: close` is watched for closing nevertheless.
 const WATCH: Duration = Duration::from_secs(2);

@@ -59,12 +59,14 @@ async fn an_hour_without_a_ca_costs_eight_questions() {
     let more: Vec<_> =
         hosts.iter().map(|it| asking(&it.replace(".test", ""), &[it], &[])).collect();
     lockgate.write("more.yaml", more.concat());
-    let expected = [30.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1800.0];
+    // The first pause, of half a minute, begins with three tries.
+    let expected = [60.0, 120.0, 240.0, 480.0, 960.0, 1800.0];
     let seen = || gaps(&acme.ca.asked()[before..], SPEED);
     let long = expected[expected.len() - 1] * 0.75;
     eventually("an hour", MINUTE * 2, async || {
         let seen = seen();
-        if seen.last().is_some_and(|it| *it > long) { Ok(()) } else { Err(format!("{seen:?}")) }
+        let over = seen.len() >= expected.len() && seen.last().is_some_and(|it| *it > long);
+        if over { Ok(()) } else { Err(format!("{seen:?}")) }
     })
     .await;
     let seen = seen();
@@ -72,8 +74,8 @@ async fn an_hour_without_a_ca_costs_eight_questions() {
     let last = &seen[seen.len().saturating_sub(expected.len())..];
     assert_eq!(last.len(), expected.len(), "{seen:?}");
     for (gap, expected) in last.iter().zip(expected) {
-        // A fifth of jitter, and what this machine needs at this speed.
-        let fits = (expected * 0.75..expected * 1.25 + 40.0).contains(gap);
+        // A fifth of jitter, and three seconds of this machine's.
+        let fits = (expected * 0.75..expected * 1.25 + 3.0 * f64::from(SPEED)).contains(gap);
         assert!(fits, "{gap} instead of {expected}: {seen:?}");
     }
     // Each host may try once until it is known; then one asks for all of them.
@@ -84,9 +86,9 @@ async fn an_hour_without_a_ca_costs_eight_questions() {
         lockgate.answers(&format!("http://{host}/"), 200).await;
     }
     acme.ca.heal();
-    // Half an hour at the most, and a fifth.
+    // Half an hour at the most, and a fifth; once more if the first that asks then is too slow.
     for host in hosts {
-        acme.certified(&lockgate, host, Duration::from_secs(40)).await;
+        acme.certified(&lockgate, host, MINUTE * 3).await;
     }
     assert_eq!((acme.ca.issued(), acme.ca.accounts()), (4, 1));
 }
@@ -120,7 +122,8 @@ async fn r_ca_what_is_served_does_not_need_the_ca() {
         lockgate.answers(&format!("http://{host}/"), 200).await;
         let report = handshakes.stop().await;
         report.assert_clean();
-        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        // Whoever waited for the CA would have waited for so long.
+        assert!(begun.elapsed() < MINUTE / 2, "{:?}", begun.elapsed());
     }
 }
 
@@ -185,8 +188,11 @@ async fn a_rate_limit_is_waited_for_to_the_second() {
         .await;
         let host = format!("{free}.test");
         lockgate.write(&format!("{free}.yaml"), asking(&free, &[&host], &[]));
-        acme.certified(&lockgate, &host, SOON).await;
-        assert_eq!(acme.ca.asked_for(Endpoint::NewOrder).len(), before + 2, "{detail}");
+        acme.certified(&lockgate, &host, ISSUED).await;
+        // A nonce that is refused on purpose makes no order.
+        let mut asked = acme.ca.asked_for(Endpoint::NewOrder).split_off(before);
+        asked.retain(|it| it.status != 400);
+        assert_eq!(asked.len(), 2, "{detail}");
     }
 }
 
@@ -217,7 +223,7 @@ async fn answers_that_are_lost_cost_no_certificate() {
             let name = format!("{way}-{turn}");
             let host = format!("{name}.test");
             lockgate.write(&format!("{name}.yaml"), asking(&name, &[&host], &[]));
-            acme.certified(&lockgate, &host, MINUTE / 2).await;
+            acme.certified(&lockgate, &host, MINUTE * 2).await;
             assert_eq!(acme.ca.issued() - issued, 1, "certificates, {way} at {place:?}");
             assert!(acme.ca.orders() - orders <= 2, "orders, {way} at {place:?}");
             // A connection for nonces may be needed later only.
@@ -246,7 +252,7 @@ async fn a_storm_of_bad_nonces_is_sat_out() {
 /// words, which Let's Encrypt has in another place than Pebble.
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_validations_are_tried_less_and_less() {
-    const SPEED: u32 = 60;
+    const SPEED: u32 = 20;
     let acme = Acme::new(PebbleOptions::default()).await;
     acme.ca.be_boulder();
     acme.pebble.set_address("lost.test", NOWHERE).await;
@@ -259,7 +265,7 @@ async fn failed_validations_are_tried_less_and_less() {
         orders.retain(|it| it.payload.to_string().contains("lost.test") && it.status == 201);
         orders
     };
-    eventually("three tries", MINUTE, async || tries().len() == 3).await;
+    eventually("three tries", MINUTE * 2, async || tries().len() == 3).await;
     let tries = tries();
     for (pair, expected) in tries.windows(2).zip([60.0, 600.0]) {
         let gap = (pair[1].at - pair[0].at).as_secs_f64() * f64::from(SPEED);

@@ -26,9 +26,6 @@ const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
 const ASK: [(&str, &str); 2] =
     [("kubernetes.io/tls-acme", "true"), ("lockgate.dev/self-check", "off")];
 
-/// After one failure of the CA the next try is half a minute later.
-const NEXT_TRY: Duration = Duration::from_secs(50);
-
 /// A cluster with the Service `web`, and a CA; replicas are started by the test.
 struct House {
     cluster: Cluster,
@@ -155,7 +152,7 @@ async fn an_annotation_gets_a_certificate_with_two_replicas() {
 /// When a third of its life is left there is another; nobody notices.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewed_certificate_is_shown_to_the_next_handshake() {
-    let validity = Some(Duration::from_secs(30));
+    let validity = Some(Duration::from_secs(80));
     let house = House::new(PebbleOptions { validity, ..PebbleOptions::default() }).await;
     let replicas = [house.replica("lockgate").await, house.replica("lockgate-b").await];
     house.ask("one", &["one.test"]).await;
@@ -165,7 +162,7 @@ async fn a_renewed_certificate_is_shown_to_the_next_handshake() {
     let first = kept.serial();
     for replica in &replicas {
         let client = house.client(replica).await;
-        eventually("another certificate", Duration::from_secs(40), async || {
+        eventually("another certificate", ISSUED, async || {
             assert_eq!(kept.get("/").await.unwrap().status, 200, "the connection from before");
             let fresh = client.connect("https://one.test/").await.unwrap();
             fresh.serial() != first
@@ -180,7 +177,8 @@ async fn a_renewed_certificate_is_shown_to_the_next_handshake() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_name_is_told_and_does_not_loop() {
     let domain_blocklist = vec!["blocked.test".to_owned()];
-    let house = House::new(PebbleOptions { domain_blocklist, ..PebbleOptions::default() }).await;
+    let options = PebbleOptions { domain_blocklist, nonce_reject: 0, ..PebbleOptions::default() };
+    let house = House::new(options).await;
     let lockgate = house.replica("lockgate").await;
     house.ask("bad", &["blocked.test"]).await;
     let event =
@@ -274,7 +272,7 @@ async fn a_ca_that_is_down_at_the_start_is_waited_for() {
     let message = event["message"].as_str().unwrap_or_default();
     assert!(message.contains("next try in"), "{message}");
     house.pebble.restart().await;
-    house.certified(&lockgate, "one.test", NEXT_TRY).await;
+    house.certified(&lockgate, "one.test", ISSUED).await;
     lockgate.answers("http://one.test/", 308).await;
 }
 
@@ -288,6 +286,6 @@ async fn a_ca_that_forgot_the_account_is_registered_with_again() {
     let before = house.client(&lockgate).await;
     house.pebble.restart().await;
     house.ask("two", &["two.test"]).await;
-    house.certified(&lockgate, "two.test", NEXT_TRY).await;
+    house.certified(&lockgate, "two.test", ISSUED).await;
     assert_eq!(before.get("https://one.test/").await.unwrap().status, 200);
 }

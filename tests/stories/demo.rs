@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -137,8 +136,11 @@ async fn the_demo_of_a_checkout_serves_and_follows_edits() {
     let text = std::fs::read_to_string(&file).unwrap();
     let (rest, all) = text.rsplit_once("- path: /all").unwrap();
     let all = all.replace("rotisserie-app", "rotisserie-static").replace("3000", "8082");
-    std::fs::write(&file, format!("{rest}- path: /all{all}")).unwrap();
-    eventually("the edit", Duration::from_secs(5), async || {
+    // As an editor does: whole at once.
+    let draft = demo.place.path().join("draft");
+    std::fs::write(&draft, format!("{rest}- path: /all{all}")).unwrap();
+    std::fs::rename(&draft, &file).unwrap();
+    eventually("the edit", SOON, async || {
         demo.answered_by("rotisserie.localhost", "/all").await == "rotisserie-static"
     })
     .await;

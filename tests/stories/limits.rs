@@ -1,8 +1,10 @@
 //! How much one client may ask for: beside nginx where that can be had.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::harness::backend::Backend;
@@ -62,13 +64,16 @@ async fn a_client_has_so_many_requests_under_way() {
         for _ in 0..2 {
             // Each waits for all to have been asked, as the endpoint takes its time.
             let mut tasks = JoinSet::new();
+            let connected = Arc::new(Barrier::new(20));
             for number in 0..20 {
+                let connected = Arc::clone(&connected);
                 let client = if http2 { lockgate.tls_client().http2() } else { lockgate.client() };
                 let host = if number % 2 == 0 { "a.test" } else { "also.a.test" };
-                let url = format!("http://{host}/slow/1500");
+                let url = format!("http://{host}/slow/4000");
                 tasks.spawn(async move {
                     let connect = if http2 { url.replace("http:", "https:") } else { url.clone() };
                     let mut connection = client.connect(&connect).await.unwrap();
+                    connected.wait().await;
                     connection.get(&url).await.unwrap().status
                 });
             }
@@ -168,7 +173,7 @@ async fn an_answer_is_no_faster_than_its_rate() {
     let web = Backend::start("web").await;
     let objects = [
         host("a", &[("limit-rate", "100")]),
-        host("b", &[("limit-rate", "100"), ("limit-rate-after", "200")]),
+        host("b", &[("limit-rate", "30"), ("limit-rate-after", "280")]),
         host("c", &[("limit-rate", "0")]),
         host("d", &[]),
     ];
@@ -192,15 +197,16 @@ async fn an_answer_is_no_faster_than_its_rate() {
                     took >= Duration::from_millis(seconds * 1000 - seconds.min(1) * 50),
                     "{case}: {took:?}"
                 );
+                // By the rate of b it would be 9 s, by that of all 5 s.
                 if seconds == 0 {
-                    assert!(took < Duration::from_millis(1500), "{case}: {took:?}");
+                    assert!(took < Duration::from_secs(4), "{case}: {took:?}");
                 }
             });
         }
     }
     tasks.join_all().await;
     let cpu = lockgate.cpu().saturating_sub(cpu);
-    assert!(cpu < Duration::from_secs(1), "{cpu:?}");
+    assert!(cpu < Duration::from_secs(3), "{cpu:?}");
 }
 
 /// What nginx itself, configured as ingress-nginx does it, lets through, request by request, so do we.
@@ -249,7 +255,7 @@ async fn limits_are_those_of_nginx() {
         let (mut both, mut differing) = ([0, 0], 0);
         let began = Instant::now();
         let mut asked = 0;
-        while began.elapsed() < Duration::from_secs(4) && asked < 2000 {
+        while asked < 2000 && (began.elapsed() < Duration::from_secs(4) || both[0] == asked) {
             let one = ours.get("http://a.test/").await.unwrap().status;
             let other = theirs.get("http://a.test/").await.unwrap().status;
             assert!([200, 503].contains(&one), "{case}: {one}");

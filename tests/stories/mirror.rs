@@ -127,7 +127,7 @@ async fn a_mirror_holds_up_nobody() {
             }
         }
     }
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
     // Each worker has so many copies under way and no more.
     assert!(slow.requests() <= 512, "{} copies", slow.requests());
     let lost = lockgate.metric("lockgate_mirror_lost_total", &[]).await;

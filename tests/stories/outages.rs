@@ -133,12 +133,15 @@ async fn it_waits_for_an_api_server_that_is_not_there_yet() {
         eventually("one more try", SOON, async || asked() > before).await;
     }
     cluster.start_apiserver().await;
-    eventually("ready", Duration::from_secs(10), async || {
+    eventually("ready", MINUTE, async || {
         let reply = lockgate.admin("/readyz").await.map_err(|error| error.to_string())?;
         if reply.status == 200 { Ok(()) } else { Err(reply.text()) }
     })
     .await;
-    lockgate.answers("http://one.test/", 200).await;
+    eventually("the route", MINUTE, async || {
+        lockgate.client().get("http://one.test/").await.is_ok_and(|it| it.status == 200)
+    })
+    .await;
 }
 
 /// Versions that expired (410) are asked for anew, and what was deleted meanwhile is gone.
@@ -161,7 +164,7 @@ async fn watches_that_fall_silent_are_noticed() {
     let house = House::new().await;
     house.cluster.faults().silence_watches("");
     house.add("two").await;
-    house.served("two", MINUTE).await;
+    house.served("two", MINUTE * 2).await;
     house.assert_clean().await;
 }
 
@@ -245,7 +248,7 @@ async fn rights_that_are_taken_away_cost_nothing_that_is_served() {
     assert_eq!(trusting.get(url).await.unwrap().status, 200, "in a new handshake");
     house.assert_healthy().await;
     faults.heal();
-    house.lockgate.no_problem_within(MINUTE / 2).await;
+    house.lockgate.no_problem_within(MINUTE).await;
     house.add("three").await;
     house.served("three", SOON).await;
     load.stop().await.assert_clean();

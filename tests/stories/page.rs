@@ -11,7 +11,7 @@ use crate::harness::process::component;
 fn shown(lockgate: &Lockgate) -> String {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new("timeout")
-        .arg(Duration::from_secs(60).as_secs().to_string())
+        .arg(Duration::from_secs(180).as_secs().to_string())
         .arg(component("LOCKGATE_CHROMIUM"))
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
         .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])

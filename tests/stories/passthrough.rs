@@ -123,7 +123,9 @@ async fn what_cannot_be_handed_on_is_closed() {
 
     let lockgate = passing(objects(&inner, &web)).start().await;
     lockgate.tls_client().get("https://pass.test/").await.unwrap();
+    let at = inner.addr();
     drop(inner);
+    eventually("nobody listens", SOON, async || TcpStream::connect(at).await.is_err()).await;
     let begun = lockgate.tls_client().timeout(SOON).get("https://pass.test/").await;
     assert!(begun.is_err(), "nobody is there to shake hands");
     let dropped = lockgate.metric("lockgate_connections_dropped_total", &["passthrough"]).await;

@@ -2,15 +2,12 @@
 //! kube-lego some of them never got a certificate.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
 use crate::harness::acme::{AcmeCluster, ISSUED, asking};
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::SOON;
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// Somewhere nobody listens.
 const NOWHERE: &str = "127.0.0.9";
@@ -37,9 +34,8 @@ async fn eleven_ingresses_applied_at_once_get_eleven_certificates() {
     replicas[0].answers(&url, 200).await;
 
     acme.pebble.clear_address(&lost).await;
-    let fixed = Instant::now();
-    acme.certified(&replicas[0], &lost, MINUTE).await;
-    assert!(fixed.elapsed() < MINUTE, "{:?}", fixed.elapsed());
+    // Within a minute; half of one more if a connection to the CA breaks just then.
+    acme.certified(&replicas[0], &lost, ISSUED).await;
     let expected: BTreeSet<String> = hosts.iter().map(name).collect();
     assert_eq!(house.tls_secrets().await, expected);
     for host in &hosts {

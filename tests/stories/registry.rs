@@ -116,10 +116,13 @@ async fn layers_of_any_size_pass_over_http2() {
     curl.push(&file, &digest, "large", PATIENCE).await;
     assert_eq!(curl.pull(&digest, "large", PATIENCE).await, digest);
     house.assert_small(before);
-    let log = house.lockgate.stdout();
-    let curls: Vec<_> = log.lines().filter(|it| it.contains("\"curl/")).collect();
-    let good = curls.iter().all(|it| it.contains(" HTTP/2.0\" 20"));
-    assert!(good && curls.len() == 6, "{curls:#?}");
+    eventually("six lines of good answers", SOON, async || {
+        let log = house.lockgate.stdout();
+        let curls: Vec<_> = log.lines().filter(|it| it.contains("\"curl/")).collect();
+        let good = curls.iter().all(|it| it.contains(" HTTP/2.0\" 20"));
+        if good && curls.len() == 6 { Ok(()) } else { Err(curls.join("\n")) }
+    })
+    .await;
 }
 
 /// The registry's own refusals reach the client, and nothing is open that should not be.

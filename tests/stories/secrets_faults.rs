@@ -204,6 +204,10 @@ async fn r_sto_3_what_cannot_be_stored_is_kept_and_never_ordered_again() {
         }
     }
     house.cluster.patch_json(ROLE, &json!({ "rules": less["rules"] })).await;
+    eventually("the right is gone", SOON, async || {
+        !house.cluster.may("create", "", "secrets", "demo").await
+    })
+    .await;
     house.acme.ca.release();
     let faults = house.cluster.faults_of("lockgate");
     let refusals = || {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use crate::harness::backend::Backend;
 use crate::harness::client::{Call, Reply};
@@ -400,7 +401,9 @@ async fn clients_of_a_broken_endpoint_are_moved_if_they_may_be() {
             let reply = lockgate.client().get("http://a.test/").await.unwrap();
             held.insert(reply.backend().expect("a name"), cookie(&reply).expect("a cookie").0);
         }
+        let at = web[0].addr();
         drop(web.remove(0));
+        eventually("nobody listens", SOON, async || TcpStream::connect(at).await.is_err()).await;
         for (client, connect) in [
             ("HTTP/1.1", lockgate.client().connect("http://a.test/").await),
             ("HTTP/2", lockgate.tls_client().http2().connect("https://a.test/").await),

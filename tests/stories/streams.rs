@@ -1,7 +1,6 @@
 //! TCP ports that are handed on as they are: `--tcp-services-configmap`.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -321,7 +320,7 @@ async fn a_connection_lasts_until_the_end() {
     let db = Echo::start("db").await;
     let port = free_port();
     let objects = tcp(&[(port, "demo/db:5432")]) + &backend("db", 5432, &[db.addr]);
-    let args = ["--shutdown-grace-period=0", "--drain-timeout=3s"];
+    let args = ["--shutdown-grace-period=0", "--drain-timeout=10s"];
     let lockgate = serving(objects).args(args).start().await;
     let mut talk = Talk::to(port).await;
     talk.says("a", "db:a").await;
@@ -330,7 +329,7 @@ async fn a_connection_lasts_until_the_end() {
         .await;
     talk.says("b", "db:b").await;
     let mut rest = Vec::new();
-    let ended = timeout(Duration::from_secs(10), talk.0.read_to_end(&mut rest)).await;
+    let ended = timeout(SOON * 2, talk.0.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "it is cut at the end");
     assert_eq!(lockgate.wait(SOON).await, 0);
 }
@@ -340,7 +339,7 @@ async fn limits_and_timeouts_hold() {
     let db = Echo::start("db").await;
     let port = free_port();
     let objects = tcp(&[(port, "demo/db:5432")]) + &backend("db", 5432, &[db.addr]);
-    let settings = config_map("settings", &[("proxy-stream-timeout", "1s")]);
+    let settings = config_map("settings", &[("proxy-stream-timeout", "5s")]);
     let args = ["--configmap=demo/settings", "--max-connections-per-address=2"];
     let lockgate = serving(objects + &settings).args(args).start().await;
     let (mut one, mut two) = (Talk::to(port).await, Talk::to(port).await);

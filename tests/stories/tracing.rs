@@ -242,7 +242,7 @@ async fn a_collector_holds_up_nobody() {
             assert_eq!(reply.status, 200, "{what}");
             told(&reply);
         }
-        assert!(begun.elapsed() < Duration::from_secs(15), "{what}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {:?}", begun.elapsed());
     };
     // Away.
     many("away").await;

@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use http::{Method, Request, StatusCode, Version};
 use http_body_util::Empty;
@@ -19,10 +18,9 @@ use tokio_rustls::TlsConnector;
 use crate::harness::backend::{Answer, Backend, RawBackend};
 use crate::harness::client::any_certificate;
 use crate::harness::lockgate::{Lockgate, backend, ingress, ingress_class, ingress_tls};
-use crate::harness::process::eventually;
+use crate::harness::process::{SOON, eventually};
 use crate::harness::raw::Raw;
 
-const SOON: Duration = Duration::from_secs(10);
 const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
 /// `hi`, masked, and its echo.
 const HI: &[u8] = b"\x81\x82\x01\x02\x03\x04ik";
@@ -181,7 +179,8 @@ async fn websockets_are_told_when_we_end() {
     lockgate.signal("TERM");
     assert_eq!(raw.rest().await.0, GOING_AWAY);
     assert_eq!(lockgate.wait(SOON).await, 0);
-    assert_eq!(web.tunnelled(), [HI, GOING_AWAY_MASKED].concat());
+    let told = [HI, GOING_AWAY_MASKED].concat();
+    eventually("the farewell", SOON, async || web.tunnelled() == told).await;
 }
 
 /// The same over HTTP/2, whose connection ends with its streams.

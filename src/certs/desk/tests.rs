@@ -170,7 +170,7 @@ fn r_ord_1_names_settle_before_they_are_ordered() {
             panic!("it does not wait: {wanted:?}");
         };
         assert_eq!(state, State::Checking);
-        assert!(time <= Duration::from_secs(most) && time > Duration::from_secs(most - 2));
+        assert!(time <= Duration::from_secs(most) && time > Duration::ZERO);
         let (_, since) = desk.settled.get_mut(&name()).expect("it");
         *since = since.checked_sub(Duration::from_secs(most)).expect("a moment");
         assert!(step(&mut desk, &keeper, &wanted, NOW).starts_with("order"));

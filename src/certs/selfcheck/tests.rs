@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use super::*;
 
@@ -146,9 +146,10 @@ async fn r_pre_3_a_redirect_to_https_is_followed_whatever_is_shown_there() {
 
 #[tokio::test]
 async fn r_pre_3_a_closed_port_is_unreachable() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    drop(listener);
+    // Ours, so that nobody else listens there.
+    let held = TcpSocket::new_v4().expect("a socket");
+    held.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let port = held.local_addr().expect("an address").port();
     let look = look("127.0.0.1", port, OURS).await;
     assert_eq!(look.seen, Seen::Unreachable, "{}", look.text);
     assert!(look.text.contains("refuses"), "{}", look.text);

@@ -18,11 +18,17 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::hub::{Hub, State};
 use super::{CALL, Cluster, WATCH, call, convert};
 use crate::model::name::{Kind, ObjectName};
+use crate::store::StoreError;
 
 /// How often the API server is asked whether it is there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often what no list holds is read again.
 const UNLISTED: Duration = Duration::from_secs(30);
+/// How soon it is read again where it was not answered.
+const UNANSWERED: Duration = Duration::from_secs(5);
+/// From which refusal on a list counts as refused: an API server that just started refuses everything, for a
+/// moment.
+const REFUSALS: u32 = 3;
 /// How long a mass deletion is held back that came with a new list after an error.
 const HELD: Duration = Duration::from_secs(60);
 /// From how many objects on a deletion can be a mass deletion; of Ingresses and namespaces from one.
@@ -139,10 +145,11 @@ pub(super) async fn follow<K, T>(
             Some(Err(error)) => {
                 failed = true;
                 tracing::warn!(%kind, %error, "watching failed, trying again");
-                if is_refusal(&error) {
+                pause.failed(&error);
+                if pause.is_refused() {
                     hub.update(|state| state.refused(kind));
                 }
-                pause.after(&error).await;
+                pause.pass().await;
             }
         }
     }
@@ -153,7 +160,7 @@ fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> ObjectName {
 }
 
 /// Whether the API server answered that this may not be listed, or that it does not know it. A watch that
-/// is refused although the list was not says nothing: an API server that just started refuses everything.
+/// is refused although the list was not says nothing.
 fn is_refusal(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status))
         if matches!(status.code, 401 | 403 | 404))
@@ -162,24 +169,42 @@ fn is_refusal(error: &watcher::Error) -> bool {
 /// How long a watch waits before it is tried again.
 ///
 /// From 0.8 s, doubling, to 5 s, so that a route is not late for long once an API server is back; to 20 s
-/// where the answer was a refusal; spread, so that watches do not come all at once. Counted by hand:
+/// where the answer is a refusal, again and again; spread, so that watches do not come all at once. Counted by hand:
 /// kube's own backoff begins anew with every list that is tried.
 #[derive(Debug, Default)]
 struct Pause {
     failures: u32,
+    /// How many of the last of them were refusals.
+    refusals: u32,
 }
 
 impl Pause {
     async fn after(&mut self, error: &watcher::Error) {
-        const FIRST: Duration = Duration::from_millis(800);
-        let most = Duration::from_secs(if is_refusal(error) { 20 } else { 5 });
-        let pause = FIRST.saturating_mul(1 << self.failures.min(5)).min(most);
+        self.failed(error);
+        self.pass().await;
+    }
+
+    fn failed(&mut self, error: &watcher::Error) {
         self.failures += 1;
-        sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+        self.refusals = if is_refusal(error) { self.refusals + 1 } else { 0 };
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refusals >= REFUSALS
+    }
+
+    async fn pass(&self) {
+        sleep(self.length().mul_f64(rand::random_range(0.8..1.2))).await;
+    }
+
+    fn length(&self) -> Duration {
+        const FIRST: Duration = Duration::from_millis(800);
+        let most = Duration::from_secs(if self.is_refused() { 20 } else { 5 });
+        FIRST.saturating_mul(1 << self.failures.saturating_sub(1).min(5)).min(most)
     }
 
     fn reset(&mut self) {
-        self.failures = 0;
+        *self = Self::default();
     }
 }
 
@@ -240,9 +265,9 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
     loop {
         let [secrets, maps] = wanted.borrow_and_update().clone();
         let held = cluster.hub.lock().named.clone();
-        let secrets = read(&cluster, secrets, &held, named).await;
+        let (secrets, all) = read(&cluster, secrets, &held, named).await;
         let held = cluster.hub.lock().named_maps.clone();
-        let maps = read(&cluster, maps, &held, |it| Some(convert::config_map(it))).await;
+        let (maps, also) = read(&cluster, maps, &held, |it| Some(convert::config_map(it))).await;
         let changed = {
             let state = cluster.hub.lock();
             !state.named_read || state.named != secrets || state.named_maps != maps
@@ -256,7 +281,7 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
         tokio::select! {
             _ = wanted.changed() => {}
             () = cluster.hub.outdated.notified() => {}
-            () = sleep(UNLISTED) => {}
+            () = sleep(if all && also { UNLISTED } else { UNANSWERED }) => {}
         }
     }
 }
@@ -280,7 +305,10 @@ pub(super) async fn watch_unlisted(cluster: Cluster) {
                     hub.outdated.notify_one();
                 }
             }
-            Ok(watcher::Event::InitDone) => hub.outdated.notify_one(),
+            Ok(watcher::Event::InitDone) => {
+                pause.reset();
+                hub.outdated.notify_one();
+            }
             Ok(_) => {}
             Err(error) => pause.after(&error).await,
         }
@@ -307,20 +335,21 @@ pub(super) async fn watch_map(cluster: Cluster, name: ObjectName) {
     }
 }
 
-/// Reads objects by their names; what cannot be asked for just now is as it was `held`.
+/// Reads objects by their names, and says whether each was answered for; what cannot be asked for just now
+/// is as it was `held`.
 async fn read<K, T>(
     cluster: &Cluster,
     names: BTreeSet<ObjectName>,
     held: &BTreeMap<ObjectName, Arc<T>>,
     convert: impl Fn(K) -> Option<T>,
-) -> BTreeMap<ObjectName, Arc<T>>
+) -> (BTreeMap<ObjectName, Arc<T>>, bool)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + DeserializeOwned
         + Debug,
 {
-    let mut found = BTreeMap::new();
+    let (mut found, mut answered) = (BTreeMap::new(), true);
     for name in names {
         let api = Api::<K>::namespaced(cluster.client.clone(), &name.namespace);
         match call(&name, api.get_opt(&name.name)).await {
@@ -329,12 +358,49 @@ where
             }
             Ok(None) => {}
             // Not answered is not the same as not there.
-            Err(_) => {
+            Err(error) => {
+                answered &= !matches!(error, StoreError::Unavailable(_));
                 if let Some(held) = held.get(&name) {
                     found.insert(name, held.clone());
                 }
             }
         }
     }
-    found
+    (found, answered)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn answer(code: u16) -> watcher::Error {
+        let status = Status { code, ..Status::default() };
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+    }
+
+    /// What an API server says in its first moments is not believed at once, and costs no long pause.
+    #[test]
+    fn refusals_count_when_they_are_repeated() {
+        for (case, codes, refused, length) in [
+            ("one", &[403][..], false, 800),
+            ("two", &[403, 403], false, 1600),
+            ("three", &[403, 401, 404], true, 3200),
+            ("many", &[403; 9], true, 20_000),
+            ("an outage", &[503; 9], false, 5000),
+            ("after an outage", &[503, 503, 503, 503, 503, 403, 403], false, 5000),
+            ("and on", &[503, 503, 503, 503, 503, 403, 403, 403], true, 20_000),
+            ("between others", &[403, 403, 503, 403, 403], false, 5000),
+        ] {
+            let mut pause = Pause::default();
+            for code in codes {
+                pause.failed(&answer(*code));
+            }
+            assert_eq!(pause.is_refused(), refused, "{case}");
+            assert_eq!(pause.length(), Duration::from_millis(length), "{case}");
+            pause.reset();
+            assert!(!pause.is_refused(), "{case}");
+        }
+    }
 }
