@@ -25,6 +25,9 @@ use super::process::{SOON, component, eventually, free_port};
 /// The annotation that asks for a certificate.
 pub const ASK: (&str, &str) = ("kubernetes.io/tls-acme", "true");
 
+/// The annotation that spares its hosts the look at them before they are ordered.
+pub const UNCHECKED: (&str, &str) = ("lockgate.dev/self-check", "off");
+
 /// The whole of a host goes to `web`.
 pub const ROOT: [(&str, &str, &str, u16); 1] = [("/", "Prefix", "web", 80)];
 

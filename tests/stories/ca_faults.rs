@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::acme::{Acme, Handshakes, ISSUED, asking};
+use crate::harness::acme::{Acme, Handshakes, ISSUED, UNCHECKED, asking};
 use crate::harness::ca_proxy::{Asked, CaProxy, Endpoint};
 use crate::harness::lockgate::Lockgate;
 use crate::harness::pebble::PebbleOptions;
@@ -13,9 +13,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Somewhere nobody listens.
 const NOWHERE: &str = "127.0.0.9";
-
-/// Spares a host the look at itself before the CA looks.
-const UNCHECKED: (&str, &str) = ("lockgate.dev/self-check", "off");
 
 /// A way to lose the answers to so many requests.
 type Loss = fn(&CaProxy, Endpoint, usize);

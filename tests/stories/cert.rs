@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::harness::acme;
 use crate::harness::backend::Backend;
 use crate::harness::cluster::Cluster;
 use crate::harness::lockgate::{
@@ -14,8 +15,7 @@ use crate::harness::pebble::{Pebble, PebbleOptions};
 use crate::harness::process::{SOON, component, eventually, free_port};
 
 /// Asks for a certificate; what this machine's resolver says of the host is no matter here.
-const ASK: [(&str, &str); 2] =
-    [("kubernetes.io/tls-acme", "true"), ("lockgate.dev/self-check", "off")];
+const ASK: [(&str, &str); 2] = [acme::ASK, acme::UNCHECKED];
 
 /// The objects of `host`, which asks for a certificate in the Secret `web-tls`.
 fn house(host: &str, web: &Backend) -> String {

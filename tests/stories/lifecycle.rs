@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Extension};
 
-use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, ISSUED, asking};
+use crate::harness::acme::{Acme, AcmeCluster, Handshakes, Held, ISSUED, UNCHECKED, asking};
 use crate::harness::ca_proxy::{Asked, EXPLANATION, Endpoint, When};
 use crate::harness::client::Client;
 use crate::harness::endpoint::Authority;
@@ -315,7 +315,6 @@ async fn r_vis_owners_are_told_what_happens() {
     house.cluster.apply(&own).await;
     let before = house.secret("foreign").await;
     let replica = house.replica("lockgate").await;
-    let unchecked = [("lockgate.dev/self-check", "off")];
     house.ask("good", &["good.test"]).await;
     house.ask("foreign", &["foreign.test"]).await;
     house.acme.certified(&replica, "good.test", ISSUED).await;
@@ -330,7 +329,7 @@ async fn r_vis_owners_are_told_what_happens() {
         house.told("good", reason).await;
         assert_eq!(house.events("good", reason).await[0]["type"], "Normal", "{reason}");
     }
-    house.cluster.apply(&asking("lost", &["lost.test"], &unchecked)).await;
+    house.cluster.apply(&asking("lost", &["lost.test"], &[UNCHECKED])).await;
     let told = house.told("lost", "ValidationFailed").await;
     for part in ["lost.test", "connection refused"] {
         assert!(told.contains(part), "{told}");

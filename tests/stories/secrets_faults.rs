@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::harness::acme::{AcmeCluster, Handshakes, Held, ISSUED, asking, leads};
+use crate::harness::acme::{AcmeCluster, Handshakes, Held, ISSUED, UNCHECKED, asking, leads};
 use crate::harness::ca_proxy::{Endpoint, When};
 use crate::harness::client::Client;
 use crate::harness::lockgate::{Lockgate, pair};
@@ -234,8 +234,7 @@ async fn a_leader_that_sleeps_in_the_middle_of_an_order_writes_nothing_afterward
     let (orders, issued) = (house.acme.ca.orders(), house.acme.ca.issued());
     house.acme.ca.hold(Endpoint::Finalize, When::After);
     // The sleeper's socket still takes its share of connections, which a load balancer would see to.
-    let unchecked = [("lockgate.dev/self-check", "off")];
-    house.cluster.apply(&asking("one", &["one.test"], &unchecked)).await;
+    house.cluster.apply(&asking("one", &["one.test"], &[UNCHECKED])).await;
     house.acme.ca.held().await;
     first.signal("STOP");
     house.leads(&second).await;
