@@ -11,6 +11,7 @@ use regex::bytes::{RegexSet, RegexSetBuilder};
 use super::host::Authority;
 use super::network::Networks;
 use super::phrase::{Phrase, Word};
+use super::value::entries_of;
 
 /// Who may ask. As the annotations of an Ingress have it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -159,7 +160,7 @@ fn nginx_time(text: &str) -> Option<Duration> {
 /// Reads names of header fields between commas; those that frame or route a request are none that a judge
 /// may set.
 pub fn header_names(text: &str) -> Option<Vec<HeaderName>> {
-    let names = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+    let names = entries_of(text);
     names.map(|it| it.parse().ok().filter(is_settable)).collect()
 }
 
@@ -250,7 +251,7 @@ impl Texts {
 
     /// Reads a list between commas.
     pub fn parse(text: &str) -> Option<Self> {
-        let listed = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let listed = entries_of(text);
         let listed: Box<[Box<str>]> = listed.map(Into::into).collect();
         let patterns: Vec<String> = listed
             .iter()

@@ -12,6 +12,7 @@ use super::cors::Cors;
 use super::name::ObjectName;
 use super::phrase::{Phrase, Word};
 use super::plan::{BackendId, Route};
+use super::value::entries_of;
 
 /// What is done to answers on their way to clients. As the annotations of an Ingress have it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -45,7 +46,7 @@ pub struct Statuses(Box<[u16]>);
 impl Statuses {
     /// Reads numbers with commas between them.
     pub fn parse(text: &str) -> Option<Self> {
-        let words = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let words = entries_of(text);
         let read = |it: &str| it.parse().ok().filter(|it| (300..=599).contains(it));
         let statuses = words.map(read).collect::<Option<Vec<u16>>>()?;
         (!statuses.is_empty()).then(|| Self(statuses.into()))

@@ -1,6 +1,7 @@
 //! Which pages of other origins browsers let use an answer (the CORS protocol of Fetch), with
 //! ingress-nginx's rules and defaults.
 
+use super::value::entries_of;
 use http::HeaderValue;
 
 /// `enable-cors` and the settings beside it.
@@ -44,7 +45,7 @@ impl Default for Cors {
 impl Cors {
     /// Reads `cors-allow-origin`. What is no origin is left out and noted: where nothing is left, no page may.
     pub fn read_origins(&mut self, text: &str) {
-        let entries = || text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let entries = || entries_of(text);
         self.unread.clear();
         if entries().any(|it| it == "*") {
             self.origins = Origins::Any;

@@ -7,6 +7,7 @@ pub mod access;
 pub mod answering;
 pub mod ciphers;
 pub mod client_tls;
+pub mod connections;
 pub mod copies;
 pub mod cors;
 pub mod distinguished;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::value::entries_of;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// A set of networks; empty by default.
@@ -60,7 +61,7 @@ impl FromStr for Networks {
     /// Takes addresses and networks between commas, as ingress-nginx does; nothing between two commas is
     /// nothing. Bits behind a network's prefix do not matter.
     fn from_str(text: &str) -> Result<Self, NetworkError> {
-        let entries = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let entries = entries_of(text);
         entries.map(|it| network(it).ok_or_else(|| NetworkError(it.to_owned()))).collect()
     }
 }

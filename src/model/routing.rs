@@ -6,6 +6,7 @@ use super::host::{Authority, HostPattern};
 use super::location::RewriteTarget;
 use super::pattern::Pattern;
 use super::phrase::{Phrase, Word};
+use super::value::entries_of;
 
 /// Redirects other than to HTTPS, regular expressions, rewrites, and names. As the annotations of an
 /// Ingress have it.
@@ -68,7 +69,7 @@ pub enum Alias {
 impl Alias {
     /// Reads a list with commas between.
     pub fn list(text: &str) -> Option<Vec<Self>> {
-        let names = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let names = entries_of(text);
         let name = |text: &str| match text.strip_prefix('~') {
             Some(pattern) => Pattern::parse(pattern, true).ok().map(Self::Pattern),
             None => text.parse().ok().map(Self::Host),

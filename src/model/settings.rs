@@ -7,7 +7,8 @@ use http::HeaderName;
 
 use super::access::Shared;
 use super::answering::Fields;
-use super::client_tls::{Connections, TlsSettings};
+use super::client_tls::TlsSettings;
+use super::connections::Connections;
 use super::copies::Unlogged;
 use super::network::Networks;
 use super::options::Options;

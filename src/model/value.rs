@@ -77,6 +77,11 @@ pub fn duration(text: &str) -> Option<Duration> {
     (!text.trim().is_empty() && total <= MOST).then_some(total)
 }
 
+/// The entries of a list with commas; empty ones are none.
+pub fn entries_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|it| !it.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,6 +124,15 @@ mod tests {
             ("s", None),
         ] {
             assert_eq!(duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn entries_are_between_commas() {
+        for (text, expected) in
+            [("a", &["a"][..]), (" a ,b,, c d ,", &["a", "b", "c d"]), ("", &[]), (" , ", &[])]
+        {
+            assert_eq!(entries_of(text).collect::<Vec<_>>(), expected, "{text:?}");
         }
     }
 }

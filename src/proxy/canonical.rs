@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, request};
 
 use super::peer::Peer;
 use super::upgrade::is_extended;
-use crate::model::client_tls::Heads;
+use crate::model::connections::Heads;
 use crate::model::host::Authority;
 use crate::model::path;
 

@@ -26,7 +26,7 @@ use super::reply::Failure;
 use super::upload::{Progress, RequestBody};
 use super::wire::{self, AnswerHead, Switched, Torn, Wire};
 use crate::live::transport::Transport;
-use crate::model::client_tls::Upstream;
+use crate::model::connections::Upstream;
 
 /// How often that is looked at, and at connections that have closed.
 const TIDIED: Duration = Duration::from_secs(1);

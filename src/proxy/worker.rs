@@ -33,7 +33,7 @@ use crate::live::Current;
 use crate::live::limit::{Limits, Open};
 use crate::live::memory;
 use crate::metrics::{Metrics, Refused};
-use crate::model::client_tls::Connections;
+use crate::model::connections::Connections;
 use crate::model::trace::Span;
 use crate::spans;
 

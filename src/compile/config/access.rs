@@ -8,6 +8,7 @@ use crate::compile::annotation::access::{
 };
 use crate::model::access::{Access, AuthUrl, Blocked, CacheTimes, Texts, auth_method};
 use crate::model::settings::Settings;
+use crate::model::value::entries_of;
 
 const TEXTS: &str =
     "a list of texts, or of regular expressions behind ~ or ~*, without look-around";
@@ -51,7 +52,7 @@ pub(super) const KEYS: &[Key] = &[
         "no-auth-locations",
         "Beginnings of Ingress paths where no password and no judge is asked for.",
         |value, it| {
-            let paths = value.split(',').map(str::trim).filter(|it| !it.is_empty());
+            let paths = entries_of(value);
             it.access.open = paths.map(str::to_owned).collect();
             Ok(())
         },

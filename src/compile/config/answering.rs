@@ -6,6 +6,7 @@ use super::{Key, default_of, key, truth};
 use crate::compile::annotation;
 use crate::compile::objects::ConfigMap;
 use crate::model::name::ObjectName;
+use crate::model::value::entries_of;
 
 const CONFIG_MAP: &str = "a ConfigMap as namespace/name";
 
@@ -63,6 +64,6 @@ fn config_map(text: &str) -> Result<Option<ObjectName>, &'static str> {
 }
 
 fn names(text: &str) -> Result<Vec<HeaderName>, &'static str> {
-    let names = text.split(',').map(str::trim).filter(|it| !it.is_empty());
+    let names = entries_of(text);
     names.map(str::parse).collect::<Result<_, _>>().map_err(|_| "a list of header fields' names")
 }

@@ -3,7 +3,7 @@
 use super::{Key, default_of, key, truth};
 use crate::model::settings::{Coding, Hsts, MediaTypes};
 use crate::model::template::Template;
-use crate::model::value::{duration, positive_seconds};
+use crate::model::value::{duration, entries_of, positive_seconds};
 
 const LENGTH: &str = "a whole number of bytes";
 const TYPES: &str = "media types such as text/css with spaces between them, or *";
@@ -80,7 +80,7 @@ pub(super) const KEYS: &[Key] = &[
         Ok(())
     }),
     key("no-tls-redirect-locations", "Ingress paths that are not redirected.", |value, it| {
-        let paths = value.split(',').map(str::trim).filter(|it| !it.is_empty());
+        let paths = entries_of(value);
         it.no_redirect = paths.map(str::to_owned).collect();
         Ok(())
     }),

@@ -3,13 +3,14 @@
 use super::{Key, key, truth};
 use crate::model::copies::TargetPattern;
 use crate::model::settings::Settings;
+use crate::model::value::entries_of;
 
 pub(super) const KEYS: &[Key] = &[
     key(
         "skip-access-log-urls",
         "Requests for these leave no line: path and query.",
         |value, it| {
-            let entries = value.split(',').map(str::trim).filter(|it| !it.is_empty());
+            let entries = entries_of(value);
             let targets = entries.map(TargetPattern::parse).collect::<Option<_>>();
             let targets = targets.ok_or("a list of paths, or of ~ and regular expressions")?;
             it.unlogged.targets = targets;

@@ -7,6 +7,7 @@ mod access;
 mod answering;
 mod base;
 mod client_tls;
+mod connections;
 mod copies;
 mod last;
 mod rate;
@@ -48,6 +49,7 @@ pub const KEYS: &[&[Key]] = &[
     routing::KEYS,
     access::KEYS,
     client_tls::KEYS,
+    connections::KEYS,
     answering::KEYS,
     rate::KEYS,
     copies::KEYS,

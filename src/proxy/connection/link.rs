@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::budget::{HANDED, REQUEST};
 use super::watch::STALLED;
 use crate::live::policies::PolicyId;
-use crate::model::client_tls::{Connections, Heads};
+use crate::model::connections::{Connections, Heads};
 use crate::proxy::client_tls::Shown;
 use crate::proxy::headers::Vouched;
 use crate::proxy::io::Meter;

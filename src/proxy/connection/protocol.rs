@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use super::budget::MOST_UNPAID;
 use super::link::Link;
 use super::watch::{Verdict, Watch};
-use crate::model::client_tls::{Connections, Heads};
+use crate::model::connections::{Connections, Heads};
 use crate::proxy;
 use crate::proxy::canonical::MOST_FIELDS;
 use crate::proxy::io::Readable;
