@@ -37,7 +37,7 @@ use compiler::{Compiler, Workshop};
 
 pub(crate) use objects::objects;
 
-/// How long WebSockets have to end once they were told to.
+/// How long WebSockets have to end once they were told to; longer than each takes to say so.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Longest wait for our zone, before anything is served.
 const ZONE_PATIENCE: Duration = Duration::from_secs(5);
@@ -82,6 +82,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let listening = listening(args);
     let proxy =
         Proxy::start(&listening, current.clone(), metrics.clone(), phases.clone(), wall, sink)?;
+    let served = current.clone();
     tracing::info!(http = args.http_port, https = args.https_port, "listening");
 
     let mut signals = Signals::new()?;
@@ -97,7 +98,6 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
     let (compiled, compilations) = watch::channel(Compiled::default());
     let (plan, plans) = watch::channel(Arc::<Plan>::default());
     let exporter = tokio::spawn(exporter.run(plans.clone()));
-    let last = plans.clone();
     let (ready, readiness) = watch::channel(false);
     let (notices, noticed) = mpsc::channel(1024);
     let compiler = Compiler {
@@ -167,7 +167,7 @@ pub async fn serve(args: &Serve, source: Source, stop: CancellationToken) -> any
         }
     };
     let grace = Duration::from_secs(args.shutdown_grace_period);
-    let drain = args.drain_timeout.unwrap_or(last.borrow().settings.connections.drain);
+    let drain = args.drain_timeout.unwrap_or(served.load().plan.settings.connections.drain);
     shut_down(proxy, &phase, &mut signals, grace, drain, elected, election).await;
     tasks.shutdown().await;
     // It ends by itself once nobody makes spans any more, and has sent the last.

@@ -184,6 +184,8 @@ pub async fn tell(
             () = tokio::time::sleep(AGAIN) => {}
             Some(notice) = notices.recv() => {
                 if leadership.holds() {
+                    // What is told of may have come just now.
+                    let objects = compiled.borrow().objects.clone();
                     let _ = send(&store, &objects, &notice).await;
                 }
             }

@@ -89,11 +89,6 @@ impl Compiler {
                 continue;
             };
             self.store.read_also(&plan.unlisted, &plan.unlisted_maps);
-            self.plan.send_if_modified(|it| {
-                let changed = !Arc::ptr_eq(it, &plan);
-                *it = plan.clone();
-                changed
-            });
             if let Some(live) = live {
                 self.current.replace(live);
                 self.metrics.keep(&plan.ours);
@@ -112,8 +107,13 @@ impl Compiler {
             self.metrics.problems(&problems);
             let answering = is_answering(&self.policy, &plan, &objects);
             let problems = Arc::new(problems);
-            let compiled = Compiled { objects, plan, problems };
+            let compiled = Compiled { objects, plan: plan.clone(), problems };
             let Compiled { objects, .. } = self.compiled.send_replace(compiled);
+            self.plan.send_if_modified(|it| {
+                let changed = !Arc::ptr_eq(it, &plan);
+                *it = plan;
+                changed
+            });
             // Last, so that whoever sees it can see all the rest.
             if answering {
                 self.ready.send_replace(true);

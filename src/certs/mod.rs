@@ -41,6 +41,7 @@ mod route;
 pub mod selfcheck;
 pub mod standing;
 mod tell;
+mod tidying;
 mod trouble;
 mod upkeep;
 mod vault;

@@ -13,7 +13,7 @@ use super::obtain::{Got, Item, is_race};
 use super::selfcheck::Look;
 use super::standing::State;
 use super::trouble::{Class, Trouble};
-use super::work::{Done, NOT_READY, Office};
+use super::work::{Done, Kind, Office};
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::Wanted;
@@ -28,8 +28,15 @@ impl Office {
             Ok((id, done)) => (id, done),
             Err(error) => {
                 tracing::error!(%error, "work on a certificate failed and is begun again");
-                if let Some((name, ..)) = self.busy.remove(&error.id()) {
-                    self.hold(&name, None, State::Backoff, "it failed".to_owned());
+                match self.busy.remove(&error.id()) {
+                    // What is nobody's in particular.
+                    Some((name, Kind::Write, _)) if name == ObjectName::default() => {
+                        self.tidying.failed(Instant::now());
+                    }
+                    Some((name, ..)) => {
+                        self.hold(&name, None, State::Backoff, "it failed".to_owned());
+                    }
+                    None => {}
                 }
                 return;
             }
@@ -72,8 +79,8 @@ impl Office {
             Done::Looked(name, wanted, looks) => self.seen(&name, &wanted, looks, now),
             Done::Tidied(Ok(orphans)) => self.desk.leave(orphans, Instant::now()),
             Done::Tidied(Err(error)) => {
-                tracing::warn!(%error, "records of orders were not looked through: later again");
-                self.untidy = Some(Instant::now() + NOT_READY);
+                let pause = self.tidying.failed(Instant::now());
+                tracing::warn!(%error, ?pause, "records of orders were not looked through: again later");
             }
             Done::Forgotten(_, Ok(())) => {}
             Done::Forgotten(name, Err(error)) => {

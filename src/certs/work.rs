@@ -18,6 +18,7 @@ use super::ledger;
 use super::obtain::{Got, Item};
 use super::selfcheck::{self, Look, Seen};
 use super::standing::{Standing, State};
+use super::tidying::Tidying;
 use super::trouble::Trouble;
 use super::{AT_ONCE, Issuer, Keeper};
 use crate::model::name::ObjectName;
@@ -27,8 +28,8 @@ use crate::model::plan::{Plan, Wanted};
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Shortest time between two rounds: what got on in between is seen together.
 const ROUND: Duration = Duration::from_millis(50);
-/// Before the account's key, the ledger, or records of orders are asked for again.
-pub(super) const NOT_READY: Duration = Duration::from_secs(5);
+/// Before the account's key or the ledger is asked for again.
+const NOT_READY: Duration = Duration::from_secs(5);
 /// Most renewal windows that are asked for at once.
 const WINDOWS: usize = 4;
 /// Most certificates whose hosts are looked at at once.
@@ -75,8 +76,7 @@ pub(super) struct Office {
     /// Since when one of them is missing, and why.
     unready: Option<(Instant, String)>,
     probed: i64,
-    /// From when on what earlier leaders left behind is to be looked through, while it was not.
-    pub(super) untidy: Option<Instant>,
+    pub(super) tidying: Tidying,
 }
 
 pub(super) async fn run(keeper: Keeper, mut plans: watch::Receiver<Arc<Plan>>) {
@@ -116,7 +116,7 @@ impl Office {
             retry: None,
             unready: None,
             probed: 0,
-            untidy: Some(Instant::now()),
+            tidying: Tidying::new(Instant::now()),
         }
     }
 
@@ -127,7 +127,7 @@ impl Office {
         let leads = self.keeper.vault.is_open();
         if !leads {
             self.keeper.book.shut();
-            self.untidy = Some(Instant::now());
+            self.tidying = Tidying::new(Instant::now());
             self.unready = None;
         }
         let ready = leads && self.ready(plan, now).await;
@@ -253,7 +253,7 @@ impl Office {
     /// Deletes the records of orders that are over, and for what nobody wants any more; says how long until
     /// there may be more to do.
     fn clean(&mut self, plan: &Plan) -> Duration {
-        if self.untidy.take_if(|from| *from <= Instant::now()).is_some() {
+        if self.tidying.begin(Instant::now()) {
             let (keeper, plan) = (self.keeper.clone(), plan.clone());
             let job = self.jobs.spawn(async move { Done::Tidied(keeper.tidy(&plan).await) });
             self.busy.insert(job.id(), (ObjectName::default(), Kind::Write, None));
@@ -269,7 +269,7 @@ impl Office {
             });
             self.busy.insert(job.id(), (name, Kind::Write, None));
         }
-        self.untidy.map_or(LONGEST_SLEEP, |from| from.saturating_duration_since(Instant::now()))
+        self.tidying.left(Instant::now()).unwrap_or(LONGEST_SLEEP)
     }
 
     /// How long other replicas are given to hear of a new account's key.

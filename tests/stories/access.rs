@@ -231,6 +231,10 @@ async fn slow_hashes_hold_up_nobody() {
     let client = lockgate.client();
     let checks = (0..40).map(|_| get(&client, "/slow-hash", &[("authorization", ANN)]));
     let checks = futures_util::future::join_all(checks);
+    let checks = async {
+        let began = std::time::Instant::now();
+        (checks.await, began.elapsed())
+    };
     let others = async {
         let mut longest = Duration::ZERO;
         for _ in 0..20 {
@@ -240,9 +244,9 @@ async fn slow_hashes_hold_up_nobody() {
         }
         longest
     };
-    let (checked, longest) = tokio::join!(checks, others);
+    let ((checked, took), longest) = tokio::join!(checks, others);
     assert!(checked.iter().all(|it| it.status == 200));
-    assert!(longest < Duration::from_secs(20), "{longest:?}");
+    assert!(longest < took / 2, "{longest:?} of {took:?}");
 }
 
 /// The ConfigMap's judge is everybody's who has none and does not opt out; what it blocks is 403 everywhere.
@@ -467,7 +471,8 @@ async fn what_annotations_name_is_read_from_the_api_server() {
         assert_eq!(get(&client, "/", &[("authorization", ANN)]).await.status, 200);
         assert_eq!(get(&client, "/", &[]).await.status, 401);
     }
-    // Long before it would be looked at again.
+    // Long before it would be looked at again, even if the API server cannot answer at first.
+    cluster.faults().status("GET /secrets/passwords", 500, &[], 1);
     cluster.apply(&secret("passwords", &[("auth", "bob:{PLAIN}secret")])).await;
     let began = std::time::Instant::now();
     eventually("the new passwords", SOON, async || {

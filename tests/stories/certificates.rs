@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::harness::acme::{AcmeCluster, ISSUED, UNCHECKED, asking};
+use crate::harness::acme::{AcmeCluster, Handshakes, ISSUED, UNCHECKED, asking};
 use crate::harness::load::Load;
 use crate::harness::pebble::PebbleOptions;
 use crate::harness::process::{SOON, eventually};
@@ -84,6 +84,11 @@ async fn a_renewed_certificate_is_shown_to_the_next_handshake() {
     let mut kept = house.acme.certified(&replicas[0], "one.test", ISSUED).await;
     let client = house.acme.client(&replicas[0]).await;
     let load = Load::start(&client, "https://one.test/", 4).await;
+    let mut loops = Vec::new();
+    for replica in &replicas {
+        house.acme.certified(replica, "one.test", SOON).await;
+        loops.push(Handshakes::start(house.acme.client(replica).await, "one.test"));
+    }
     let first = kept.serial();
     for replica in &replicas {
         let client = house.acme.client(replica).await;
@@ -94,6 +99,9 @@ async fn a_renewed_certificate_is_shown_to_the_next_handshake() {
         .await;
     }
     load.stop().await.assert_clean();
+    for handshakes in loops {
+        handshakes.stop().await.assert_clean();
+    }
     assert!(house.acme.ca.orders() <= 3, "{} orders in a minute", house.acme.ca.orders());
 }
 

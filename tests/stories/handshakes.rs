@@ -255,7 +255,7 @@ async fn a_shutdown_takes_as_long_as_is_set() {
         .await;
         let mut raw = Raw::tls(lockgate.https, "a.test", &["http/1.1"]).await.unwrap();
         let asked = web.requests();
-        raw.send("GET /slow/60000 HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        raw.send("GET /slow/200000 HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
         eventually("a request under way", SOON, async || (web.requests() > asked).then_some(()))
             .await;
         let begun = Instant::now();

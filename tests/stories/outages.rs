@@ -279,6 +279,8 @@ async fn a_mass_deletion_that_follows_an_error_is_held() {
     house.cluster.apply(&objects[..2].concat()).await;
     house.add("two").await;
     house.served("two", SOON).await;
+    let held = house.lockgate.client().get("http://mass-11.test/").await.unwrap();
+    assert_eq!(held.status, 200, "nothing else is believed yet");
     house.assert_clean().await;
 }
 

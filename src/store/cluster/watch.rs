@@ -18,16 +18,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::hub::{Hub, State};
 use super::{CALL, Cluster, WATCH, call, convert};
 use crate::model::name::{Kind, ObjectName};
-use crate::store::StoreError;
 
 /// How often the API server is asked whether it is there.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How often what no list holds is read again.
 const UNLISTED: Duration = Duration::from_secs(30);
-/// How soon it is read again where it was not answered.
+/// How soon it is read again where something was not answered; doubled until all is.
 const UNANSWERED: Duration = Duration::from_secs(5);
-/// From which refusal on a list counts as refused: an API server that just started refuses everything, for a
-/// moment.
+/// From which refusal on a kind counts as refused: an API server that just started refuses everything, for
+/// a moment.
 const REFUSALS: u32 = 3;
 /// How long a mass deletion is held back that came with a new list after an error.
 const HELD: Duration = Duration::from_secs(60);
@@ -174,19 +173,14 @@ fn is_refusal(error: &watcher::Error) -> bool {
 #[derive(Debug, Default)]
 struct Pause {
     failures: u32,
-    /// How many of the last of them were refusals.
+    /// How many of them were refusals.
     refusals: u32,
 }
 
 impl Pause {
-    async fn after(&mut self, error: &watcher::Error) {
-        self.failed(error);
-        self.pass().await;
-    }
-
     fn failed(&mut self, error: &watcher::Error) {
         self.failures += 1;
-        self.refusals = if is_refusal(error) { self.refusals + 1 } else { 0 };
+        self.refusals += u32::from(is_refusal(error));
     }
 
     fn is_refused(&self) -> bool {
@@ -235,10 +229,11 @@ pub(super) async fn follow_account(api: Api<core::Secret>, config: watcher::Conf
                 hub.update(|state| drop(state.account.remove(&name_of(&object))));
             }
             Err(error) => {
-                if is_refusal(&error) {
+                pause.failed(&error);
+                if pause.is_refused() {
                     hub.update(|state| state.account_listed = true);
                 }
-                pause.after(&error).await;
+                pause.pass().await;
             }
         }
     }
@@ -262,6 +257,7 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
     let named = |it: core::Secret| {
         (it.type_.as_deref() != Some("kubernetes.io/tls")).then(|| convert::secret(it))
     };
+    let mut soon = UNANSWERED;
     loop {
         let [secrets, maps] = wanted.borrow_and_update().clone();
         let held = cluster.hub.lock().named.clone();
@@ -278,10 +274,12 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
                 state.named_read = true;
             });
         }
+        let pause = if all && also { UNLISTED } else { soon };
+        soon = if all && also { UNANSWERED } else { (soon * 2).min(UNLISTED) };
         tokio::select! {
             _ = wanted.changed() => {}
             () = cluster.hub.outdated.notified() => {}
-            () = sleep(if all && also { UNLISTED } else { UNANSWERED }) => {}
+            () = sleep(pause) => {}
         }
     }
 }
@@ -310,7 +308,10 @@ pub(super) async fn watch_unlisted(cluster: Cluster) {
                 hub.outdated.notify_one();
             }
             Ok(_) => {}
-            Err(error) => pause.after(&error).await,
+            Err(error) => {
+                pause.failed(&error);
+                pause.pass().await;
+            }
         }
     }
 }
@@ -330,7 +331,10 @@ pub(super) async fn watch_map(cluster: Cluster, name: ObjectName) {
                 pause.reset();
                 cluster.hub.outdated.notify_one();
             }
-            Err(error) => pause.after(&error).await,
+            Err(error) => {
+                pause.failed(&error);
+                pause.pass().await;
+            }
         }
     }
 }
@@ -358,8 +362,8 @@ where
             }
             Ok(None) => {}
             // Not answered is not the same as not there.
-            Err(error) => {
-                answered &= !matches!(error, StoreError::Unavailable(_));
+            Err(_) => {
+                answered = false;
                 if let Some(held) = held.get(&name) {
                     found.insert(name, held.clone());
                 }
@@ -391,7 +395,8 @@ mod tests {
             ("an outage", &[503; 9], false, 5000),
             ("after an outage", &[503, 503, 503, 503, 503, 403, 403], false, 5000),
             ("and on", &[503, 503, 503, 503, 503, 403, 403, 403], true, 20_000),
-            ("between others", &[403, 403, 503, 403, 403], false, 5000),
+            ("between others", &[403, 503, 403], false, 3200),
+            ("with others", &[403, 503, 403, 503, 403], true, 12_800),
         ] {
             let mut pause = Pause::default();
             for code in codes {
