@@ -482,6 +482,8 @@ async fn what_annotations_name_is_read_from_the_api_server() {
     })
     .await;
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let reads = cluster.faults().matching("GET /secrets/passwords");
+    assert!(reads.iter().any(|it| it.status == 500), "{reads:#?}");
     cluster.delete(&["secret", "passwords", "--namespace=demo"]).await;
     lockgate.answers("http://a.test/", 503).await;
     cluster.apply(&passwords()).await;
