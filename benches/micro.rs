@@ -31,12 +31,12 @@ fn objects(count: usize) -> Objects {
             |path: &str| Path { path: path.into(), exact: false, backend: Some(backend.clone()) };
         let rule = Rule {
             host: format!("h{number}.example.org").into(),
-            paths: Some(vec![path("/"), path("/api")]),
+            paths: Some([path("/"), path("/api")].into()),
         };
         let ingress =
-            Ingress { class: Some("nginx".into()), rules: vec![rule], ..Ingress::default() };
+            Ingress { class: Some("nginx".into()), rules: [rule].into(), ..Ingress::default() };
         let port = Port { name: "http".into(), port: 80, target: "8080".into(), udp: false };
-        let service = Service { ports: vec![port], ..Service::default() };
+        let service = Service { ports: [port].into(), ..Service::default() };
         let endpoint = |it: u8| Endpoint {
             address: [10, 0, u8::try_from(number % 256).unwrap_or_default(), it].into(),
             ready: true,
@@ -44,7 +44,7 @@ fn objects(count: usize) -> Objects {
         };
         let slice = Slice {
             service: name.name.clone(),
-            ports: Some(vec![("http".into(), 8080)]),
+            ports: Some([("http".into(), 8080)].into()),
             endpoints: (1..=5).map(endpoint).collect(),
             ..Slice::default()
         };
@@ -92,8 +92,8 @@ fn rewriting(count: usize) -> Objects {
     let mut objects = objects(count);
     for (number, ingress) in objects.ingresses.values_mut().enumerate() {
         let ingress = Arc::make_mut(ingress);
-        let rewrite = ("nginx.ingress.kubernetes.io/rewrite-target".into(), "/$2".into());
-        ingress.annotations.extend([rewrite]);
+        let rewrite = ("nginx.ingress.kubernetes.io/rewrite-target", "/$2");
+        ingress.annotations = [rewrite].into();
         for rule in &mut ingress.rules {
             rule.host = "apps.example.org".into();
             for path in rule.paths.iter_mut().flatten() {

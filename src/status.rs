@@ -67,7 +67,7 @@ impl Addresses {
                 let sorted: BTreeSet<_> = addresses.iter().cloned().collect();
                 Some(sorted.into_iter().collect())
             }
-            Self::Service(name) => Some(objects.services.get(name)?.addresses.clone()),
+            Self::Service(name) => Some(objects.services.get(name)?.addresses.to_vec()),
             Self::Nodes { .. } => seen.addresses.clone(),
             Self::None => None,
         }
@@ -124,7 +124,7 @@ pub async fn publish(
                 let written = objects.ingresses.get(name).is_some_and(|it| {
                     let mut held = it.addresses.clone();
                     held.sort_unstable();
-                    held == wanted
+                    *held == *wanted
                 });
                 if written {
                     continue;

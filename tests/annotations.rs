@@ -248,14 +248,14 @@ fn policy() -> Policy {
 }
 
 fn ingress(annotations: &[(&str, &str)]) -> Ingress {
-    let named = |(name, value): &(&str, &str)| {
-        (format!("nginx.ingress.kubernetes.io/{name}").into(), (*value).into())
-    };
     let backend = Some(ServicePort { service: "web".into(), port: "80".into() });
     let path = Path { path: "/".into(), exact: false, backend };
     Ingress {
-        annotations: annotations.iter().map(named).collect(),
-        rules: vec![Rule { host: "a.test".into(), paths: Some(vec![path]) }],
+        annotations: annotations
+            .iter()
+            .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
+            .collect(),
+        rules: [Rule { host: "a.test".into(), paths: Some([path].into()) }].into(),
         ..Ingress::default()
     }
 }
@@ -273,13 +273,13 @@ fn compiled(annotations: &[(&str, &str)]) -> (Option<Route>, Vec<Problem>) {
     let name = |name| ObjectName::new("shop", name);
     objects.ingresses.insert(name("web"), Arc::new(ingress(annotations)));
     let port = Port { name: "http".into(), port: 80, target: "8080".into(), udp: false };
-    let service = Service { ports: vec![port], ..Service::default() };
+    let service = Service { ports: [port].into(), ..Service::default() };
     objects.services.insert(name("web"), Arc::new(service));
     let endpoint = Endpoint { address: [10, 0, 0, 1].into(), ready: true, lingering: false };
     let slice = Slice {
         service: "web".into(),
-        ports: Some(vec![("http".into(), 8080)]),
-        endpoints: vec![endpoint],
+        ports: Some([("http".into(), 8080)].into()),
+        endpoints: [endpoint].into(),
         ..Slice::default()
     };
     objects.slices.insert(name("web-1"), Arc::new(slice));

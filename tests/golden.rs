@@ -49,6 +49,7 @@ use lockgate::model::problem::Problem;
 use lockgate::model::settings::{Settings, Trust};
 use lockgate::model::sharing::{Mode, Split};
 use lockgate::model::stream::Stream;
+use lockgate::model::texts::Texts;
 use lockgate::model::trace::Spans;
 use lockgate::model::upstream::Balance;
 use lockgate::store::{Directory, Store};
@@ -329,15 +330,15 @@ fn rule() -> impl Strategy<Value = Rule> {
     let path = (text(&PATHS), any::<bool>(), backend())
         .prop_map(|(path, exact, backend)| RulePath { path: path.into(), exact, backend });
     let paths = prop::option::of(prop::collection::vec(path, 0..4));
-    (text(&HOSTS), paths).prop_map(|(host, paths)| Rule { host, paths })
+    (text(&HOSTS), paths).prop_map(|(host, paths)| Rule { host, paths: paths.map(Into::into) })
 }
 
 fn ingress() -> impl Strategy<Value = Ingress> {
     let tls = (prop::collection::vec(text(&HOSTS), 0..3), prop::option::of(text(&["tls", "x"])))
-        .prop_map(|(hosts, secret)| Tls { hosts, secret: secret.map(Into::into) });
+        .prop_map(|(hosts, secret)| Tls { hosts: hosts.into(), secret: secret.map(Into::into) });
     (
         prop::option::of(0..3_i64),
-        prop::collection::btree_map(text(&["x"]), text(&VALUES), 0..2),
+        prop::collection::vec((text(&["x"]), text(&VALUES)), 0..2),
         prop::collection::vec(annotation(), 0..3),
         prop::option::of(text(&["nginx", "other"])),
         backend(),
@@ -348,11 +349,11 @@ fn ingress() -> impl Strategy<Value = Ingress> {
             annotations.extend(known);
             Ingress {
                 created,
-                annotations,
+                annotations: annotations.into_iter().collect(),
                 class,
                 default_backend,
-                tls,
-                rules,
+                tls: tls.into(),
+                rules: rules.into(),
                 ..Ingress::default()
             }
         })
@@ -393,7 +394,7 @@ prop_compose! {
         let endpoints = endpoints
             .into_iter()
             .map(|(address, ready, lingering)| Endpoint { address, ready, lingering });
-        let slice = Slice { service: "web".into(), ports: Some(numbers), endpoints: endpoints.collect(), ..Slice::default() };
+        let slice = Slice { service: "web".into(), ports: Some(numbers.into()), endpoints: endpoints.collect(), ..Slice::default() };
         objects.slices.insert(ObjectName::new("a", "web-1"), Arc::new(slice));
         objects.config_maps.insert(
             ObjectName::new("a", "settings"),
@@ -405,7 +406,7 @@ prop_compose! {
                 keypair,
                 authorities: None,
                 revocations: None,
-                annotations: BTreeMap::new(),
+                annotations: Texts::default(),
                 htpasswd: None,
                 users: None,
                 thumbprint: None,
@@ -603,15 +604,15 @@ fn flag(policy: &mut Policy, text: &str) {
 
 fn service(name: &str, port: u16, target: &str) -> Service {
     let port = Port { name: name.into(), port, target: target.into(), udp: false };
-    Service { ports: vec![port], ..Service::default() }
+    Service { ports: [port].into(), ..Service::default() }
 }
 
 fn slice(service: &str, place: u8) -> Slice {
     let address = [10, 0, 0, place].into();
     Slice {
         service: service.into(),
-        ports: Some(vec![("http".into(), 8080)]),
-        endpoints: vec![Endpoint { address, ready: true, lingering: false }],
+        ports: Some([("http".into(), 8080)].into()),
+        endpoints: [Endpoint { address, ready: true, lingering: false }].into(),
         ..Slice::default()
     }
 }
@@ -628,8 +629,8 @@ fn add(
     let backend = Some(ServicePort { service: "web".into(), port: "80".into() });
     let path = RulePath { path: path.into(), exact: false, backend };
     let ingress = Ingress {
-        annotations: annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
-        rules: vec![Rule { host: host.into(), paths: Some(vec![path]) }],
+        annotations: annotations.iter().copied().collect(),
+        rules: [Rule { host: host.into(), paths: Some([path].into()) }].into(),
         ..Ingress::default()
     };
     objects.ingresses.insert(ObjectName::new(namespace, name), Arc::new(ingress));
@@ -670,9 +671,8 @@ fn answer(live: &Live, question: &str) -> String {
 /// The Secret whose certificate a handshake for `name` shows.
 fn shown(live: &Live, objects: &Objects, name: &str) -> String {
     let certified = live.keys.find(Some(name));
-    let holds = |it: &Secret| {
-        it.keypair.as_ref().is_ok_and(|it| it.chain.first() == certified.cert.first())
-    };
+    let holds =
+        |it: &Secret| it.keypair.as_ref().is_ok_and(|it| Some(&it.leaf) == certified.cert.first());
     match objects.secrets.iter().find(|(_, it)| holds(it)) {
         Some((secret, _)) => format!("Secret {secret}"),
         None => "the self-signed certificate".to_owned(),

@@ -21,7 +21,7 @@ impl Admin {
                 "host": host.to_string(),
                 "secret": held.secret.to_string(),
                 "names": it.names.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "issuer": it.issuer.0,
+                "issuer": it.issuer.common_name,
                 "serial": it.serial,
                 "notBefore": moment(it.not_before),
                 "notAfter": moment(it.not_after),

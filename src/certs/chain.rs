@@ -43,8 +43,8 @@ pub(super) fn read(
 
 /// Whether each certificate was signed by the next.
 fn linked(pair: &Keypair) -> Result<(), String> {
-    let mut chain = Vec::with_capacity(pair.chain.len());
-    for der in &pair.chain {
+    let mut chain = Vec::new();
+    for der in pair.chain() {
         let (_, read) = X509Certificate::from_der(der)
             .map_err(|_| "its chain holds something that is no certificate".to_owned())?;
         chain.push(read);

@@ -1,6 +1,5 @@
 //! Whose a Secret is, and what happens when somebody else writes ours. Pure.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::due::uncovered;
@@ -9,6 +8,7 @@ use crate::compile::objects::{MANAGED, MANAGER, TLS_ACME};
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
 use crate::model::plan::Wanted;
+use crate::model::texts::Texts;
 use crate::store::StoredSecret;
 
 /// What cert-manager writes on Secrets it fills.
@@ -24,7 +24,7 @@ const AGAIN: i64 = 60;
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     pub(super) pair: Arc<Keypair>,
-    pub(super) marks: BTreeMap<Box<str>, Box<str>>,
+    pub(super) marks: Texts,
 }
 
 /// What was done about others' changes of a Secret.
@@ -139,8 +139,7 @@ mod tests {
     use crate::certs::due::tests::{held as pair, wanted as wanted_of};
 
     fn wanted(pair: &Arc<Keypair>) -> Wanted {
-        let marks = [(marks::CERT_ID, pair.id.as_str()), ("issuer", "ca")];
-        let marks = marks.map(|(name, value)| (name.into(), value.into())).into();
+        let marks = [(marks::CERT_ID, pair.id.as_str()), ("issuer", "ca")].into();
         Wanted { marks, ..wanted_of(&["a.test"], Some(pair.clone()), Some("ca")) }
     }
 
@@ -185,7 +184,7 @@ mod tests {
         let now = ours.not_before + 10_000;
         let good = wanted(&ours);
         let kept = kept(&good).expect("ours");
-        let gone = Wanted { exists: false, held: None, marks: BTreeMap::new(), ..good.clone() };
+        let gone = Wanted { exists: false, held: None, marks: Texts::default(), ..good.clone() };
         let broken = Wanted { held: None, ..good.clone() };
         let other = Wanted { held: Some(theirs), ..good.clone() };
         let more = ["a.test".to_owned(), "b.test".to_owned()].into();

@@ -224,13 +224,14 @@ pub(super) fn share(text: &str, whole: i64) -> i64 {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::model::keypair::Keypair;
+    use crate::model::texts::Texts;
 
     pub(in crate::certs) fn held(name: &str) -> Arc<Keypair> {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
@@ -250,7 +251,7 @@ pub(super) mod tests {
             held,
             issuer: issuer.map(str::to_owned),
             issued_at: None,
-            marks: BTreeMap::new(),
+            marks: Texts::default(),
             marked: true,
             self_check: true,
             reuse_key: false,
@@ -266,8 +267,8 @@ pub(super) mod tests {
         let a = held("a.test");
         let (begin, end) = (a.not_before, a.not_after);
         let at = renewal(begin, end, &a.id, None, None).at;
-        let asked = BTreeMap::from([("renew".into(), "now".into())]);
-        let revoked = |id: &str| BTreeMap::from([("revoked".into(), id.into())]);
+        let asked = Texts::from([("renew", "now")]);
+        let revoked = |id: &str| Texts::from([("revoked", id)]);
         let fine = wanted(&["a.test"], Some(a.clone()), Some("us"));
         for (wanted, now, expected) in [
             (Wanted { exists: false, ..wanted(&["a.test"], None, None) }, begin, Some(Due::Absent)),

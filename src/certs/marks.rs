@@ -1,11 +1,10 @@
 //! What our annotations on a Secret say: what we know of the certificate in it, and what people ask.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 
 use super::ari::Window;
 use crate::compile::objects::PREFIX;
+use crate::model::texts::Texts;
 
 /// The account's URL that the certificate was ordered by.
 pub(super) const ACCOUNT: &str = "account";
@@ -39,11 +38,11 @@ pub(super) fn full(name: &str) -> String {
 
 /// Our annotations on a Secret, without their common beginning.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Marks<'a>(pub(super) &'a BTreeMap<Box<str>, Box<str>>);
+pub(super) struct Marks<'a>(pub(super) &'a Texts);
 
 impl<'a> Marks<'a> {
     pub(super) fn get(self, name: &str) -> Option<&'a str> {
-        self.0.get(name).map(|it| it.trim()).filter(|it| !it.is_empty())
+        self.0.get(name).map(str::trim).filter(|it| !it.is_empty())
     }
 
     /// Whether somebody asks for a new certificate, and whether past the budget.
@@ -80,10 +79,7 @@ mod tests {
     #[test]
     fn a_window_is_read_as_it_was_written() {
         let window = Window { id: "a.b".to_owned(), start: 1_000, end: 2_000 };
-        let marks = BTreeMap::from([
-            (ARI_WINDOW.into(), window.to_string().into()),
-            (CERT_ID.into(), "a.b".into()),
-        ]);
+        let marks = Texts::from([(ARI_WINDOW, &*window.to_string()), (CERT_ID, "a.b")]);
         assert_eq!(Marks(&marks).window(), Some(window));
     }
 
@@ -92,7 +88,7 @@ mod tests {
         for (text, expected) in
             [("now", Some(false)), ("force", Some(true)), ("", None), ("later", None)]
         {
-            let marks = BTreeMap::from([(RENEW.into(), text.into())]);
+            let marks = Texts::from([(RENEW, text)]);
             assert_eq!(Marks(&marks).renew(), expected, "{text}");
         }
     }

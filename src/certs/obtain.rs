@@ -261,9 +261,7 @@ pub(super) fn is_final(trouble: &Trouble) -> bool {
 /// What is wanted, with the Secret as it is now.
 fn seen(secret: &StoredSecret, wanted: &Wanted) -> Wanted {
     let all = secret.annotations.iter();
-    let marks = all.filter_map(|(name, value)| {
-        Some((name.strip_prefix(PREFIX)?.into(), value.as_str().into()))
-    });
+    let marks = all.filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?, value.as_str())));
     Wanted {
         exists: secret.version.is_some(),
         held: held(secret).map(Arc::new),

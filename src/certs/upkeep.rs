@@ -66,7 +66,7 @@ impl Keeper {
         let (crt, key) = kept.pair.to_pem();
         secret.data.insert("tls.crt".to_owned(), crt.into_bytes());
         secret.data.insert("tls.key".to_owned(), key.into_bytes());
-        for (name, value) in &kept.marks {
+        for (name, value) in kept.marks.iter() {
             secret.annotations.insert(format!("{PREFIX}{name}"), value.to_string());
         }
         self.vault.write(&mut secret).await
@@ -88,8 +88,8 @@ impl Keeper {
             // What somebody wanted revoked is not what is there: they, or we, are to look again.
             return Err(Trouble::Store(StoreError::Conflict(name.clone())));
         }
-        if let (Issuer::Acme(acme), Some(leaf)) = (&self.issuer, pair.chain.first()) {
-            match acme.revoke(&self.vault, leaf, reason).await {
+        if let Issuer::Acme(acme) = &self.issuer {
+            match acme.revoke(&self.vault, &pair.leaf, reason).await {
                 // Asked once and refused for good is done, too: its owner is told.
                 Err(trouble) if is_final(&trouble) => {
                     self.take_mark_off(name, marks::REVOKE).await;

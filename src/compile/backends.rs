@@ -274,17 +274,19 @@ mod tests {
             (&[a(false), a(true), b(true)], Some("a"), &[1]),
         ] {
             let mut slice = Slice { service: "web".into(), ..Slice::default() };
+            let mut all = Vec::new();
             for (place, (zones, ready)) in endpoints.iter().enumerate() {
                 let last = u8::try_from(place).expect("few");
                 let address = [10, 0, 0, last].into();
-                slice.endpoints.push(Endpoint { address, ready: *ready, lingering: false });
+                all.push(Endpoint { address, ready: *ready, lingering: false });
                 for zone in *zones {
                     slice.zones.entry((*zone).into()).or_default().push(place);
                 }
             }
+            slice.endpoints = all.into();
             let policy = Policy { zone: zone.map(Into::into), ..Policy::default() };
             let port = Port { port: 80, target: "8080".into(), ..Port::default() };
-            let service = Service { ports: vec![port], ..Service::default() };
+            let service = Service { ports: [port].into(), ..Service::default() };
             let id = BackendId { service: ObjectName::new("a", "web"), port: "80".into() };
             let mut objects = Objects::default();
             objects.slices.insert(ObjectName::new("a", "web-1"), slice.into());

@@ -176,7 +176,7 @@ fn want(
     if !asks(ours.ingress, policy) {
         return;
     }
-    let says = |name: &str| ours.ingress.annotations.get(name).map(|it| it.trim());
+    let says = |name: &str| ours.ingress.annotations.get(name).map(str::trim);
     let theirs = says(CHALLENGE_PATH) == Some("theirs");
     for host in hosts_of(ours.ingress) {
         if let Some(known) = plan.hosts.get_mut(&host)
@@ -271,9 +271,9 @@ impl Wanted {
 }
 
 /// Our annotations, without their common beginning.
-fn marks(secret: &Secret) -> impl Iterator<Item = (Box<str>, Box<str>)> {
+fn marks(secret: &Secret) -> impl Iterator<Item = (&str, &str)> {
     let all = secret.annotations.iter();
-    all.filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?.into(), value.clone())))
+    all.filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?, value)))
 }
 
 fn asks(ingress: &Ingress, policy: &Policy) -> bool {
@@ -310,10 +310,10 @@ fn not_ours(secret: &Secret) -> Option<&'static str> {
     if truth(ADOPT) {
         return None;
     }
-    if secret.annotations.contains_key(CERT_MANAGER_SECRET) {
+    if secret.annotations.contains(CERT_MANAGER_SECRET) {
         return Some("cert-manager fills it");
     }
-    let ours = secret.annotations.contains_key(MANAGED) || truth(TLS_ACME);
+    let ours = secret.annotations.contains(MANAGED) || truth(TLS_ACME);
     (!ours).then_some(
         "somebody else made it; annotate it with lockgate.dev/adopt: \"true\" to hand it over",
     )
@@ -343,7 +343,7 @@ fn names(
                 let text = format!("{host} belongs to {}, which is older", known.owner);
                 return Err(("HostTaken", text));
             }
-            let decided = ours.ingress.annotations.get(CHALLENGE_PATH).map(|it| it.trim());
+            let decided = ours.ingress.annotations.get(CHALLENGE_PATH).map(str::trim);
             if policy.issuer == IssuerKind::Acme
                 && takes_challenges(known)
                 && decided != Some("ours")
@@ -385,13 +385,7 @@ fn takes_challenges(host: &crate::model::plan::Host) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-
-    fn annotations(all: &[(&str, &str)]) -> BTreeMap<Box<str>, Box<str>> {
-        all.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
-    }
 
     /// A public CA is not asked for what it cannot give.
     #[test]
@@ -433,7 +427,8 @@ mod tests {
             (&[lego, issuer], false, true),
             (&[lego, ("cert-manager.io/issuer", "")], true, true),
         ] {
-            let ingress = Ingress { annotations: annotations(own), ..Ingress::default() };
+            let ingress =
+                Ingress { annotations: own.iter().copied().collect(), ..Ingress::default() };
             for (adopt_cert_manager, expected) in [(false, usual), (true, adopting)] {
                 let policy = Policy { adopt_cert_manager, ..Policy::default() };
                 assert_eq!(asks(&ingress, &policy), expected, "{own:?} {adopt_cert_manager}");

@@ -38,7 +38,7 @@ fn is_ours(ingress: &Ingress, objects: &Objects, policy: &Policy) -> bool {
         return is_our_class(class, objects, policy);
     }
     match ingress.annotations.get(CLASS) {
-        Some(class) => **class == *policy.ingress_class,
+        Some(class) => class == policy.ingress_class,
         None => policy.watch_without_class,
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! They hold what serving needs and nothing else; with ten thousand Ingresses, ten thousand TLS
 //! Secrets and fifty thousand endpoints that is a third of what the API's own types take. Texts that
-//! plans hold, too, are shared with them. The one conversion per kind stands in `store`.
+//! plans hold, too, are shared with them, and lists have no room to grow. The one conversion per kind
+//! stands in `store`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::locations::Made;
@@ -14,19 +16,20 @@ use crate::model::htpasswd::Users;
 use crate::model::keypair::{Keypair, KeypairError};
 use crate::model::name::{Kind, ObjectName};
 use crate::model::problem::Problem;
+use crate::model::texts::Texts;
 use crate::model::upstream::Authorities;
 
 /// Everything that was seen.
 #[expect(missing_docs, reason = "one field a kind")]
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    pub ingresses: BTreeMap<ObjectName, Arc<Ingress>>,
-    pub classes: BTreeMap<ObjectName, Arc<IngressClass>>,
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub ingresses: ByName<Ingress>,
+    pub classes: ByName<IngressClass>,
+    pub services: ByName<Service>,
     /// By their own names; a Service's slices are found by their label.
-    pub slices: BTreeMap<ObjectName, Arc<Slice>>,
-    pub secrets: BTreeMap<ObjectName, Arc<Secret>>,
-    pub config_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
+    pub slices: ByName<Slice>,
+    pub secrets: ByName<Secret>,
+    pub config_maps: ByName<ConfigMap>,
     /// The ConfigMap of `--configmap` is gone: it is here as it was last seen.
     pub settings_gone: bool,
     /// Kinds that could never be listed (403, 404): what needs them is degraded, and only that.
@@ -37,6 +40,52 @@ pub struct Objects {
     pub problems: Vec<Problem>,
 }
 
+/// All objects of a kind by their names, which snapshots share until one of them is changed.
+#[derive(Debug)]
+pub struct ByName<T>(Arc<BTreeMap<ObjectName, Arc<T>>>);
+
+impl<T> Clone for ByName<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Default for ByName<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<T> From<BTreeMap<ObjectName, Arc<T>>> for ByName<T> {
+    fn from(all: BTreeMap<ObjectName, Arc<T>>) -> Self {
+        Self(Arc::new(all))
+    }
+}
+
+impl<T> Deref for ByName<T> {
+    type Target = BTreeMap<ObjectName, Arc<T>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for ByName<T> {
+    /// Copies the names first where a snapshot shares them.
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        Arc::make_mut(&mut self.0)
+    }
+}
+
+impl<'a, T> IntoIterator for &'a ByName<T> {
+    type Item = (&'a ObjectName, &'a Arc<T>);
+    type IntoIter = btree_map::Iter<'a, ObjectName, Arc<T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
 /// `networking.k8s.io/v1` Ingress.
 #[expect(missing_docs, reason = "the fields are the API's own")]
 #[derive(Clone, Debug, Default)]
@@ -45,13 +94,13 @@ pub struct Ingress {
     /// Seconds since 1970; absent counts as oldest.
     pub created: Option<i64>,
     /// Those that [`keeps_annotation`] keeps.
-    pub annotations: BTreeMap<Box<str>, Box<str>>,
+    pub annotations: Texts,
     pub class: Option<Box<str>>,
     pub default_backend: Option<ServicePort>,
-    pub tls: Vec<Tls>,
-    pub rules: Vec<Rule>,
+    pub tls: Box<[Tls]>,
+    pub rules: Box<[Rule]>,
     /// Addresses in `status.loadBalancer.ingress`, to write them only when they differ.
-    pub addresses: Vec<Box<str>>,
+    pub addresses: Box<[Box<str>]>,
     /// What its paths come to where they are regular expressions: made when it is first asked for.
     pub made: Made,
 }
@@ -68,7 +117,7 @@ pub struct ServicePort {
 #[expect(missing_docs, reason = "the fields are the API's own")]
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    pub hosts: Vec<Box<str>>,
+    pub hosts: Box<[Box<str>]>,
     pub secret: Option<Arc<str>>,
 }
 
@@ -78,7 +127,7 @@ pub struct Rule {
     /// Empty for any host.
     pub host: Box<str>,
     /// `None` where the rule has no `http` at all.
-    pub paths: Option<Vec<Path>>,
+    pub paths: Option<Box<[Path]>>,
 }
 
 /// An element of `http.paths`.
@@ -103,14 +152,14 @@ pub struct IngressClass {
 #[expect(missing_docs, reason = "the fields are the API's own")]
 #[derive(Clone, Debug, Default)]
 pub struct Service {
-    pub ports: Vec<Port>,
+    pub ports: Box<[Port]>,
     /// Of an `ExternalName` Service.
     pub external_name: Option<Box<str>>,
     /// Its own address; none for a headless one.
     pub cluster_ip: Option<IpAddr>,
     /// Addresses the world reaches it by: those of its load balancer, its external IPs, or for lack of
     /// both its cluster IP. For `--publish-service`.
-    pub addresses: Vec<Box<str>>,
+    pub addresses: Box<[Box<str>]>,
 }
 
 /// An element of a Service's `ports`.
@@ -130,15 +179,18 @@ pub struct Port {
 #[derive(Clone, Debug, Default)]
 pub struct Slice {
     pub service: Arc<str>,
-    /// TCP ports: name (empty for none) and number; `None` where the slice lists no ports at all.
-    pub ports: Option<Vec<(Box<str>, u16)>>,
+    /// TCP ports; `None` where the slice lists no ports at all.
+    pub ports: Option<Ports>,
     /// UDP ports, likewise.
-    pub udp: Vec<(Box<str>, u16)>,
-    pub endpoints: Vec<Endpoint>,
+    pub udp: Ports,
+    pub endpoints: Box<[Endpoint]>,
     /// By zone the places of the endpoints that its clients should use (`hints.forZones`), in order; nothing
     /// unless every endpoint is for a zone.
     pub zones: BTreeMap<Box<str>, Vec<usize>>,
 }
+
+/// Names, empty for none, and numbers.
+pub type Ports = Box<[(Box<str>, u16)]>;
 
 /// An address and what may be sent there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -161,7 +213,7 @@ pub struct Secret {
     /// `ca.crl`, likewise.
     pub revocations: Option<Result<Arc<Revocations>, &'static str>>,
     /// Those that [`keeps_annotation`] keeps.
-    pub annotations: BTreeMap<Box<str>, Box<str>>,
+    pub annotations: Texts,
     /// The entry `auth`, where it is there, as an htpasswd file.
     pub htpasswd: Option<Arc<Users>>,
     /// Its entries as users with their passwords' hashes; `None` for a Secret of the type for TLS.

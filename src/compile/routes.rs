@@ -31,6 +31,8 @@ pub(super) struct Ours<'a> {
 
 /// Marks the Ingress by which kube-lego used to answer challenges; we answer them ourselves.
 const LEGO_CHALLENGES: &str = "kubernetes.io/tls-acme-challenge-endpoints";
+/// How many Ingresses are looked at for settings that are alike: those of one team, mostly.
+const LATELY: usize = 8;
 /// Services of kube-lego that such paths lead to.
 const LEGO_SERVICES: [&str; 2] = ["kube-lego-nginx", "kube-lego-gce"];
 /// Where challenges are answered.
@@ -43,14 +45,14 @@ pub(super) fn read<'a>(
     settings: &Settings,
     problems: &mut Vec<Problem>,
 ) -> Vec<Ours<'a>> {
-    let mut ours = Vec::new();
-    // Most Ingresses change nothing, and have these in common.
+    let mut ours: Vec<Ours<'_>> = Vec::new();
+    // Most Ingresses change nothing, or the same as one that is about as old: these have them in common.
     let usual = Arc::new(settings.options.clone());
     for (name, ingress) in class::ours(objects, policy) {
         let Reading { options, refusal, unread_tls, problems: found, .. } =
             annotation::read(ingress, policy, &settings.options);
         problems.extend(found.into_iter().map(|(why, text)| Problem::ingress(name, why, text)));
-        if ingress.annotations.get(LEGO_CHALLENGES).is_some_and(|it| **it == *"true") {
+        if ingress.annotations.get(LEGO_CHALLENGES).is_some_and(|it| it == "true") {
             let text = "left over from kube-lego and left out: challenges are answered without it; \
                         delete it";
             problems.push(Problem::ingress(name, "KubeLego", text));
@@ -62,7 +64,9 @@ pub(super) fn read<'a>(
             continue;
         }
         let refusal = refusal.or_else(|| settings.refusal.clone()).map(Into::into);
-        let options = if options == *usual { usual.clone() } else { options.into() };
+        let lately = ours.iter().rev().take(LATELY).map(|it| &it.options);
+        let alike = std::iter::once(&usual).chain(lately).find(|it| ***it == options);
+        let options = alike.cloned().unwrap_or_else(|| options.into());
         let place = ours.len();
         ours.push(Ours { place, name, ingress, options, refusal, unread_tls });
     }

@@ -132,6 +132,7 @@ mod tests {
     use crate::compile::objects::{Ingress, Path, Port, Rule, Secret, Service, ServicePort};
     use crate::compile::{Policy, compile};
     use crate::model::keypair::KeypairError;
+    use crate::model::texts::Texts;
     use crate::model::upstream::Authorities;
 
     /// An Ingress of Service `web` and its namespace, with rules `HOST/PATH`; `HOST` alone has no `http`.
@@ -144,13 +145,12 @@ mod tests {
                 exact: false,
                 backend: Some(backend.clone()),
             });
-            Rule { host: host.into(), paths: path.map(|it| vec![it]) }
+            Rule { host: host.into(), paths: path.map(|it| [it].into()) }
         };
-        let annotation = |(name, value): &(&str, &str)| (prefixed(name).into(), (*value).into());
         Arc::new(Ingress {
             created: Some(created),
             rules: rules.iter().map(|it| rule(it)).collect(),
-            annotations: annotations.iter().map(annotation).collect(),
+            annotations: annotations.iter().map(|(name, value)| (prefixed(name), *value)).collect(),
             ..Ingress::default()
         })
     }
@@ -173,14 +173,14 @@ mod tests {
         let mut objects = Objects::default();
         for namespace in ["demo", "other"] {
             let port = Port { name: "".into(), port: 80, target: "8080".into(), udp: false };
-            let service = Service { ports: vec![port], ..Service::default() };
+            let service = Service { ports: [port].into(), ..Service::default() };
             objects.services.insert(ObjectName::new(namespace, "web"), Arc::new(service));
         }
         let ca = Secret {
             keypair: Err(KeypairError::Missing("tls.crt")),
             authorities: Some(Ok(Arc::new(Authorities(Vec::new())))),
             revocations: None,
-            annotations: std::collections::BTreeMap::new(),
+            annotations: Texts::default(),
             htpasswd: None,
             users: None,
             thumbprint: None,

@@ -1,7 +1,8 @@
 //! A certificate chain and its private key, known to belong together.
 
+use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
@@ -10,22 +11,27 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
+use super::common::Common;
 use super::host::HostPattern;
 
 /// Largest `tls.crt` or `tls.key` that is read, in bytes: a chain of a hundred certificates fits, a
 /// megabyte of PEM that would cost every replica a second of parsing does not.
 const LARGEST: usize = 256 << 10;
 
+static ISSUERS: LazyLock<Common<Issuer>> = LazyLock::new(Common::default);
+
 /// What a `kubernetes.io/tls` Secret holds.
 ///
 /// The signing key is made on first use, so that ten thousand certificates nobody asks for cost
 /// their bytes and no more.
 pub struct Keypair {
-    /// Leaf first, as in `tls.crt`.
-    pub chain: Vec<CertificateDer<'static>>,
+    /// The certificate itself.
+    pub leaf: CertificateDer<'static>,
+    /// Who signed it.
+    pub issuer: Arc<Issuer>,
     key: PrivateKeyDer<'static>,
     /// DNS names the leaf is for, lower-cased; the subject's common name where it has no other.
-    pub names: Vec<HostPattern>,
+    pub names: Box<[HostPattern]>,
     /// Seconds since 1970.
     pub not_before: i64,
     /// Seconds since 1970.
@@ -35,9 +41,18 @@ pub struct Keypair {
     /// What the CA knows the leaf by (RFC 9773 section 4.1); without its first half where the leaf
     /// names no key of its issuer.
     pub id: String,
-    /// The issuer's common name and organization, for metrics and the status page.
-    pub issuer: (String, String),
     certified: OnceLock<Arc<CertifiedKey>>,
+}
+
+/// What all pairs of one CA's certificate have in common.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Issuer {
+    /// Its common name; empty without one.
+    pub common_name: String,
+    /// Its organization; empty without one.
+    pub organization: String,
+    /// What follows the leaf in `tls.crt`.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 /// Why a chain and a key cannot be served.
@@ -68,14 +83,13 @@ impl Keypair {
     pub fn parse(crt: Option<&[u8]>, key: Option<&[u8]>) -> Result<Self, KeypairError> {
         let crt = bounded("tls.crt", crt)?;
         let key = bounded("tls.key", key)?;
-        let chain = CertificateDer::pem_slice_iter(crt)
-            .collect::<Result<Vec<_>, _>>()
+        let mut chain = CertificateDer::pem_slice_iter(crt)
+            .collect::<Result<VecDeque<_>, _>>()
             .map_err(|error| KeypairError::Pem("tls.crt", error.to_string()))?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| KeypairError::Pem("tls.key", error.to_string()))?;
-        let leaf = chain.first().ok_or(KeypairError::Certificate)?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| KeypairError::Certificate)?;
-        let names = names(&leaf);
+        let der = chain.pop_front().ok_or(KeypairError::Certificate)?;
+        let (_, leaf) = X509Certificate::from_der(&der).map_err(|_| KeypairError::Certificate)?;
         let (not_before, not_after) =
             (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
         let serial = leaf.raw_serial().iter().fold(String::new(), |mut text, byte| {
@@ -86,18 +100,19 @@ impl Keypair {
         let text = |it: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
             it.and_then(|it| it.as_str().ok()).unwrap_or_default().to_owned()
         };
-        let issuer = (
-            text(leaf.issuer().iter_common_name().next()),
-            text(leaf.issuer().iter_organization().next()),
-        );
+        let issuer = Issuer {
+            common_name: text(leaf.issuer().iter_common_name().next()),
+            organization: text(leaf.issuer().iter_organization().next()),
+            chain: chain.into(),
+        };
         let pair = Self {
-            names,
+            names: names(&leaf).into(),
             not_before,
             not_after,
             serial,
             id: id(&leaf),
-            issuer,
-            chain,
+            issuer: ISSUERS.of(issuer),
+            leaf: der.as_ref().to_vec().into(),
             key,
             certified: OnceLock::new(),
         };
@@ -107,6 +122,11 @@ impl Keypair {
             }
             Err(_) => Err(KeypairError::Mismatch),
         }
+    }
+
+    /// The certificates, leaf first, as in `tls.crt`.
+    pub fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.leaf).chain(&self.issuer.chain)
     }
 
     /// What rustls signs handshakes with.
@@ -125,7 +145,7 @@ impl Keypair {
 
     /// `tls.crt` and `tls.key`, as they are written into a Secret.
     pub fn to_pem(&self) -> (String, String) {
-        let chain = self.chain.iter().map(|it| pem("CERTIFICATE", it)).collect();
+        let chain = self.chain().map(|it| pem("CERTIFICATE", it)).collect();
         let label = match &self.key {
             PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
             PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
@@ -137,14 +157,14 @@ impl Keypair {
     fn certify(&self) -> Result<CertifiedKey, KeypairError> {
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&self.key)
             .map_err(|error| KeypairError::Key(error.to_string()))?;
-        Ok(CertifiedKey::new(self.chain.clone(), key))
+        Ok(CertifiedKey::new(self.chain().cloned().collect(), key))
     }
 }
 
 impl PartialEq for Keypair {
     /// Equal leaves are equal pairs: each was checked to match its own key.
     fn eq(&self, other: &Self) -> bool {
-        self.chain == other.chain
+        self.leaf == other.leaf && self.issuer == other.issuer
     }
 }
 
@@ -223,7 +243,7 @@ mod tests {
     fn a_pair_knows_its_names_and_its_end() {
         let (crt, key) = pair("*.Example.org");
         let parsed = Keypair::parse(Some(crt.as_bytes()), Some(key.as_bytes())).expect("a pair");
-        assert_eq!(parsed.names, [HostPattern::Wildcard("example.org".into())]);
+        assert_eq!(*parsed.names, [HostPattern::Wildcard("example.org".into())]);
         assert!(parsed.covers(&HostPattern::Exact("a.example.org".into())));
         assert!(!parsed.covers(&HostPattern::Exact("example.org".into())));
         assert!(parsed.not_after > parsed.not_before);

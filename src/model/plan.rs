@@ -25,6 +25,7 @@ use super::settings::Settings;
 use super::sharing::{Affinity, Canary};
 use super::snippet::Translated;
 use super::stream::{Door, Stream};
+use super::texts::Texts;
 use super::upstream::{Balance, UpstreamTls};
 
 /// What is to be served.
@@ -254,7 +255,7 @@ pub struct Wanted {
     /// When we stored what it holds, in seconds since 1970, from our annotation.
     pub issued_at: Option<i64>,
     /// All our annotations on the Secret, without the `lockgate.dev/` they begin with.
-    pub marks: BTreeMap<Box<str>, Box<str>>,
+    pub marks: Texts,
     /// Whether the Secret bears our mark: one that does not is somebody's who handed it over.
     pub marked: bool,
     /// Whether the names are asked for a challenge's answer before the CA is.

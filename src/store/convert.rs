@@ -18,6 +18,7 @@ use crate::model::client_tls::Revocations;
 use crate::model::htpasswd::Users;
 use crate::model::keypair::Keypair;
 use crate::model::name::ObjectName;
+use crate::model::texts::Texts;
 use crate::model::upstream::Authorities;
 
 /// The label by which a slice names its Service.
@@ -27,9 +28,11 @@ pub(super) fn name(meta: &ObjectMeta) -> ObjectName {
     ObjectName::new(meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
 }
 
-fn annotations(meta: &ObjectMeta) -> BTreeMap<Box<str>, Box<str>> {
-    let kept = meta.annotations.iter().flatten().filter(|(name, _)| keeps_annotation(name));
-    kept.map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect()
+fn annotations(meta: &ObjectMeta) -> Texts {
+    let all = meta.annotations.iter().flatten();
+    all.filter(|(name, _)| keeps_annotation(name))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
 }
 
 fn port_text(port: &IntOrString) -> Box<str> {
@@ -130,7 +133,7 @@ pub(super) fn service(it: core::Service) -> Service {
             .map(Into::into),
         // A headless Service says `None` there.
         cluster_ip: spec.cluster_ip.as_deref().and_then(|it| it.parse().ok()),
-        addresses,
+        addresses: addresses.into(),
     }
 }
 
@@ -170,7 +173,7 @@ pub(super) fn slice(it: EndpointSlice) -> Slice {
         service: service.map(|it| it.as_str().into()).unwrap_or_default(),
         ports,
         udp,
-        endpoints,
+        endpoints: endpoints.into(),
         zones,
     }
 }

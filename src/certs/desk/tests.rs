@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -63,11 +62,8 @@ pub(in crate::certs) fn wanted(
     held: Option<Arc<Keypair>>,
     marks: &[(&str, &str)],
 ) -> Wanted {
-    let mut all: BTreeMap<Box<str>, Box<str>> =
-        marks.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-    if let Some(held) = &held {
-        all.insert(marks::CERT_ID.into(), held.id.as_str().into());
-    }
+    let id = held.as_ref().map(|it| (marks::CERT_ID, it.id.as_str()));
+    let all = marks.iter().copied().chain(id).collect();
     Wanted {
         names: names.iter().map(|it| (*it).to_owned()).collect(),
         ingresses: BTreeSet::from([ObjectName::new("shop", "web")]),
@@ -249,7 +245,7 @@ fn r_led_a_loop_ends_in_a_guard_and_is_told() {
     assert!(why.starts_with("RunawayGuard"), "{why}");
     // Who asks is told so by the order that is not placed.
     let asked = Wanted {
-        marks: BTreeMap::from([("renew".into(), "now".into())]),
+        marks: [("renew", "now")].into(),
         held: Some(pair(&["a.test"], NOW)),
         exists: true,
         ..wanted

@@ -1,6 +1,7 @@
 //! One certificate: when it is ordered, what is stored, and what is not.
 
 use super::*;
+use crate::model::texts::Texts;
 
 async fn obtain(keeper: &Keeper, item: &obtain::Item) -> Result<obtain::Got, Trouble> {
     keeper.obtain(item, doing::Work::default().begin(&tls())).await
@@ -18,7 +19,7 @@ fn absent() -> obtain::Item {
             held: None,
             issuer: None,
             issued_at: None,
-            marks: BTreeMap::new(),
+            marks: Texts::default(),
             marked: true,
             self_check: true,
             reuse_key: false,

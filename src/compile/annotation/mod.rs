@@ -183,7 +183,7 @@ fn named<'a>(ingress: &'a Ingress, policy: &Policy) -> BTreeMap<&'a str, &'a str
 
 fn under<'a>(prefix: &str, ingress: &'a Ingress) -> impl Iterator<Item = (&'a str, &'a str)> {
     ingress.annotations.iter().filter_map(move |(name, value)| {
-        Some((name.strip_prefix(prefix)?.strip_prefix('/')?, &**value))
+        Some((name.strip_prefix(prefix)?.strip_prefix('/')?, value))
     })
 }
 
@@ -284,7 +284,7 @@ mod tests {
     use crate::model::options::Buffers;
 
     fn reading(annotations: &[(&str, &str)]) -> Reading {
-        let annotations = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        let annotations = annotations.iter().copied().collect();
         read(
             &Ingress { annotations, ..Ingress::default() },
             &Policy::default(),
@@ -406,7 +406,7 @@ mod tests {
         };
         let read_on = |name: &str, value: &str| {
             let name = format!("nginx.ingress.kubernetes.io/{name}");
-            let annotations = [(name.into(), value.into())].into();
+            let annotations = [(name, value)].into();
             let ingress = Ingress { annotations, ..Ingress::default() };
             read(&ingress, &Policy::default(), &base).problems.len()
         };

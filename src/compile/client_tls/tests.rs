@@ -1,11 +1,10 @@
 //! What a host asks of its clients, for one Ingress and for two.
 
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::compile::compile;
 use crate::compile::objects::{Ingress, Path, Port, Rule, Secret, Service, ServicePort};
 use crate::model::keypair::KeypairError;
+use crate::model::texts::Texts;
 use crate::model::upstream::Authorities;
 
 const HOST: &str = "a.test";
@@ -14,13 +13,13 @@ const HOST: &str = "a.test";
 fn ingress(created: i64, path: &str, annotations: &[(&str, &str)]) -> Arc<Ingress> {
     let backend = Some(ServicePort { service: "web".into(), port: "80".into() });
     let path = Path { path: path.into(), exact: false, backend };
-    let annotation = |(name, value): &(&str, &str)| {
-        (format!("nginx.ingress.kubernetes.io/{name}").into(), (*value).into())
-    };
     Arc::new(Ingress {
         created: Some(created),
-        rules: vec![Rule { host: HOST.into(), paths: Some(vec![path]) }],
-        annotations: annotations.iter().map(annotation).collect(),
+        rules: [Rule { host: HOST.into(), paths: Some([path].into()) }].into(),
+        annotations: annotations
+            .iter()
+            .map(|(name, value)| (format!("nginx.ingress.kubernetes.io/{name}"), *value))
+            .collect(),
         ..Ingress::default()
     })
 }
@@ -31,7 +30,7 @@ fn secret(name: &str) -> Arc<Secret> {
         keypair: Err(KeypairError::Missing("tls.crt")),
         authorities: Some(Ok(Arc::new(Authorities(vec![made.cert.der().clone()])))),
         revocations: None,
-        annotations: BTreeMap::new(),
+        annotations: Texts::default(),
         htpasswd: None,
         users: None,
         thumbprint: None,
@@ -42,7 +41,7 @@ fn plan(ingresses: &[(&str, Arc<Ingress>)], passthrough: bool) -> (Plan, Vec<Pro
     let mut objects = Objects::default();
     for namespace in ["demo", "other"] {
         let port = Port { name: "".into(), port: 80, target: "8080".into(), udp: false };
-        let service = Service { ports: vec![port], ..Service::default() };
+        let service = Service { ports: [port].into(), ..Service::default() };
         objects.services.insert(ObjectName::new(namespace, "web"), Arc::new(service));
     }
     let ca = secret("ca");

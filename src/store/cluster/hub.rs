@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::compile::objects::{ConfigMap, Objects, Secret};
+use crate::compile::objects::{ByName, ConfigMap, Objects, Secret};
 use crate::model::name::{Kind, ObjectName};
 use crate::store::Selection;
 
@@ -44,7 +44,7 @@ pub(super) struct State {
     /// ConfigMaps read one by one.
     pub(super) named_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
     /// Namespaces that count, by their names; none where all do.
-    pub(super) namespaces: BTreeMap<ObjectName, Arc<()>>,
+    pub(super) namespaces: ByName<()>,
     /// Whether they were read at all.
     pub(super) named_read: bool,
     pub(super) listed: BTreeSet<Kind>,
@@ -59,7 +59,7 @@ impl Default for State {
             account: BTreeMap::new(),
             named: BTreeMap::new(),
             named_maps: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
+            namespaces: ByName::default(),
             named_read: false,
             listed: BTreeSet::new(),
             account_listed: false,

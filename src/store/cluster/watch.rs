@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::hub::{Hub, State};
 use super::{CALL, Cluster, WATCH, call, convert};
+use crate::compile::objects::ByName;
+use crate::model::common::Common;
 use crate::model::name::{Kind, ObjectName};
 
 /// How often the API server is asked whether it is there.
@@ -51,7 +53,7 @@ where
 pub(super) struct Shelf<K, T> {
     pub(super) kind: Kind,
     pub(super) convert: fn(K) -> T,
-    pub(super) of: fn(&mut State) -> &mut BTreeMap<ObjectName, Arc<T>>,
+    pub(super) of: fn(&mut State) -> &mut ByName<T>,
 }
 
 impl<K, T> Clone for Shelf<K, T> {
@@ -88,7 +90,7 @@ pub(super) async fn follow<K, T>(
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                 if let Some((_, objects)) = held.take() {
                     tracing::error!(%kind, "the mass deletion still stands: it is followed");
-                    hub.update(|state| *of(state) = objects);
+                    hub.update(|state| *of(state) = objects.into());
                 }
                 continue;
             }
@@ -104,7 +106,8 @@ pub(super) async fn follow<K, T>(
                 listing.insert(name, Arc::new(convert(object)));
             }
             Some(Ok(watcher::Event::InitDone)) => {
-                let objects = std::mem::take(&mut listing);
+                // Built anew of what is in order already its nodes are full: half of them were room.
+                let objects: BTreeMap<_, _> = std::mem::take(&mut listing).into_iter().collect();
                 let before = of(&mut hub.lock()).len();
                 let mass = match kind {
                     Kind::Ingress | Kind::Namespace => 1,
@@ -117,7 +120,7 @@ pub(super) async fn follow<K, T>(
                     held = Some((until, objects));
                 } else {
                     held = None;
-                    hub.update(|state| *of(state) = objects);
+                    hub.update(|state| *of(state) = objects.into());
                 }
                 hub.update(|state| {
                     state.listed.insert(kind);
@@ -155,7 +158,8 @@ pub(super) async fn follow<K, T>(
 }
 
 fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> ObjectName {
-    ObjectName::new(object.namespace().unwrap_or_default(), object.name_any())
+    static NAMESPACES: LazyLock<Common<str>> = LazyLock::new(Common::default);
+    ObjectName::new(NAMESPACES.of(object.namespace().unwrap_or_default()), object.name_any())
 }
 
 /// Whether the API server answered that this may not be listed, or that it does not know it. A watch that

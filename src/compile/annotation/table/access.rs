@@ -269,9 +269,8 @@ mod tests {
         ] {
             let row = crate::compile::annotation::row(name).expect("a row");
             let read = |value: &str| {
-                let name = format!("nginx.ingress.kubernetes.io/{name}").into();
-                let ingress =
-                    Ingress { annotations: [(name, value.into())].into(), ..Ingress::default() };
+                let name = format!("nginx.ingress.kubernetes.io/{name}");
+                let ingress = Ingress { annotations: [(name, value)].into(), ..Ingress::default() };
                 read(&ingress, &Policy::default(), &Options::default())
             };
             let set = read(good);
