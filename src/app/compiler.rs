@@ -30,7 +30,7 @@ const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a port that is taken is tried again.
 const KNOCK: Duration = Duration::from_secs(5);
 /// How often is looked whether what was replaced is still in use.
-const LOOK: Duration = Duration::from_millis(250);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Turns snapshots into what is served.
 pub(super) struct Compiler {
@@ -216,20 +216,19 @@ fn work(jobs: &Receiver<Job>) {
         } else {
             jobs.recv_timeout(LOOK)
         };
+        // Before anything new is made, which can then be where the old was.
+        let before = old.len();
+        old.retain(|it| Arc::strong_count(it) > 1);
+        let freed = old.len() < before;
         match job {
             Ok(Job::Make(make)) => {
                 // Its sender goes with it, which tells of a panic.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
             }
             Ok(Job::Retire(it)) => old.push(it),
+            Err(RecvTimeoutError::Timeout) if freed => memory::give_back(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
-        }
-        // Each time: where something changes all the time there is no other.
-        let before = old.len();
-        old.retain(|it| Arc::strong_count(it) > 1);
-        if old.len() < before {
-            memory::give_back();
         }
     }
 }

@@ -151,7 +151,8 @@ impl Verdicts {
         // Others are numbered from below; that two names meet would take 2^63 of them.
         let tag = self.judged.tag(&[name.to_str().as_bytes()]);
         let id = tag.number() | 1 << 63;
-        Transport { id, h2: false, tls: Some(Tls { config: self.tls.config.clone(), name }) }
+        let tls = Tls { config: self.tls.config.clone(), name };
+        Transport { id, h2: false, tls: Some(tls.into()) }
     }
 }
 

@@ -20,11 +20,11 @@ pub struct Transport {
     /// HTTP/2, not HTTP/1.1.
     pub h2: bool,
     /// Over TLS.
-    pub tls: Option<Tls>,
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// TLS towards an endpoint.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Tls {
     /// Keeps the sessions of its endpoints, too.
     pub config: Arc<ClientConfig>,
@@ -89,7 +89,7 @@ impl Known {
         let made = previous.tls.get(&key).cloned().unwrap_or_else(|| {
             let id = self.next;
             self.next += 1;
-            Transport { id, h2, tls: Some(Tls::new(tls, h2)) }
+            Transport { id, h2, tls: Some(Tls::new(tls, h2).into()) }
         });
         self.tls.insert(key, made.clone());
         made
