@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -153,7 +154,7 @@ impl AcmeClient {
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
         let broken = |it: &dyn std::error::Error| Unheard::Broken(chain(it));
         let mut asked = self.meter().map(|it| it.begin(request.method(), request.uri()));
-        let answer = self.http.request(request).await.map_err(|it| broken(&it))?;
+        let answer = self.send(request).await.map_err(|it| broken(&it))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, LARGEST).collect().await.map_err(|it| broken(&*it))?;
         let body = body.to_bytes();
@@ -180,6 +181,25 @@ impl AcmeClient {
                 let status = status.as_u16();
                 Err(Unheard::Refused(Box::new(Refusal { problem, status, wait })))
             }
+        }
+    }
+
+    /// Sends a request. What changes nothing is sent once more over another connection where the one it went
+    /// over broke: a CA ends idle ones when it likes, and a request may cross with that.
+    async fn send(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Result<http::Response<Incoming>, hyper_util::client::legacy::Error> {
+        let again = request.method().is_safe().then(|| {
+            let mut again = Request::new(BodyWrapper::default());
+            *again.method_mut() = request.method().clone();
+            *again.uri_mut() = request.uri().clone();
+            *again.headers_mut() = request.headers().clone();
+            again
+        });
+        match (self.http.request(request).await, again) {
+            (Err(error), Some(again)) if !error.is_connect() => self.http.request(again).await,
+            (answer, _) => answer,
         }
     }
 
@@ -236,7 +256,57 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustls::ServerConfig;
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+
+    /// A CA that takes a connection's first request and ends the connection, so many times, and then
+    /// answers.
+    async fn ending(times: usize) -> (String, AcmeClient) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a configuration");
+        let tls = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            for number in 0.. {
+                let (stream, _) = listener.accept().await.expect("a connection");
+                let mut stream = tls.accept(stream).await.expect("a handshake");
+                let _ = stream.read(&mut [0; 4096]).await.expect("a request");
+                if number >= times {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.expect("sent");
+                }
+                let _ = stream.shutdown().await;
+            }
+        });
+        let trust = made.cert.pem();
+        let client =
+            AcmeClient::new(Some(trust.as_bytes()), Leadership::sole(), Timestamp::default);
+        (format!("https://localhost:{port}/dir"), client.expect("a client"))
+    }
+
+    #[tokio::test]
+    async fn r_bak_a_broken_connection_is_no_outage() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        for (times, heard) in [(0, true), (1, true), (2, false)] {
+            let (url, client) = ending(times).await;
+            let found = client.get(&url).await.map(|it| it.body);
+            assert_eq!(found.is_ok_and(|it| it == "ok"), heard, "{times}");
+        }
+        // Whoever signs may have been understood: it is for the caller to find out.
+        let (url, client) = ending(1).await;
+        let post = Request::post(&url).body(BodyWrapper::from(Bytes::from("{}").to_vec()));
+        assert!(client.exchange(post.expect("a request")).await.is_err());
+    }
 
     #[test]
     fn r_bak_retry_after_is_a_number_or_a_date() {
