@@ -31,6 +31,8 @@ const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
 const KNOCK: Duration = Duration::from_secs(5);
 /// How often is looked whether what was replaced is still in use.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long memory that was freed is kept while something is made again and again.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Turns snapshots into what is served.
 pub(super) struct Compiler {
@@ -100,6 +102,7 @@ impl Compiler {
                     problems = problems.len(),
                     "now serving"
                 );
+                self.workshop.retire(previous);
             }
             taken = self.open(&plan);
             problems.extend(taken.iter().cloned());
@@ -118,7 +121,7 @@ impl Compiler {
             if answering {
                 self.ready.send_replace(true);
             }
-            self.workshop.retire([objects, previous]);
+            self.workshop.retire(objects);
         }
     }
 
@@ -200,18 +203,18 @@ impl Workshop {
     }
 
     /// Lets something go once nobody else has it.
-    fn retire(&self, old: [Old; 2]) {
-        for it in old {
-            // The thread ends with us only.
-            let _ = self.0.send(Job::Retire(it));
-        }
+    fn retire(&self, old: Old) {
+        // The thread ends with us only.
+        let _ = self.0.send(Job::Retire(old));
     }
 }
 
 fn work(jobs: &Receiver<Job>) {
     let mut old: Vec<Old> = Vec::new();
+    // Since when there is memory to be given back.
+    let mut freed: Option<Instant> = None;
     loop {
-        let job = if old.is_empty() {
+        let job = if old.is_empty() && freed.is_none() {
             jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             jobs.recv_timeout(LOOK)
@@ -219,16 +222,25 @@ fn work(jobs: &Receiver<Job>) {
         // Before anything new is made, which can then be where the old was.
         let before = old.len();
         old.retain(|it| Arc::strong_count(it) > 1);
-        let freed = old.len() < before;
+        if old.len() < before {
+            freed.get_or_insert_with(Instant::now);
+        }
+        let calm = matches!(job, Err(RecvTimeoutError::Timeout));
         match job {
             Ok(Job::Make(make)) => {
                 // Its sender goes with it, which tells of a panic.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(make));
             }
+            // Two of the same would keep each other.
+            Ok(Job::Retire(it)) if old.iter().any(|other| Arc::ptr_eq(other, &it)) => {}
             Ok(Job::Retire(it)) => old.push(it),
-            Err(RecvTimeoutError::Timeout) if freed => memory::give_back(),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // Where something is made all the time, what was freed is needed again at once.
+        if freed.is_some_and(|since| calm || since.elapsed() >= BUSY) {
+            memory::give_back();
+            freed = None;
         }
     }
 }
@@ -265,7 +277,9 @@ mod tests {
         assert_eq!(workshop.make(|| -> u8 { panic!("on purpose") }).await, None);
         let [free, held] = [1, 2].map(Arc::new);
         let gone = [Arc::downgrade(&free), Arc::downgrade(&held)];
-        workshop.retire([free, held.clone()]);
+        workshop.retire(free.clone());
+        workshop.retire(free);
+        workshop.retire(held.clone());
         let is_gone = |it: usize| gone[it].upgrade().is_none();
         let until = Instant::now() + Duration::from_secs(20);
         while !is_gone(0) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, DATE, RETRY_AFTER, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -184,13 +184,14 @@ impl AcmeClient {
         }
     }
 
-    /// Sends a request. What changes nothing is sent once more over another connection where the one it went
-    /// over broke: a CA ends idle ones when it likes, and a request may cross with that.
+    /// Sends a request. What changes nothing is sent once more where its connection broke before an answer
+    /// began: a CA ends idle ones when it likes, and a request may cross with that.
     async fn send(
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Result<http::Response<Incoming>, hyper_util::client::legacy::Error> {
-        let again = request.method().is_safe().then(|| {
+        let changes_nothing = matches!(*request.method(), Method::GET | Method::HEAD);
+        let again = changes_nothing.then(|| {
             let mut again = Request::new(BodyWrapper::default());
             *again.method_mut() = request.method().clone();
             *again.uri_mut() = request.uri().clone();
@@ -198,7 +199,9 @@ impl AcmeClient {
             again
         });
         match (self.http.request(request).await, again) {
-            (Err(error), Some(again)) if !error.is_connect() => self.http.request(again).await,
+            (Err(error), Some(again)) if !error.is_connect() && self.leadership.holds() => {
+                self.http.request(again).await
+            }
             (answer, _) => answer,
         }
     }
@@ -264,8 +267,7 @@ mod tests {
 
     use super::*;
 
-    /// A CA that takes a connection's first request and ends the connection, so many times, and then
-    /// answers.
+    /// A CA that ends its first connections, so many, when it was asked something, and answers on the next.
     async fn ending(times: usize) -> (String, AcmeClient) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
         let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();

@@ -1,20 +1,20 @@
 //! A snapshot: every object as last seen, in types of our own.
 //!
 //! They hold what serving needs and nothing else; with ten thousand Ingresses, ten thousand TLS
-//! Secrets and fifty thousand endpoints that is a third of what the API's own types take. Texts that
+//! Secrets and fifty thousand endpoints that is far less than the API's own types take. Texts that
 //! plans hold, too, are shared with them, and lists have no room to grow. The one conversion per kind
 //! stands in `store`.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::locations::Made;
+use crate::model::by_name::ByName;
 use crate::model::client_tls::Revocations;
 use crate::model::htpasswd::Users;
 use crate::model::keypair::{Keypair, KeypairError};
-use crate::model::name::{Kind, ObjectName};
+use crate::model::name::Kind;
 use crate::model::problem::Problem;
 use crate::model::texts::Texts;
 use crate::model::upstream::Authorities;
@@ -38,52 +38,6 @@ pub struct Objects {
     pub stale: BTreeSet<Kind>,
     /// What was wrong with objects that could not be converted at all.
     pub problems: Vec<Problem>,
-}
-
-/// All objects of a kind by their names, which snapshots share until one of them is changed.
-#[derive(Debug)]
-pub struct ByName<T>(Arc<BTreeMap<ObjectName, Arc<T>>>);
-
-impl<T> Clone for ByName<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<T> Default for ByName<T> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<T> From<BTreeMap<ObjectName, Arc<T>>> for ByName<T> {
-    fn from(all: BTreeMap<ObjectName, Arc<T>>) -> Self {
-        Self(Arc::new(all))
-    }
-}
-
-impl<T> Deref for ByName<T> {
-    type Target = BTreeMap<ObjectName, Arc<T>>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl<T> DerefMut for ByName<T> {
-    /// Copies the names first where a snapshot shares them.
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        Arc::make_mut(&mut self.0)
-    }
-}
-
-impl<'a, T> IntoIterator for &'a ByName<T> {
-    type Item = (&'a ObjectName, &'a Arc<T>);
-    type IntoIter = btree_map::Iter<'a, ObjectName, Arc<T>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
-    }
 }
 
 /// `networking.k8s.io/v1` Ingress.

@@ -128,7 +128,8 @@ impl Live {
         let mut transports = Known::after(&previous.transports);
         let mut policies = Policies::after(&previous.policies, &plan.settings.tls);
         let mut of_host = |host: &Host| policies.add(host.client_tls(), &previous.policies);
-        let mut ways = Vec::with_capacity(plan.hosts.values().map(|it| it.paths.len()).sum());
+        let paths = plan.hosts.values().map(|it| it.paths.len());
+        let mut ways = Vec::with_capacity(paths.sum::<usize>() + 1);
         let mut straight = |route: &Arc<Route>| {
             let balancer = match &route.target {
                 Target::Backend(id) => balancers.get(id).cloned(),

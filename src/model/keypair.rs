@@ -52,7 +52,7 @@ pub struct Issuer {
     /// Its organization; empty without one.
     pub organization: String,
     /// What follows the leaf in `tls.crt`.
-    pub chain: Vec<CertificateDer<'static>>,
+    pub chain: Box<[CertificateDer<'static>]>,
 }
 
 /// Why a chain and a key cannot be served.
@@ -103,21 +103,23 @@ impl Keypair {
         let issuer = Issuer {
             common_name: text(leaf.issuer().iter_common_name().next()),
             organization: text(leaf.issuer().iter_organization().next()),
-            chain: chain.into(),
+            chain: chain.into_iter().collect(),
         };
-        let pair = Self {
+        let mut pair = Self {
             names: names(&leaf).into(),
             not_before,
             not_after,
             serial,
             id: id(&leaf),
-            issuer: ISSUERS.of(issuer),
+            issuer: issuer.into(),
+            // What PEM was read into has room to spare.
             leaf: der.as_ref().to_vec().into(),
             key,
             certified: OnceLock::new(),
         };
         match pair.certify()?.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {
+                pair.issuer = ISSUERS.of(pair.issuer);
                 Ok(pair)
             }
             Err(_) => Err(KeypairError::Mismatch),
@@ -126,7 +128,7 @@ impl Keypair {
 
     /// The certificates, leaf first, as in `tls.crt`.
     pub fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
-        std::iter::once(&self.leaf).chain(&self.issuer.chain)
+        std::iter::once(&self.leaf).chain(&*self.issuer.chain)
     }
 
     /// What rustls signs handshakes with.
@@ -162,7 +164,7 @@ impl Keypair {
 }
 
 impl PartialEq for Keypair {
-    /// Equal leaves are equal pairs: each was checked to match its own key.
+    /// Equal chains are equal pairs: each was checked to match its own key.
     fn eq(&self, other: &Self) -> bool {
         self.leaf == other.leaf && self.issuer == other.issuer
     }

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod answering;
+pub mod by_name;
 pub mod ciphers;
 pub mod client_tls;
 pub mod common;

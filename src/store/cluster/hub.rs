@@ -1,13 +1,14 @@
 //! What the watches have seen, gathered into complete snapshots.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::compile::objects::{ByName, ConfigMap, Objects, Secret};
+use crate::compile::objects::{ConfigMap, Objects, Secret};
+use crate::model::by_name::ByName;
 use crate::model::name::{Kind, ObjectName};
 use crate::store::Selection;
 
@@ -38,15 +39,17 @@ pub(super) struct Hub {
 pub(super) struct State {
     pub(super) objects: Objects,
     /// The account's Secret, which is not of the type that is listed.
-    pub(super) account: BTreeMap<ObjectName, Arc<Secret>>,
+    pub(super) account: ByName<Secret>,
     /// Secrets read one by one.
-    pub(super) named: BTreeMap<ObjectName, Arc<Secret>>,
+    pub(super) named: ByName<Secret>,
     /// ConfigMaps read one by one.
-    pub(super) named_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
+    pub(super) named_maps: ByName<ConfigMap>,
     /// Namespaces that count, by their names; none where all do.
     pub(super) namespaces: ByName<()>,
     /// Whether they were read at all.
     pub(super) named_read: bool,
+    secrets: Joined<Secret, 3>,
+    config_maps: Joined<ConfigMap, 2>,
     pub(super) listed: BTreeSet<Kind>,
     pub(super) account_listed: bool,
     pub(super) answered: Instant,
@@ -56,9 +59,11 @@ impl Default for State {
     fn default() -> Self {
         Self {
             objects: Objects::default(),
-            account: BTreeMap::new(),
-            named: BTreeMap::new(),
-            named_maps: BTreeMap::new(),
+            account: ByName::default(),
+            named: ByName::default(),
+            named_maps: ByName::default(),
+            secrets: Joined::default(),
+            config_maps: Joined::default(),
             namespaces: ByName::default(),
             named_read: false,
             listed: BTreeSet::new(),
@@ -78,6 +83,35 @@ impl State {
             self.objects.unreadable.insert(kind);
             self.listed.insert(kind);
         }
+    }
+}
+
+/// Several maps as one, put together again only when one of them changed.
+#[derive(Debug)]
+struct Joined<T, const PARTS: usize> {
+    parts: [ByName<T>; PARTS],
+    all: ByName<T>,
+}
+
+impl<T, const PARTS: usize> Joined<T, PARTS> {
+    /// All of `parts`; what the first of them has of a name wins.
+    fn of(&mut self, parts: [&ByName<T>; PARTS]) -> ByName<T> {
+        if !parts.iter().zip(&self.parts).all(|(now, before)| now.is(before)) {
+            self.parts = parts.map(Clone::clone);
+            self.all = parts[0].clone();
+            for (name, object) in parts[1..].iter().copied().flatten() {
+                if !self.all.contains_key(name) {
+                    self.all.insert(name.clone(), object.clone());
+                }
+            }
+        }
+        self.all.clone()
+    }
+}
+
+impl<T, const PARTS: usize> Default for Joined<T, PARTS> {
+    fn default() -> Self {
+        Self { parts: std::array::from_fn(|_| ByName::default()), all: ByName::default() }
     }
 }
 
@@ -122,23 +156,58 @@ impl Hub {
 
     /// Everything that counts, once every kind was listed.
     pub(super) fn snapshot(&self, selection: Option<&Selection>) -> Option<Objects> {
-        let state = self.lock();
+        let mut state = self.lock();
         let complete = state.account_listed
             && state.named_read
             && Kind::WATCHED.iter().all(|it| state.listed.contains(it));
         complete.then(|| {
-            let mut objects = state.objects.clone();
-            for (name, secret) in state.named.iter().chain(&state.account) {
-                objects.secrets.entry(name.clone()).or_insert_with(|| secret.clone());
-            }
-            for (name, map) in &state.named_maps {
-                objects.config_maps.entry(name.clone()).or_insert_with(|| map.clone());
-            }
+            let State { objects, account, named, named_maps, secrets, config_maps, .. } =
+                &mut *state;
+            let mut objects = objects.clone();
+            objects.secrets = secrets.of([&objects.secrets, named, account]);
+            objects.config_maps = config_maps.of([&objects.config_maps, named_maps]);
             if let Some(selection) = selection {
                 let namespaces = state.namespaces.keys().map(|it| it.name.clone());
                 selection.narrow(&mut objects, &namespaces.collect());
             }
             objects
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn snapshots_share_what_did_not_change() {
+        let hub = Hub::default();
+        assert!(hub.snapshot(None).is_none(), "nothing was listed");
+        let name = |it: &str| ObjectName::new("shop", it);
+        let map = |value: &str| {
+            let data = [("key".into(), value.into())].into();
+            Arc::new(ConfigMap { data })
+        };
+        hub.update(|state| {
+            state.listed = Kind::WATCHED.into();
+            (state.account_listed, state.named_read) = (true, true);
+            state.objects.config_maps.insert(name("both"), map("listed"));
+            state.named_maps.insert(name("both"), map("named"));
+            state.named_maps.insert(name("named"), map("named"));
+        });
+        let snapshot = || hub.snapshot(None).expect("all was listed");
+        let first = snapshot();
+        let data = |it: &str| first.config_maps[&name(it)].data["key"].clone();
+        assert_eq!((&*data("both"), &*data("named")), ("listed", "named"));
+        hub.update(|state| state.objects.ingresses.insert(name("web"), Arc::default()));
+        let second = snapshot();
+        assert!(first.config_maps.is(&second.config_maps) && first.secrets.is(&second.secrets));
+        assert_eq!((first.ingresses.len(), second.ingresses.len()), (0, 1));
+        hub.update(|state| state.named_maps.remove(&name("named")));
+        let third = snapshot();
+        assert!(second.ingresses.is(&third.ingresses));
+        assert_eq!((second.config_maps.len(), third.config_maps.len()), (2, 1));
     }
 }

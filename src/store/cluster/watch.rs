@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::hub::{Hub, State};
 use super::{CALL, Cluster, WATCH, call, convert};
-use crate::compile::objects::ByName;
+use crate::model::by_name::ByName;
 use crate::model::common::Common;
 use crate::model::name::{Kind, ObjectName};
 
@@ -106,7 +106,7 @@ pub(super) async fn follow<K, T>(
                 listing.insert(name, Arc::new(convert(object)));
             }
             Some(Ok(watcher::Event::InitDone)) => {
-                // Built anew of what is in order already its nodes are full: half of them were room.
+                // Collected from what is in order its nodes are full; filled one by one they are half empty.
                 let objects: BTreeMap<_, _> = std::mem::take(&mut listing).into_iter().collect();
                 let before = of(&mut hub.lock()).len();
                 let mass = match kind {
@@ -135,13 +135,13 @@ pub(super) async fn follow<K, T>(
                 if let Some((_, objects)) = &mut held {
                     objects.insert(name.clone(), object.clone());
                 }
-                hub.update(|state| drop(of(state).insert(name, object)));
+                hub.update(|state| of(state).insert(name, object));
             }
             Some(Ok(watcher::Event::Delete(object))) => {
                 let name = name_of(&object);
                 match &mut held {
                     Some((_, objects)) => drop(objects.remove(&name)),
-                    None => hub.update(|state| drop(of(state).remove(&name))),
+                    None => hub.update(|state| of(state).remove(&name)),
                 }
             }
             Some(Err(error)) => {
@@ -222,7 +222,7 @@ pub(super) async fn follow_account(api: Api<core::Secret>, config: watcher::Conf
             Ok(watcher::Event::InitDone) => {
                 let account = std::mem::take(&mut listing);
                 hub.update(|state| {
-                    state.account = account;
+                    state.account = account.into();
                     state.account_listed = true;
                 });
             }
@@ -230,7 +230,7 @@ pub(super) async fn follow_account(api: Api<core::Secret>, config: watcher::Conf
                 state.account.insert(name_of(&object), Arc::new(convert::secret(object)));
             }),
             Ok(watcher::Event::Delete(object)) => {
-                hub.update(|state| drop(state.account.remove(&name_of(&object))));
+                hub.update(|state| state.account.remove(&name_of(&object)));
             }
             Err(error) => {
                 pause.failed(&error);
@@ -270,11 +270,11 @@ pub(super) async fn read_unlisted(cluster: Cluster) {
         let (maps, also) = read(&cluster, maps, &held, |it| Some(convert::config_map(it))).await;
         let changed = {
             let state = cluster.hub.lock();
-            !state.named_read || state.named != secrets || state.named_maps != maps
+            !state.named_read || *state.named != secrets || *state.named_maps != maps
         };
         if changed {
             cluster.hub.update(|state| {
-                (state.named, state.named_maps) = (secrets, maps);
+                (state.named, state.named_maps) = (secrets.into(), maps.into());
                 state.named_read = true;
             });
         }
