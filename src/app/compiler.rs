@@ -29,8 +29,10 @@ use crate::store::{Snapshots, Store};
 const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a port that is taken is tried again.
 const KNOCK: Duration = Duration::from_secs(5);
-/// How often is looked whether what was replaced is still in use.
+/// How soon is looked whether what was replaced is still in use; doubled up to [`SELDOM`] while it is.
 const LOOK: Duration = Duration::from_millis(100);
+/// A WebSocket may keep it for hours.
+const SELDOM: Duration = Duration::from_secs(2);
 /// How long memory that was freed is kept while something is made again and again.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -213,11 +215,12 @@ fn work(jobs: &Receiver<Job>) {
     let mut old: Vec<Old> = Vec::new();
     // Since when there is memory to be given back.
     let mut freed: Option<Instant> = None;
+    let mut look = LOOK;
     loop {
         let job = if old.is_empty() && freed.is_none() {
             jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
-            jobs.recv_timeout(LOOK)
+            jobs.recv_timeout(look)
         };
         // Before anything new is made, which can then be where the old was.
         let before = old.len();
@@ -226,6 +229,7 @@ fn work(jobs: &Receiver<Job>) {
             freed.get_or_insert_with(Instant::now);
         }
         let calm = matches!(job, Err(RecvTimeoutError::Timeout));
+        look = if calm && freed.is_none() { SELDOM.min(look * 2) } else { LOOK };
         match job {
             Ok(Job::Make(make)) => {
                 // Its sender goes with it, which tells of a panic.

@@ -184,8 +184,8 @@ impl AcmeClient {
         }
     }
 
-    /// Sends a request. What changes nothing is sent once more where its connection broke before an answer
-    /// began: a CA ends idle ones when it likes, and a request may cross with that.
+    /// Sends a request. What changes nothing is sent once more where there was a connection and no answer: a CA
+    /// ends idle ones when it likes, and a request may cross with that.
     async fn send(
         &self,
         request: Request<BodyWrapper<Bytes>>,

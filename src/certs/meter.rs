@@ -14,7 +14,7 @@ pub(super) struct Meter {
     issuer: Arc<str>,
 }
 
-/// A request under way; it is counted when this is dropped, whatever became of it.
+/// A request under way, however often it had to be sent; it is counted when this is dropped, whatever became of it.
 #[derive(Debug)]
 pub(super) struct Asked {
     meter: Meter,

@@ -29,7 +29,7 @@ impl<T> ByName<T> {
     }
 
     /// Takes out all that `keep` says no to.
-    pub fn retain(&mut self, mut keep: impl FnMut(&ObjectName, &T) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(&ObjectName, &T) -> bool) {
         if !self.iter().all(|(name, it)| keep(name, it)) {
             Arc::make_mut(&mut self.0).retain(|name, it| keep(name, it));
         }

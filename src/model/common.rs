@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Hands out one copy of equal values, as long as anybody has it.
 ///
-/// Ten thousand Secrets of one CA repeat its certificates, and objects the name of their namespace. A value
-/// goes with the last who has it; what is known of it here, a few bytes, when there is twice as much of that
-/// as was in use at the last look.
+/// Ten thousand Secrets of one CA repeat its certificates, and objects the name of their namespace. What a
+/// value holds goes with the last who has it; its place here when there are twice as many as were in use at the
+/// last look.
 #[derive(Debug)]
 pub struct Common<T: ?Sized> {
     known: Mutex<Known<T>>,
