@@ -31,7 +31,7 @@ const ACCOUNT_PATIENCE: Duration = Duration::from_secs(30);
 const KNOCK: Duration = Duration::from_secs(5);
 /// How soon is looked whether what was replaced is still in use; doubled up to [`SELDOM`] while it is.
 const LOOK: Duration = Duration::from_millis(100);
-/// A WebSocket may keep it for hours.
+/// The longest pause between two such looks: a WebSocket may keep for hours what it began with.
 const SELDOM: Duration = Duration::from_secs(2);
 /// How long memory that was freed is kept while something is made again and again.
 const BUSY: Duration = Duration::from_secs(1);

@@ -190,17 +190,12 @@ impl AcmeClient {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Result<http::Response<Incoming>, hyper_util::client::legacy::Error> {
-        let changes_nothing = matches!(*request.method(), Method::GET | Method::HEAD);
-        let again = changes_nothing.then(|| {
-            let mut again = Request::new(BodyWrapper::default());
-            *again.method_mut() = request.method().clone();
-            *again.uri_mut() = request.uri().clone();
-            *again.headers_mut() = request.headers().clone();
-            again
-        });
-        match (self.http.request(request).await, again) {
-            (Err(error), Some(again)) if !error.is_connect() && self.leadership.holds() => {
-                self.http.request(again).await
+        let (head, body) = request.into_parts();
+        let changes_nothing = matches!(head.method, Method::GET | Method::HEAD);
+        let again = changes_nothing.then(|| head.clone());
+        match (self.http.request(Request::from_parts(head, body)).await, again) {
+            (Err(error), Some(head)) if !error.is_connect() && self.leadership.holds() => {
+                self.http.request(Request::from_parts(head, BodyWrapper::default())).await
             }
             (answer, _) => answer,
         }

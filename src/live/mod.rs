@@ -51,7 +51,7 @@ pub struct Live {
     /// Certificates by server name.
     pub keys: Keys,
     /// What the table leads to.
-    ways: Vec<Way>,
+    ways: Box<[Way]>,
     /// Where requests go that no rule takes; `None` for the built-in 404.
     pub fallback: Option<WayId>,
     /// `Strict-Transport-Security` of answers over TLS.
@@ -101,7 +101,7 @@ impl Live {
             plan: Arc::default(),
             table: Table::default(),
             keys: Keys::empty(default),
-            ways: Vec::new(),
+            ways: Box::default(),
             fallback: None,
             hsts: None,
             verdicts: Arc::default(),
@@ -128,8 +128,7 @@ impl Live {
         let mut transports = Known::after(&previous.transports);
         let mut policies = Policies::after(&previous.policies, &plan.settings.tls);
         let mut of_host = |host: &Host| policies.add(host.client_tls(), &previous.policies);
-        let paths = plan.hosts.values().map(|it| it.paths.len());
-        let mut ways = Vec::with_capacity(paths.sum::<usize>() + 1);
+        let mut ways = Vec::new();
         let mut straight = |route: &Arc<Route>| {
             let balancer = match &route.target {
                 Target::Backend(id) => balancers.get(id).cloned(),
@@ -166,7 +165,7 @@ impl Live {
             keys: Keys::next(&plan, &previous.keys),
             fallback: plan.fallback.as_ref().map(way),
             hsts: plan.settings.hsts.and_then(|it| it.to_string().try_into().ok()),
-            ways,
+            ways: ways.into(),
             verdicts: previous.verdicts.clone(),
             starting: false,
             streams: streams::next(&plan, &previous.streams),

@@ -1,6 +1,5 @@
 //! A certificate chain and its private key, known to belong together.
 
-use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -18,6 +17,7 @@ use super::host::HostPattern;
 /// megabyte of PEM that would cost every replica a second of parsing does not.
 const LARGEST: usize = 256 << 10;
 
+/// Those of all pairs there are.
 static ISSUERS: LazyLock<Common<Issuer>> = LazyLock::new(Common::default);
 
 /// What a `kubernetes.io/tls` Secret holds.
@@ -44,7 +44,7 @@ pub struct Keypair {
     certified: OnceLock<Arc<CertifiedKey>>,
 }
 
-/// What all pairs of one CA's certificate have in common.
+/// Who signed a certificate: what all pairs under one certificate of a CA have in common.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Issuer {
     /// Its common name; empty without one.
@@ -84,11 +84,12 @@ impl Keypair {
         let crt = bounded("tls.crt", crt)?;
         let key = bounded("tls.key", key)?;
         let mut chain = CertificateDer::pem_slice_iter(crt)
-            .collect::<Result<VecDeque<_>, _>>()
-            .map_err(|error| KeypairError::Pem("tls.crt", error.to_string()))?;
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| KeypairError::Pem("tls.crt", error.to_string()))?
+            .into_iter();
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| KeypairError::Pem("tls.key", error.to_string()))?;
-        let der = chain.pop_front().ok_or(KeypairError::Certificate)?;
+        let der = chain.next().ok_or(KeypairError::Certificate)?;
         let (_, leaf) = X509Certificate::from_der(&der).map_err(|_| KeypairError::Certificate)?;
         let (not_before, not_after) =
             (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
@@ -103,7 +104,7 @@ impl Keypair {
         let issuer = Issuer {
             common_name: text(leaf.issuer().iter_common_name().next()),
             organization: text(leaf.issuer().iter_organization().next()),
-            chain: chain.into_iter().collect(),
+            chain: chain.collect(),
         };
         let mut pair = Self {
             names: names(&leaf).into(),

@@ -48,7 +48,9 @@ pub(super) struct State {
     pub(super) namespaces: ByName<()>,
     /// Whether they were read at all.
     pub(super) named_read: bool,
+    /// All Secrets there are, listed or not, as snapshots have them.
     secrets: Joined<Secret, 3>,
+    /// All ConfigMaps, likewise.
     config_maps: Joined<ConfigMap, 2>,
     pub(super) listed: BTreeSet<Kind>,
     pub(super) account_listed: bool,
